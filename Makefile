@@ -1,0 +1,61 @@
+# Everything that is done with this project; `make` alone lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LINE   := 110
+CODE   := server.py handlers jobs models tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format lock install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## a throwaway server with a building, a mailbox and a partner to try it on
+	@$(BIN)/python server.py demo
+
+serve: $(VENV)/.runtime ## the server, on ./data unless LEADS_DATA_DIR says otherwise
+	@$(BIN)/python server.py serve
+
+test: $(VENV)/.dev ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## format, lint, types and imports
+	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)
+	@$(BIN)/flake8 $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## write the code the way `make check` wants it
+	@$(BIN)/ruff check --quiet --select I --fix --line-length $(LINE) $(CODE)
+	@$(BIN)/ruff format --quiet --line-length $(LINE) $(CODE)
+
+lock: ## pin the requirements anew, with hashes (needs uv)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" requirements.in -o requirements.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
+
+install: $(VENV)/.dev ## make .venv from the pinned, hashed requirements
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "This needs Python 3.11 or later; name one like this: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/.python
+	@echo "Installing what the server runs on ..."
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo "Installing what the checks and tests need ..."
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

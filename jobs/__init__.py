@@ -1,0 +1,1 @@
+"""Every way out: the dispatcher of the outbox and its adapters."""

@@ -1,0 +1,1 @@
+"""What is true: the rows, the rules about them, and the one writer that changes them."""

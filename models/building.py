@@ -1,0 +1,264 @@
+"""Owns buildings and their tokens: registration, rotation, and which building a lead is for."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import idna
+from peewee import AutoField, ForeignKeyField, TextField
+
+from models.database import Row, UtcDateTimeField, as_text
+from models.email_address import normal_form
+
+TOKEN_BYTES = 18  # 144 random bits, 24 URL-safe characters
+
+
+class Refused(Exception):
+    """What the operator asked for can't be done; the message says why, in one line."""
+
+
+class Building(Row):
+    """A building whose website sends leads."""
+
+    id = AutoField()
+    name = TextField()
+    address_line_one = TextField(null=True)
+    unified_address_id = TextField(null=True)
+    website_url = TextField(null=True)
+    agent_email = TextField(null=True)
+    time_zone = TextField()
+    created_at = UtcDateTimeField()
+    removed_at = UtcDateTimeField(null=True)  # kept for its leads; matches nothing any more
+
+
+class BuildingToken(Row):
+    """A token that a building's website sends. It stands in the page's source: a name, not a secret."""
+
+    id = AutoField()
+    building = ForeignKeyField(Building)
+    building_id: int
+    token = TextField(unique=True)
+    created_at = UtcDateTimeField()
+    expires_at = UtcDateTimeField(null=True)  # the end of a rotation's overlap
+    revoked_at = UtcDateTimeField(null=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Clues:
+    """What a lead says of its building; each is None if it was blank."""
+
+    token: str | None
+    unified_address_id: str | None
+    address_line_one: str | None
+
+
+def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Building]:
+    """The building of each set of clues that has one (C17).
+
+    By token; only without one, by unified address id; only without both, by street address. Of several
+    buildings the one registered first. A token that is unknown, expired or revoked does not fall through.
+    """
+    asked = set(clues)
+    tokens = {c.token for c in asked if c.token}
+    unified = {c.unified_address_id for c in asked if not c.token and c.unified_address_id}
+    addresses = {
+        c.address_line_one for c in asked if not c.token and not c.unified_address_id and c.address_line_one
+    }
+    by_token = {
+        row.token: row.building
+        for row in (
+            BuildingToken.select(BuildingToken, Building)
+            .join(Building)
+            .where(BuildingToken.token.in_(tokens), live_token(now), Building.removed_at.is_null())
+            if tokens
+            else ()
+        )
+    }
+    by_unified = _first_registered(Building.unified_address_id, unified)
+    by_address = _first_registered(Building.address_line_one, addresses)
+    found: dict[Clues, Building] = {}
+    for clue in asked:
+        if clue.token:
+            building = by_token.get(clue.token)
+        elif clue.unified_address_id:
+            building = by_unified.get(clue.unified_address_id)
+        else:
+            building = by_address.get(clue.address_line_one or "")
+        if building is not None:
+            found[clue] = building
+    return found
+
+
+def _first_registered(column: TextField, values: set[str]) -> dict[str, Building]:
+    if not values:
+        return {}
+    found = Building.select().where(column.in_(values), Building.removed_at.is_null())
+    return {getattr(row, column.name): row for row in found.order_by(Building.id.desc())}
+
+
+def live_token(now: datetime) -> Any:
+    """The condition that a token works at this instant."""
+    return BuildingToken.revoked_at.is_null() & (
+        BuildingToken.expires_at.is_null() | (BuildingToken.expires_at > now)
+    )
+
+
+def registered_origins() -> frozenset[str]:
+    """The web origins of all buildings' websites, as a browser writes them."""
+    urls = Building.select(Building.website_url).where(
+        Building.removed_at.is_null(), Building.website_url.is_null(False)
+    )
+    return frozenset(origin_of(url) for url in urls.scalars())
+
+
+def origin_of(url: str) -> str:
+    """The origin of an http(s) URL as a browser writes it: lower case, IDNA, no default port, no path.
+
+    Raises ValueError, saying what is wrong, if it isn't one.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
+    try:
+        host = idna.encode(host, uts46=True).decode() if not host.isascii() else host
+    except idna.IDNAError:
+        raise ValueError(f"{url!r} has a host name that can't be encoded") from None
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+
+
+def add_building(fields: dict[str, str | None], token: str | None, now: datetime) -> tuple[Building, str]:
+    """Register a building and issue its first token. Raises Refused for a bad value or a token in use."""
+    building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
+    return building, issue_token(building, token, now).token
+
+
+def update_building(building: Building, fields: dict[str, str | None]) -> Building:
+    """Change these fields of it; an empty text clears one. Raises Refused for a bad value."""
+    for name, value in _checked(fields).items():
+        setattr(building, name, value)
+    building.save()
+    return building
+
+
+def remove_building(building: Building, now: datetime) -> None:
+    """Take it off the list: its tokens and website work no more; its leads stay."""
+    building.removed_at = now
+    building.save()
+
+
+def find_building(building_id: int) -> Building:
+    """The registered building of this id. Raises Refused if there is none."""
+    found = Building.get_or_none(Building.id == building_id, Building.removed_at.is_null())
+    if found is None:
+        raise Refused(f"there is no building {building_id}; see 'building list'")
+    return found
+
+
+def _checked(fields: dict[str, str | None]) -> dict[str, str | None]:
+    values = {name: (value or "").strip() or None for name, value in fields.items()}
+    if "name" in values and not values["name"]:
+        raise Refused("a building needs a name")
+    for name, value in values.items():
+        if value and not value.isprintable():
+            raise Refused(f"the {name.replace('_', ' ')} has line breaks or control characters in it")
+    if website := values.get("website_url"):
+        try:
+            origin_of(website)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+    if agent := values.get("agent_email"):
+        try:
+            normal_form(agent)
+        except ValueError as error:
+            raise Refused(f"{agent!r} is not an e-mail address: {error}") from None
+    if "time_zone" in values:
+        values["time_zone"] = zone = values["time_zone"] or "UTC"
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, LookupError):
+            raise Refused(f"{zone!r} is not a time zone; write it like America/New_York") from None
+    return values
+
+
+def issue_token(building: Building, token: str | None, now: datetime) -> BuildingToken:
+    """Give the building one more token, this one or a new random one. Raises Refused if it is taken."""
+    token = (token or "").strip() or secrets.token_urlsafe(TOKEN_BYTES)
+    if not token.isprintable() or len(token) > 1_000:
+        raise Refused("a token is printable text of at most 1,000 characters")
+    taken = BuildingToken.get_or_none(BuildingToken.token == token)
+    if taken is not None:
+        raise Refused(f"token {token!r} belongs to building {taken.building_id} already")
+    return BuildingToken.create(building=building, token=token, created_at=now)
+
+
+def rotate_token(building: Building, overlap: timedelta, now: datetime) -> BuildingToken:
+    """Issue a new token; the ones that work now go on working for the overlap, none for longer."""
+    end = now + overlap
+    for row in BuildingToken.select().where(BuildingToken.building == building, live_token(now)):
+        row.expires_at = min(row.expires_at or end, end)
+        row.save(only=[BuildingToken.expires_at])
+    return issue_token(building, None, now)
+
+
+def revoke_token(token: str, now: datetime) -> BuildingToken:
+    """End a token at once. Raises Refused if there is none, or it was revoked before."""
+    found = BuildingToken.get_or_none(BuildingToken.token == token)
+    if found is None:
+        raise Refused("there is no such token; see 'token list'")
+    if found.revoked_at is not None:
+        raise Refused(f"that token was revoked at {as_text(found.revoked_at)}")
+    found.revoked_at = now
+    found.save()
+    return found
+
+
+def building_as_dict(building: Building, tokens: Sequence[str] = ()) -> dict[str, Any]:
+    """A building as listings show it, with the tokens that work now."""
+    return {
+        "id": building.id,
+        "name": building.name,
+        "address_line_one": building.address_line_one,
+        "unified_address_id": building.unified_address_id,
+        "website_url": building.website_url,
+        "agent_email": building.agent_email,
+        "time_zone": building.time_zone,
+        "created_at": as_text(building.created_at),
+        "tokens": list(tokens),
+    }
+
+
+def list_buildings(now: datetime) -> list[dict[str, Any]]:
+    """All registered buildings, with their working tokens."""
+    tokens: dict[int, list[str]] = {}
+    for row in BuildingToken.select().where(live_token(now)).order_by(BuildingToken.id):
+        tokens.setdefault(row.building_id, []).append(row.token)
+    rows = Building.select().where(Building.removed_at.is_null()).order_by(Building.id)
+    return [building_as_dict(row, tokens.get(row.id, ())) for row in rows]
+
+
+def token_as_dict(token: BuildingToken, now: datetime) -> dict[str, Any]:
+    """A token as listings show it: state is working, expired or revoked."""
+    if token.revoked_at is not None:
+        state = "revoked"
+    elif token.expires_at is not None and token.expires_at <= now:
+        state = "expired"
+    else:
+        state = "working"
+    return {
+        "token": token.token,
+        "building_id": token.building_id,
+        "state": state,
+        "created_at": as_text(token.created_at),
+        "expires_at": as_text(token.expires_at) if token.expires_at else None,
+        "revoked_at": as_text(token.revoked_at) if token.revoked_at else None,
+    }

@@ -1,0 +1,159 @@
+"""Owns customers: how a renter is recognised, the spam flag, and erasure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import phonenumbers
+from peewee import AutoField, TextField
+from playhouse.apsw_ext import BooleanField
+
+from models.building import Refused
+from models.database import Row, UtcDateTimeField, as_text
+
+HOME_REGION = "US"  # where a phone number without a country code is from
+
+
+class Customer(Row):
+    """A renter. The keys are what a later lead is compared by; the rest is as it was typed first."""
+
+    id = AutoField()
+    name = TextField(null=True)
+    email = TextField(null=True)
+    email_key = TextField(null=True, unique=True)
+    phone = TextField(null=True)
+    phone_key = TextField(null=True)
+    spam = BooleanField(default=False)
+    created_at = UtcDateTimeField()
+    erased_at = UtcDateTimeField(null=True)
+
+
+def phone_key(phone: str) -> str:
+    """The number in E.164, national numbers read as US; what can't be parsed stays as typed (C19)."""
+    try:
+        number = phonenumbers.parse(phone, HOME_REGION)
+    except phonenumbers.NumberParseException:
+        return phone.strip()
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+@dataclass(slots=True, eq=False)
+class Renter:
+    """Who a lead came from: as typed, and the keys made of it."""
+
+    name: str | None
+    email: str
+    email_key: str
+    phone: str | None
+    phone_key: str | None
+
+
+def find_or_create(renters: Sequence[Renter], now: datetime) -> list[Customer]:
+    """The customer of each renter, in their order (C19).
+
+    Found by e-mail, else by phone, else created. What a customer's record holds is never overwritten;
+    a blank name or phone is filled in. Renters see the customers that those before them made.
+    """
+    by_email, by_phone = _known(renters)
+    customers: list[Customer] = []
+    created: list[Customer] = []
+    filled: dict[Customer, None] = {}
+    for renter in renters:
+        customer = by_email.get(renter.email_key)
+        if customer is None and renter.phone_key:
+            customer = by_phone.get(renter.phone_key)
+        if customer is None:
+            customer = Customer(
+                name=renter.name,
+                email=renter.email,
+                email_key=renter.email_key,
+                phone=renter.phone,
+                phone_key=renter.phone_key,
+                spam=False,
+                created_at=now,
+            )
+            by_email[renter.email_key] = customer
+            created.append(customer)
+        elif _fill_in(customer, renter) and customer.id is not None:
+            filled[customer] = None
+        if customer.phone_key:
+            by_phone.setdefault(customer.phone_key, customer)
+        customers.append(customer)
+    _insert(created)
+    for customer in filled:
+        customer.save(only=[Customer.name, Customer.phone, Customer.phone_key])
+    return customers
+
+
+def _known(renters: Iterable[Renter]) -> tuple[dict[str, Customer], dict[str, Customer]]:
+    emails = {renter.email_key for renter in renters}
+    phones = {renter.phone_key for renter in renters if renter.phone_key}
+    rows = Customer.select().where(Customer.email_key.in_(emails) | Customer.phone_key.in_(phones))
+    by_email: dict[str, Customer] = {}
+    by_phone: dict[str, Customer] = {}
+    for row in rows.order_by(Customer.id):
+        if row.email_key:
+            by_email[row.email_key] = row
+        if row.phone_key:
+            by_phone.setdefault(row.phone_key, row)
+    return by_email, by_phone
+
+
+def _fill_in(customer: Customer, renter: Renter) -> bool:
+    changed = False
+    if not customer.name and renter.name:
+        customer.name = renter.name
+        changed = True
+    if not customer.phone and renter.phone:
+        customer.phone, customer.phone_key = renter.phone, renter.phone_key
+        changed = True
+    return changed
+
+
+def _insert(created: Sequence[Customer]) -> None:
+    if not created:
+        return
+    rows = [
+        {
+            "name": c.name,
+            "email": c.email,
+            "email_key": c.email_key,
+            "phone": c.phone,
+            "phone_key": c.phone_key,
+            "spam": c.spam,
+            "created_at": c.created_at,
+        }
+        for c in created
+    ]
+    inserted = Customer.insert_many(rows).returning(Customer.email_key, Customer.id).tuples()
+    ids = dict(inserted.execute())
+    for customer in created:
+        customer.id = ids[customer.email_key]
+
+
+def find_customer(customer_id: int) -> Customer:
+    """The customer of this id. Raises Refused if there is none."""
+    found = Customer.get_or_none(Customer.id == customer_id)
+    if found is None:
+        raise Refused(f"there is no customer {customer_id}; see 'customer list'")
+    return found
+
+
+def flag_spam(customer: Customer, spam: bool) -> None:
+    """Mark a customer as spam, or take the mark off: later leads of a marked one notify nobody (C22)."""
+    customer.spam = spam
+    customer.save(only=[Customer.spam])
+
+
+def customer_as_dict(customer: Customer) -> dict[str, Any]:
+    """A customer as listings show it."""
+    return {
+        "id": customer.id,
+        "email": customer.email,
+        "name": customer.name,
+        "phone": customer.phone,
+        "spam": bool(customer.spam),
+        "created_at": as_text(customer.created_at),
+        "erased_at": as_text(customer.erased_at) if customer.erased_at else None,
+    }

@@ -1,0 +1,262 @@
+"""Owns the database file: connections with their pragmas asserted, transactions, and the folder's lock."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apsw
+import orjson
+from peewee import DatabaseError, Field, Model, TextField
+from playhouse.apsw_ext import APSWDatabase
+
+FILE_NAME = "leads.db"
+APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
+BUSY_TIMEOUT_SECONDS = 5.0
+WAL_RESET_FIXED_IN = (3, 51, 3)  # before it, a checkpoint beside a writer could lose committed rows
+CHECK_WHOLE_FILE_UP_TO_BYTES = (
+    64 * 2**20
+)  # quick_check reads every page; beyond this it would delay the start
+
+# Peewee and SQLite accept a misspelt pragma in silence, so each is read back: (as set, as read).
+PRAGMAS: dict[str, tuple[str, object]] = {
+    "journal_mode": ("wal", "wal"),
+    "synchronous": ("full", 2),
+    "foreign_keys": ("on", 1),
+    "secure_delete": ("on", 1),  # what `customer erase` removes is overwritten, not just unlinked
+    "temp_store": ("memory", 2),
+}
+
+
+class DatabaseRefused(Exception):
+    """The database can't be used as it is. The message says why and what to do; nothing was changed."""
+
+
+class StorageError(Exception):
+    """The disk or the lock failed a transaction, which left nothing behind. Worth trying again later."""
+
+
+class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no types
+    """SQLite through apsw, with a connection a thread, each one's pragmas asserted."""
+
+    def _connect(self) -> apsw.Connection:
+        connection: apsw.Connection = super()._connect()
+        try:
+            for name, (value, expected) in PRAGMAS.items():
+                connection.execute(f"PRAGMA {name} = {value}")
+                actual = next(iter(connection.execute(f"PRAGMA {name}")))[0]
+                if actual != expected:
+                    raise DatabaseRefused(f"PRAGMA {name} is {actual!r}, not {expected!r}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+database = LeadsDatabase(None, timeout=BUSY_TIMEOUT_SECONDS)
+
+
+class Row(Model):
+    """What every table's class is made from."""
+
+    class Meta:
+        database = database
+        legacy_table_names = False  # building_token, not buildingtoken
+
+
+class UtcDateTimeField(Field):
+    """An aware instant, stored as UTC text of one fixed width, so that text order is time order."""
+
+    field_type = "TEXT"
+
+    def db_value(self, value: datetime | None) -> str | None:
+        return None if value is None else as_text(value)
+
+    def python_value(self, value: str | None) -> datetime | None:
+        return None if value is None else datetime.fromisoformat(value)
+
+
+class JsonField(TextField):
+    """A JSON value in a text column."""
+
+    def db_value(self, value: Any) -> str | None:
+        return None if value is None else orjson.dumps(value).decode()
+
+    def python_value(self, value: str | None) -> Any:
+        return None if value is None else orjson.loads(value)
+
+
+def as_text(instant: datetime) -> str:
+    """An aware instant as this database and every JSON listing writes it: 2026-11-23T10:00:00.000000Z."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """One write transaction, all or nothing, on disk (fsynced) when the block is left.
+
+    Raises StorageError if the disk or the lock failed it; any other error is the block's own. The write
+    lock is taken at once: a deferred transaction fails as 'locked' in spite of the busy timeout.
+    """
+    try:
+        with database.atomic("IMMEDIATE"):
+            yield
+    except Exception as error:
+        if is_storage_failure(error):
+            raise StorageError(storage_reason(error)) from error
+        raise
+
+
+STORAGE_FAILURES = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    # A disk error surfaces as 'cannot rollback': what really happened is further down the context.
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """True if the disk, the file or its lock failed, rather than a row."""
+    return any(isinstance(cause, STORAGE_FAILURES) for cause in _causes(error))
+
+
+def storage_reason(error: BaseException) -> str:
+    """What SQLite said of it, for the log: 'database or disk is full'."""
+    return next((str(c) for c in _causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))
+
+
+def open_database(data_dir: Path) -> None:
+    """Open the database of this data folder, making folder and file if there are none.
+
+    Raises DatabaseRefused for a file that is corrupt, foreign, or of a newer version; it is left as it was.
+    """
+    from models import (
+        migrations,  # the steps import the tables, which import this module
+    )
+
+    if LeadsDatabase.server_version < WAL_RESET_FIXED_IN:
+        raise DatabaseRefused(
+            f"SQLite {apsw.sqlitelibversion()} can lose committed rows; "
+            f"install an apsw built on {'.'.join(map(str, WAL_RESET_FIXED_IN))} or later"
+        )
+    path = data_dir / FILE_NAME
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseRefused(f"the data folder {data_dir} can't be made: {error.strerror}") from error
+    _check_header(path)
+    close_database()
+    database.init(str(path))
+    try:
+        database.connect(reuse_if_open=True)
+        _check_contents(path)
+        migrations.migrate()
+    except (DatabaseError, apsw.Error) as error:
+        close_database()
+        raise DatabaseRefused(_refusal(path, error)) from error
+    except BaseException:
+        close_database()
+        raise
+
+
+def close_database() -> None:
+    """Close this thread's connection, if it has one."""
+    if database.database is not None and not database.is_closed():
+        database.close()
+
+
+def _check_header(path: Path) -> None:
+    # Before SQLite opens it: opening may already recover a journal, which is a change. Closing a file
+    # that SQLite has open in this process would drop its locks; at this point it is not open.
+    if not path.exists():
+        if path.with_name(FILE_NAME + "-wal").exists():
+            raise DatabaseRefused(f"{path} is missing but its -wal file is there; put both back together")
+        return
+    if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+        raise DatabaseRefused(f"{path} can't be read and written; check its owner and mode")
+
+
+def _check_contents(path: Path) -> None:
+    from models import migrations
+
+    application_id = pragma("application_id")
+    tables = database.get_tables()
+    if application_id != APPLICATION_ID and (application_id or tables):
+        raise DatabaseRefused(f"{path} is some other program's database; give another LEADS_DATA_DIR")
+    version = pragma("user_version")
+    if version > migrations.NEWEST:
+        raise DatabaseRefused(
+            f"{path} has schema {version}, newer than this program's {migrations.NEWEST}; "
+            "run the newer version of this program"
+        )
+    if path.stat().st_size <= CHECK_WHOLE_FILE_UP_TO_BYTES:
+        verdict = pragma("quick_check(1)")
+        if verdict != "ok":
+            raise DatabaseRefused(f"{path} is corrupt ({verdict}); keep it, and restore a backup")
+
+
+def pragma(name: str) -> Any:
+    """The first value a PRAGMA answers on this thread's connection."""
+    return database.execute_sql(f"PRAGMA {name}").fetchone()[0]
+
+
+def empty_journal() -> None:
+    """Move all of the write-ahead log into the database and cut it to nothing, as far as readers let it."""
+    database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    if any(isinstance(cause, apsw.NotADBError | apsw.CorruptError) for cause in _causes(error)):
+        return f"{path} is corrupt ({error}); it was left as it is: keep it, and restore a backup"
+    return f"{path} can't be opened: {storage_reason(error)}"
+
+
+class FolderLock:
+    """The proof that one server alone runs on a data folder. Held until the process ends or `release`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "server.lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock without waiting. Raises DatabaseRefused, naming the holder, if it is taken."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DatabaseRefused(f"{self._path} can't be written: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise DatabaseRefused(
+                f"another server (process {holder or 'unknown'}) is running on {self._path.parent}; "
+                "stop it first, or give another LEADS_DATA_DIR"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another server have the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

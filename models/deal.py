@@ -1,0 +1,35 @@
+"""Owns deals: a lead's place in the pipeline."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from peewee import AutoField, ForeignKeyField, IntegerField, TextField
+
+from models.database import Row, UtcDateTimeField
+from models.lead import Lead
+
+
+class PipelineStage(Row):
+    """A stage of the pipeline; the one of the lowest position is where a deal begins."""
+
+    id = AutoField()
+    position = IntegerField(unique=True)
+    name = TextField(unique=True)
+
+
+class Deal(Row):
+    """What a lead may become. One for each lead."""
+
+    id = AutoField()
+    lead = ForeignKeyField(Lead, unique=True)
+    lead_id: int
+    stage = ForeignKeyField(PipelineStage)
+    created_at = UtcDateTimeField()
+
+
+def open_deals(lead_ids: Sequence[int], now: datetime) -> None:
+    """Make the deal of each of these leads, in the pipeline's initial stage (C21)."""
+    initial = PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1).scalar()
+    Deal.insert_many(
+        [{"lead": lead_id, "stage": initial, "created_at": now} for lead_id in lead_ids]
+    ).execute()

@@ -1,0 +1,57 @@
+"""Owns erasure: taking a renter's data out of everything that was made of it."""
+
+from datetime import datetime
+
+from models.building import Refused
+from models.customer import Customer
+from models.lead import Lead
+from models.outbox import (
+    DELIVERED,
+    ERASED,
+    FAILED,
+    PENDING,
+    SENDING,
+    SKIPPED,
+    Delivery,
+    DeliveryAttempt,
+)
+
+
+def erase_customer(customer: Customer, now: datetime) -> int:
+    """Erase the customer and what their leads hold of them; answers with the number of leads.
+
+    The rows stay, so that counts stay true; mail that has not left will not leave. Raises Refused if it
+    was done before.
+    """
+    if customer.erased_at is not None:
+        raise Refused(f"customer {customer.id} was erased already")
+    leads = Lead.select(Lead.id).where(Lead.customer == customer)
+    Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
+        Delivery.lead.in_(leads), Delivery.state.in_((PENDING, SENDING, FAILED))
+    ).execute()
+    # What a mail server said of an attempt may quote the renter.
+    DeliveryAttempt.update(outcome=ERASED).where(
+        DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
+        DeliveryAttempt.outcome != DELIVERED,
+    ).execute()
+    erased: int = (
+        Lead.update(
+            requestor_name=None,
+            requestor_email=None,
+            requestor_phone=None,
+            message=None,
+            slot=None,
+            sent_slot=None,
+            utm_data=None,
+            sent_utm_data=None,
+            sms_consent_ip=None,
+            sms_consent_user_agent=None,
+        )
+        .where(Lead.customer == customer)
+        .execute()
+    )
+    customer.name = customer.email = customer.email_key = None
+    customer.phone = customer.phone_key = None
+    customer.erased_at = now
+    customer.save()
+    return erased

@@ -1,0 +1,45 @@
+"""Owns leads: what a renter sent, and what was made of it."""
+
+from peewee import AutoField, ForeignKeyField, TextField
+from playhouse.apsw_ext import BooleanField
+
+from models.building import Building
+from models.customer import Customer
+from models.database import JsonField, Row, UtcDateTimeField
+
+LISTING_SOURCES = ("june_homes", "streeteasy", "nooklyn", "zillow")  # C11
+JUNE_HOMES_SOURCE = "june_homes"
+
+
+class Lead(Row):
+    """A lead. The `sent_` columns keep what was typed where something else was made of it."""
+
+    id = AutoField()
+    request_id = TextField()  # of the request that brought it; what stable ids are made of
+    created_at = UtcDateTimeField()
+    building = ForeignKeyField(Building, null=True)  # null: unassigned
+    building_id: int | None
+    customer = ForeignKeyField(Customer)
+    customer_id: int
+    sent_token = TextField(null=True)
+    sent_unified_address_id = TextField(null=True)
+    sent_address_line_one = TextField(null=True)
+    requestor_name = TextField(null=True)
+    requestor_email = TextField(null=True)  # null only once erased
+    requestor_phone = TextField(null=True)
+    message = TextField(null=True)
+    slot = UtcDateTimeField(null=True)
+    sent_slot = TextField(null=True)
+    unit_preference = TextField(null=True)
+    property_type = TextField()
+    utm_data = JsonField(null=True)
+    sent_utm_data = TextField(null=True)
+    listing_source = TextField(null=True)
+    listing_source_original_id = TextField(null=True)
+    request_host = TextField(null=True)
+    lead_source = TextField()
+    sms_consent = BooleanField()
+    sms_consent_at = UtcDateTimeField(null=True)
+    sms_consent_ip = TextField(null=True)
+    sms_consent_user_agent = TextField(null=True)
+    sms_consent_host = TextField(null=True)

@@ -1,0 +1,144 @@
+"""Owns the whole record of a lead, as listings and export show it: with customer, deal and deliveries."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from models.customer import Customer
+from models.database import as_text
+from models.deal import Deal, PipelineStage
+from models.lead import Lead
+from models.outbox import Delivery, DeliveryAttempt
+
+PAGE = 500
+
+
+def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> dict[str, Any]:
+    """One lead with all that belongs to it, ready for JSON. Times are UTC text."""
+    customer = lead.customer
+    return {
+        "id": lead.id,
+        "created_at": as_text(lead.created_at),
+        "building_id": lead.building_id,
+        "customer": {
+            "id": customer.id,
+            "email": customer.email,
+            "name": customer.name,
+            "phone": customer.phone,
+            "spam": bool(customer.spam),
+        },
+        "requestor_name": lead.requestor_name,
+        "requestor_email": lead.requestor_email,
+        "requestor_phone": lead.requestor_phone,
+        "message": lead.message,
+        "slot": as_text(lead.slot) if lead.slot else None,
+        "unit_preference": lead.unit_preference,
+        "property_type": lead.property_type,
+        "utm_data": lead.utm_data,
+        "listing_source": lead.listing_source,
+        "listing_source_original_id": lead.listing_source_original_id,
+        "request_host": lead.request_host,
+        "sms_consent": bool(lead.sms_consent),
+        "lead_source": lead.lead_source,
+        "deal": {"id": deal.id, "stage": deal.stage.name} if deal else None,
+        "deliveries": [
+            {"kind": d.kind, "state": d.state, "attempts": d.attempts, "reason": d.reason} for d in deliveries
+        ],
+    }
+
+
+def list_leads(
+    *,
+    building_id: int | None = None,
+    unassigned: bool = False,
+    since: datetime | None = None,
+    limit: int | None = None,
+    newest_first: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Leads as dicts, fetched a page at a time, so that a million of them need no memory."""
+    conditions = []
+    if building_id is not None:
+        conditions.append(Lead.building == building_id)
+    if unassigned:
+        conditions.append(Lead.building.is_null())
+    if since is not None:
+        conditions.append(Lead.created_at >= since)
+    order = Lead.id.desc() if newest_first else Lead.id.asc()
+    last_id: int | None = None
+    left = limit
+    while left is None or left > 0:
+        page = _leads()
+        for condition in conditions:
+            page = page.where(condition)
+        if last_id is not None:
+            page = page.where(Lead.id < last_id if newest_first else Lead.id > last_id)
+        leads = list(page.order_by(order).limit(PAGE if left is None else min(PAGE, left)))
+        yield from _as_dicts(leads)
+        if len(leads) < PAGE:
+            return
+        last_id = leads[-1].id
+        left = None if left is None else left - len(leads)
+
+
+def load_leads(lead_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """These leads as dicts, by id; one that does not exist is left out."""
+    return {lead["id"]: lead for lead in _as_dicts(list(_leads().where(Lead.id.in_(lead_ids))))}
+
+
+def show_lead(lead_id: int) -> dict[str, Any] | None:
+    """All that is known of one lead: besides its record what was typed, the consent, the attempts."""
+    lead = _leads().where(Lead.id == lead_id).first()
+    if lead is None:
+        return None
+    attempts = (
+        DeliveryAttempt.select(DeliveryAttempt, Delivery)
+        .join(Delivery)
+        .where(Delivery.lead == lead_id)
+        .order_by(DeliveryAttempt.started_at)
+    )
+    return {
+        **next(iter(_as_dicts([lead]))),
+        "request_id": lead.request_id,
+        "sent": {
+            "unified_address_id": lead.sent_unified_address_id,
+            "address_line_one": lead.sent_address_line_one,
+            "token": lead.sent_token,
+            "slot": lead.sent_slot,
+            "utm_data": lead.sent_utm_data,
+        },
+        "sms_consent_evidence": {
+            "at": as_text(lead.sms_consent_at) if lead.sms_consent_at else None,
+            "ip": lead.sms_consent_ip,
+            "user_agent": lead.sms_consent_user_agent,
+            "host": lead.sms_consent_host,
+        }
+        if lead.sms_consent
+        else None,
+        "attempts": [
+            {
+                "kind": attempt.delivery.kind,
+                "number": attempt.number,
+                "started_at": as_text(attempt.started_at),
+                "ended_at": as_text(attempt.ended_at) if attempt.ended_at else None,
+                "outcome": attempt.outcome,
+            }
+            for attempt in attempts
+        ],
+    }
+
+
+def _leads() -> Any:
+    return Lead.select(Lead, Customer).join(Customer)
+
+
+def _as_dicts(leads: Sequence[Lead]) -> Iterator[dict[str, Any]]:
+    ids = [lead.id for lead in leads]
+    deals = {
+        deal.lead_id: deal
+        for deal in Deal.select(Deal, PipelineStage).join(PipelineStage).where(Deal.lead.in_(ids))
+    }
+    deliveries: dict[int, list[Delivery]] = {}
+    for row in Delivery.select().where(Delivery.lead.in_(ids)).order_by(Delivery.id):
+        deliveries.setdefault(row.lead_id, []).append(row)
+    for lead in leads:
+        yield lead_as_dict(lead, deals.get(lead.id), deliveries.get(lead.id, ()))

@@ -1,0 +1,27 @@
+"""Owns the schema's history: one step a file, append-only, each applied in one transaction."""
+
+from models.database import (
+    APPLICATION_ID,
+    DatabaseRefused,
+    database,
+    pragma,
+    transaction,
+)
+from models.migrations import v0001_initial
+
+STEPS = (v0001_initial.upgrade,)
+NEWEST = len(STEPS)
+
+
+def migrate() -> None:
+    """Bring the open database to the newest schema. Each step and its version number are one transaction."""
+    while pragma("user_version") < NEWEST:
+        with transaction():
+            version = pragma("user_version")  # again, now under the lock: another process may have been first
+            if version >= NEWEST:
+                return
+            STEPS[version]()
+            database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            database.execute_sql(f"PRAGMA user_version = {version + 1}")
+    if pragma("user_version") > NEWEST:
+        raise DatabaseRefused("the database was upgraded by a newer version of this program meanwhile")

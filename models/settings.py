@@ -1,0 +1,272 @@
+"""Owns the settings: parsed once, checked, each with its origin. Flag > LEADS_* > file > default."""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from models.building import origin_of
+from models.email_address import normal_form
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingError(ValueError):
+    """A setting has a value that can't be used. The message names it and says what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests in so many seconds; also how many may come at once."""
+
+    requests: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.requests}/{self.seconds}"
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """A mail server to hand mail to. starttls: always, auto (when it is offered), never."""
+
+    host: str
+    port: int
+    implicit_tls: bool
+    starttls: str
+    user: str | None
+    password: str | None = field(repr=False)
+
+
+def parse_rate(text: str) -> Rate:
+    """'300/300' → Rate. Raises ValueError."""
+    requests, _, seconds = text.partition("/")
+    rate = Rate(int(requests), int(seconds))
+    if not (0 < rate.requests <= 1_000_000 and 0 < rate.seconds <= 86_400):
+        raise ValueError
+    return rate
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """'127.0.0.1, 10.0.0.0/8' → networks. Raises ValueError."""
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def parse_rate_exceptions(text: str) -> tuple[tuple[Network, Rate], ...]:
+    """'10.0.0.0/8=3000/300, 192.0.2.7=20/60' → limits by network, the narrowest first. Raises ValueError."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    limits = [(ipaddress.ip_network(net.strip()), parse_rate(rate)) for net, _, rate in pairs]
+    return tuple(sorted(limits, key=lambda limit: -limit[0].prefixlen))
+
+
+def parse_smtp_url(text: str) -> SmtpServer | None:
+    """'smtp://user:pass@mail.example.com:587?starttls=always' → SmtpServer; '' → None. Raises ValueError."""
+    if not text:
+        return None
+    parts = urlsplit(text)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    starttls = query.pop("starttls", "auto")
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or query or parts.path.strip("/"):
+        raise ValueError
+    if starttls not in ("always", "auto", "never"):
+        raise ValueError
+    implicit = parts.scheme == "smtps"
+    return SmtpServer(
+        host=parts.hostname,
+        port=parts.port or (465 if implicit else 587 if parts.username else 25),
+        implicit_tls=implicit,
+        starttls=starttls,
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password or "") if parts.username else None,
+    )
+
+
+def parse_partner_url(text: str) -> str:
+    """An https URL, or http to this machine alone; '' stays. Raises ValueError."""
+    parts = urlsplit(text)
+    if text and not (
+        parts.hostname
+        and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)))
+    ):
+        raise ValueError
+    return text
+
+
+def parse_public_url(text: str) -> str:
+    """An http(s) URL, without the slash at its end; '' stays. Raises ValueError."""
+    if text:
+        origin_of(text)
+    return text.rstrip("/")
+
+
+def parse_mail_from(text: str) -> str:
+    """A bare e-mail address; '' stays. Raises ValueError."""
+    if text:
+        normal_form(text)
+    return text
+
+
+def parse_port(text: str) -> int:
+    """'8080' → 8080; 0 lets the system choose. Raises ValueError."""
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise ValueError
+    return port
+
+
+def parse_log_format(text: str) -> str:
+    """'text' or 'json'. Raises ValueError."""
+    if text not in ("text", "json"):
+        raise ValueError
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _setting(default: str, parse: Callable[[str], Any], takes: str, help: str, secret: bool = False) -> Any:
+    return field(
+        metadata={"default": default, "parse": parse, "takes": takes, "help": help, "secret": secret}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that a server or a command can be told. `load` makes one."""
+
+    host: str = _setting("127.0.0.1", str, "an address", "the address to listen on")
+    port: int = _setting("8080", parse_port, "a port number, or 0 for any", "the port to listen on")
+    data_dir: Path = _setting("./data", Path, "a folder", "where the leads are kept")
+    public_url: str = _setting(
+        "", parse_public_url, "a URL like https://leads.example.com", "where browsers reach this server"
+    )
+    smtp_url: SmtpServer | None = _setting(
+        "",
+        parse_smtp_url,
+        "smtp[s]://user:pass@host:port, with ?starttls=always, auto or never",
+        "the mail server; without one mail waits in the outbox",
+        secret=True,
+    )
+    mail_from: str = _setting("", parse_mail_from, "an e-mail address", "the sender of the agents' mail")
+    june_homes_url: str = _setting(
+        "",
+        parse_partner_url,
+        "an https:// URL (http:// to this machine only)",
+        "where June Homes takes leads",
+    )
+    june_homes_secret: str = _setting(
+        "",
+        str,
+        "the secret agreed with June Homes, whsec_…",
+        "what their copies are signed with",
+        secret=True,
+    )
+    rate_limit: Rate = _setting(
+        "300/300", parse_rate, "requests/seconds, like 300/300", "what each source address may send"
+    )
+    rate_limit_exceptions: tuple[tuple[Network, Rate], ...] = _setting(
+        "",
+        parse_rate_exceptions,
+        "network=requests/seconds, with commas between, like 10.0.0.0/8=3000/300",
+        "addresses with limits of their own",
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        "",
+        parse_networks,
+        "addresses or networks, with commas between",
+        "proxies whose X-Forwarded-For is believed",
+    )
+    log_format: str = _setting("text", parse_log_format, "text or json", "how the log is written")
+
+    # For each setting its text as given, and where it came from: the flag, the variable, the file.
+    given: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+    def origin(self, name: str) -> str:
+        """Where the setting's value came from: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""
+        return self.given[name][1]
+
+
+def names() -> list[str]:
+    """The names of all settings, in the order they are shown."""
+    return [f.name for f in fields(Settings) if f.metadata]
+
+
+def about(name: str) -> Mapping[str, Any]:
+    """What is known of a setting: default, parse, takes, help, secret."""
+    return next(f.metadata for f in fields(Settings) if f.name == name)
+
+
+def load(
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str] = os.environ,
+    file: Path | None = None,
+) -> Settings:
+    """The settings from flags, LEADS_* variables, a TOML file and the defaults, in that order.
+
+    Raises SettingError for a value that can't be used, a name that doesn't exist, a file that can't be read.
+    """
+    if file is None and environment.get("LEADS_CONFIG"):
+        file = Path(environment["LEADS_CONFIG"])
+    in_file = _read(file) if file else {}
+    known = names()
+    for variable in environment:
+        name = variable.removeprefix("LEADS_").lower()
+        if variable.startswith("LEADS_") and name not in known and variable != "LEADS_CONFIG":
+            raise SettingError(f"{variable} is not a setting; see 'config show'")
+    given: dict[str, tuple[str, str]] = {}
+    values: dict[str, Any] = {}
+    for name in known:
+        variable = f"LEADS_{name.upper()}"
+        if (flag := flags.get(name)) is not None:
+            given[name] = (flag, "--" + name.replace("_", "-"))
+        elif variable in environment:
+            given[name] = (environment[variable], variable)
+        elif name in in_file:
+            given[name] = (in_file[name], f"the file {file}")
+        else:
+            given[name] = (about(name)["default"], "default")
+        text, origin = given[name]
+        try:
+            values[name] = about(name)["parse"](text.strip())
+        except ValueError:
+            shown = "its value" if about(name)["secret"] else repr(text)
+            raise SettingError(f"{origin}: {shown} can't be used; it takes {about(name)['takes']}") from None
+    if not values["mail_from"]:
+        smtp = values["smtp_url"]
+        user = smtp.user if smtp and smtp.user and "@" in smtp.user else None
+        values["mail_from"] = user or "leads@localhost"
+    return Settings(**values, given=given)
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"the file {file} can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"the file {file} is not TOML: {error}") from None
+    for name, value in content.items():
+        if name not in names():
+            raise SettingError(f"the file {file}: {name!r} is not a setting; see 'config show'")
+        if isinstance(value, dict | list | float):
+            raise SettingError(f"the file {file}: {name} takes {about(name)['takes']}, in quotes")
+    return {name: str(value) for name, value in content.items()}
+
+
+def masked(name: str, text: str) -> str:
+    """A setting's text with what is secret in it as ***."""
+    if not text or not about(name)["secret"]:
+        return text
+    if name == "smtp_url" and "@" in text:
+        head, _, host = text.rpartition("@")
+        user, _, password = head.partition("//")[2].partition(":")
+        return f"{head.partition('//')[0]}//{user}{':***' if password else ''}@{host}"
+    return "***" if name != "smtp_url" else text
