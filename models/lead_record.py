@@ -1,9 +1,11 @@
 """Owns the whole record of a lead, as listings and export show it: with customer, deal and deliveries."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from models.building import Building, building_as_dict
 from models.customer import Customer
 from models.database import as_text
 from models.deal import Deal, PipelineStage
@@ -80,9 +82,26 @@ def list_leads(
         left = None if left is None else left - len(leads)
 
 
-def load_leads(lead_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """These leads as dicts, by id; one that does not exist is left out."""
-    return {lead["id"]: lead for lead in _as_dicts(list(_leads().where(Lead.id.in_(lead_ids))))}
+@dataclass(frozen=True, slots=True)
+class LeadRecord:
+    """A lead as a dict, with its building as one (None: unassigned) and the id of its request."""
+
+    lead: dict[str, Any]
+    building: dict[str, Any] | None
+    request_id: str
+
+
+def load_records(lead_ids: Sequence[int]) -> dict[int, LeadRecord]:
+    """The records of these leads, by id."""
+    leads = list(_leads().where(Lead.id.in_(lead_ids)))
+    buildings = {
+        row.id: building_as_dict(row)
+        for row in Building.select().where(Building.id.in_({lead.building_id for lead in leads}))
+    }
+    return {
+        lead.id: LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
+        for lead, as_dict in zip(leads, _as_dicts(leads), strict=True)
+    }
 
 
 def show_lead(lead_id: int) -> dict[str, Any] | None:
