@@ -5,7 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from models.database import close_database, database
+from models.database import (
+    StorageError,
+    close_database,
+    database,
+    is_storage_failure,
+    storage_reason,
+)
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -20,7 +26,10 @@ class Reader:
     async def read(
         self, query: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """The query's result. It must have fetched all of its rows: nothing lazy leaves the thread."""
+        """The query's result. It must have fetched all of its rows: nothing lazy leaves the thread.
+
+        Raises StorageError if the disk failed it.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, lambda: _with_connection(query, *args, **kwargs))
 
@@ -31,7 +40,12 @@ class Reader:
 
 
 def _with_connection(query: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-    if database.is_closed():
-        database.connect()
-        database.execute_sql("PRAGMA query_only = on")
-    return query(*args, **kwargs)
+    try:
+        if database.is_closed():
+            database.connect()
+            database.execute_sql("PRAGMA query_only = on")
+        return query(*args, **kwargs)
+    except Exception as error:
+        if is_storage_failure(error):
+            raise StorageError(storage_reason(error)) from error
+        raise

@@ -1,0 +1,63 @@
+"""Owns how the log is written: one line an event, with its facts as fields, and nothing of a renter's."""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Formatter(logging.Formatter):
+    """Time, level, event and fields; of an exception its type and place, but not its words, which may
+    quote what a client sent.
+    """
+
+    def facts(self, record: logging.LogRecord) -> dict[str, Any]:
+        """The fields given with `extra`, and the exception's."""
+        facts = {name: value for name, value in vars(record).items() if name not in STANDARD}
+        if record.exc_info and record.exc_info[0] is not None:
+            facts["exception"] = record.exc_info[0].__name__
+            facts["at"] = " < ".join(
+                f"{frame.filename.rpartition('/')[2]}:{frame.lineno}:{frame.name}"
+                for frame in reversed(traceback.extract_tb(record.exc_info[2]))
+            )
+        return facts
+
+
+class TextFormatter(Formatter):
+    """For people: 2026-11-23T10:00:00.000Z INFO answered status=201 ms=3.1"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in self.facts(record).items())
+        return f"{_time(record)} {record.levelname} {record.getMessage()}{fields}"
+
+
+class JsonFormatter(Formatter):
+    """For programs: one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": _time(record), "level": record.levelname, "event": record.getMessage()}
+        return json.dumps(line | self.facts(record), default=str)
+
+
+def configure(log_format: str) -> None:
+    """Write the log of the whole process to standard error, as 'text' or 'json'."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("leads").setLevel(logging.INFO)
+    # What these say of a malformed request quotes it, with the address it came from.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
+
+
+def _time(record: logging.LogRecord) -> str:
+    instant = datetime.fromtimestamp(record.created, UTC)
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)

@@ -1,0 +1,146 @@
+"""Owns the dispatching: claims what is due in the outbox, has it delivered, settles how it ended."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from jobs.delivery import Adapter, DeliveryError, Parcel
+from models.clock import Clock
+from models.database import StorageError
+from models.lead_record import load_records
+from models.outbox import Claim, Claimed, Outcome, claim, settle
+from models.reader import Reader
+from models.writer import Writer
+
+log = logging.getLogger("leads.outbox")
+
+AT_ONCE = 4  # deliveries on their way to one destination
+SETTLE_AGAIN_SECONDS = 1.0
+FINISH_SECONDS = 10.0  # how long a stop waits for deliveries on their way
+
+
+class Dispatcher:
+    """A lane for each kind of delivery, so that a slow or dead destination delays no other."""
+
+    def __init__(self, adapters: Mapping[str, Adapter], writer: Writer, reader: Reader, clock: Clock) -> None:
+        self._lanes = [_Lane(kind, adapter, writer, reader, clock) for kind, adapter in adapters.items()]
+
+    def start(self) -> None:
+        """Start the lanes on the running loop."""
+        for lane in self._lanes:
+            lane.start()
+
+    def wake(self) -> None:
+        """Look for what is due, now: a lead was committed, or time has passed."""
+        for lane in self._lanes:
+            lane.wake()
+
+    async def stop(self) -> None:
+        """Claim nothing more and wait a while for what is on its way; the rest is sent at the next start."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
+
+
+class _Lane:
+    def __init__(self, kind: str, adapter: Adapter, writer: Writer, reader: Reader, clock: Clock) -> None:
+        self._kind = kind
+        self._adapter = adapter
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._awake = asyncio.Event()
+        self._on_their_way: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"lane {self._kind}")
+        self.wake()
+
+    def wake(self) -> None:
+        self._awake.set()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if self._on_their_way:
+            await asyncio.wait(self._on_their_way, timeout=FINISH_SECONDS)
+        left = list(self._on_their_way)
+        for delivery in left:
+            delivery.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            try:
+                await self._send_what_is_due()
+            except StorageError:
+                pass  # the writer has logged it; the next tick tries again
+            except Exception:
+                log.exception("a lane stumbled", extra={"kind": self._kind})
+
+    async def _send_what_is_due(self) -> None:
+        free = AT_ONCE - len(self._on_their_way)
+        if free <= 0:
+            return  # whichever arrives first wakes the lane again
+        # A claim that was begun is seen through even if the lane is stopped: what it commits is then put
+        # on its way, rather than left behind as sending.
+        claiming = asyncio.ensure_future(self._claim(free))
+        try:
+            await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await asyncio.gather(claiming, return_exceptions=True)
+            raise
+
+    async def _claim(self, limit: int) -> None:
+        for claimed in await self._writer.write(claim, Claim(self._kind, limit, self._clock.now())):
+            task = asyncio.create_task(self._deliver(claimed))
+            self._on_their_way.add(task)
+            task.add_done_callback(self._arrived)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._on_their_way.discard(task)
+        self.wake()
+
+    async def _deliver(self, claimed: Claimed) -> None:
+        try:
+            record = (await self._reader.read(load_records, [claimed.lead_id]))[claimed.lead_id]
+            parcel = Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
+            await self._adapter(parcel)
+            outcome = Outcome(claimed, self._clock.now())
+        except DeliveryError as error:
+            outcome = Outcome(
+                claimed,
+                self._clock.now(),
+                reason=str(error),
+                permanent=error.permanent,
+                destination_down=error.destination_down,
+                until_resumed=error.until_resumed,
+                retry_after=error.retry_after,
+            )
+        except Exception as error:
+            log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
+            outcome = Outcome(
+                claimed, self._clock.now(), reason=f"the adapter failed: {type(error).__name__}"
+            )
+        await self._settle(outcome)
+
+    async def _settle(self, outcome: Outcome) -> None:
+        # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
+        while True:
+            try:
+                state = await self._writer.write(settle, outcome)
+                break
+            except StorageError:
+                await asyncio.sleep(SETTLE_AGAIN_SECONDS)
+        level = logging.INFO if outcome.reason is None else logging.WARNING
+        log.log(
+            level,
+            state if outcome.reason is None else "not delivered",
+            extra={
+                "kind": self._kind,
+                "lead": outcome.claimed.lead_id,
+                "delivery": outcome.claimed.delivery_id,
+                "attempt": outcome.claimed.attempt,
+                "state": state,
+            },
+        )

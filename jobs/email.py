@@ -1,0 +1,184 @@
+"""Owns handing a lead's mail to the mail server: the conversation, and what each way it can end means."""
+
+import asyncio
+import ipaddress
+import re
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+
+from jobs.delivery import Adapter, DeliveryError, Parcel
+from jobs.email_message import mailbox, one_line, render
+from models.settings import SmtpServer
+
+DEADLINE = 30.0  # seconds for the whole conversation, from looking up the host to the answer to QUIT
+REASON_LIMIT = 300
+REPLY_LIMIT = 160
+
+Verdict = Callable[[str], DeliveryError]
+PASSING: Verdict = DeliveryError
+PERMANENT: Verdict = partial(DeliveryError, permanent=True)
+DOWN: Verdict = partial(DeliveryError, destination_down=True)
+FOR_THE_OPERATOR: Verdict = partial(DeliveryError, until_resumed=True)
+
+
+def email_adapter(server: SmtpServer, mail_from: str, *, deadline: float = DEADLINE) -> Adapter:
+    """An adapter that mails a parcel's lead to its building's agent, from mail_from, by this server.
+
+    deadline: seconds. It raises DeliveryError: permanent if this mail can't be delivered at all,
+    destination_down if the server can't be reached, until_resumed if a setting is wrong. Lost after MAIL FROM
+    it is none of these: the mail may have been taken, and its Message-ID will show that a second is the same.
+    """
+    # Made once: it reads hundreds of certificates. Without encryption there is no need to.
+    tls = None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
+
+    async def deliver(parcel: Parcel) -> None:
+        agent = _agent_of(parcel)
+        smtp = SMTP(
+            hostname=server.host,
+            port=server.port,
+            use_tls=server.implicit_tls,
+            start_tls=False,  # a step of its own, below
+            tls_context=tls,
+            timeout=None,  # one deadline for all of it
+        )
+        until = asyncio.get_running_loop().time() + deadline
+        talk = _Conversation(server, smtp, until, _secrets(server, parcel))
+        try:
+            async with talk.step("connecting", lost=DOWN, refused=DOWN):
+                await smtp.connect()
+            async with talk.step("EHLO", lost=DOWN, refused=DOWN):
+                await smtp.ehlo()
+            await _encrypt(talk)
+            await _log_in(talk)
+            await _hand_over(talk, parcel, mail_from, agent)
+            with suppress(SMTPException, OSError):  # the mail is delivered, whatever comes of the goodbye
+                async with asyncio.timeout_at(talk.until):
+                    await smtp.execute_command(b"QUIT")
+        finally:
+            # Closing alone leaves a TLS connection open until the other side says goodbye as well.
+            if smtp.transport is not None:
+                cast(asyncio.WriteTransport, smtp.transport).abort()
+            smtp.close()
+
+    return deliver
+
+
+def _agent_of(parcel: Parcel) -> str:
+    agent: str | None = parcel.building["agent_email"] if parcel.building else None
+    if not agent:
+        raise PERMANENT("the building has no agent e-mail; set one with 'building update' and retry")
+    if parcel.lead["requestor_email"] is None:
+        raise PERMANENT("the renter's data was erased")
+    return agent
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """One connection to the server, until a moment of the loop's clock. Secrets: not to be quoted."""
+
+    server: SmtpServer
+    smtp: SMTP
+    until: float
+    secrets: re.Pattern[str]
+
+    @asynccontextmanager
+    async def step(
+        self, name: str, *, lost: Verdict, refused: Verdict, hint: str = "", lost_hint: str = ""
+    ) -> AsyncIterator[None]:
+        """A step of it. refused: the verdict on a 5xx; lost: on anything else but 421, which is DOWN."""
+        try:
+            async with asyncio.timeout_at(self.until):
+                yield
+        except SMTPResponseException as error:
+            verdict = DOWN if error.code == 421 else refused if 500 <= error.code <= 599 else lost
+            reply = f"answered {name} with {error.code} {self._quotable(error.message)}".strip()
+            raise self.problem(verdict, reply, hint if verdict is refused else "") from error
+        except TimeoutError as error:
+            raise self.problem(lost, f"gave no answer in time at {name}", lost_hint) from error
+        except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
+            cause = self._quotable(str(error.__cause__ or error))
+            raise self.problem(lost, f"failed at {name}: {cause}", lost_hint) from error
+
+    def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:
+        """The error to raise: who, what they did, and what the operator can do about it."""
+        reason = f"{self.server.host}:{self.server.port} {what}" + (f"; {hint}" if hint else "")
+        return verdict(one_line(reason, REASON_LIMIT))
+
+    def _quotable(self, reply: str) -> str:
+        return one_line(self.secrets.sub("***", reply), REPLY_LIMIT)
+
+
+def _secrets(server: SmtpServer, parcel: Parcel) -> re.Pattern[str]:
+    """What a server's answer may repeat and a reason must not: the password, and who the renter is."""
+    texts = [parcel.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
+    if server.user:
+        user, password = server.user, server.password or ""
+        sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN put it
+        texts += [password, *(b64encode(text.encode()).decode() for text in sent)]
+    # A name like 'A' would black out everything.
+    secrets = sorted({text.strip() for text in texts if len(text.strip()) > 2}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, secrets)) or "(?!)", re.IGNORECASE)
+
+
+async def _encrypt(talk: _Conversation) -> None:
+    if talk.server.implicit_tls or talk.server.starttls == "never":
+        return
+    if talk.smtp.supports_extension("starttls"):
+        # Not without it if it fails: whoever can break the handshake could then read along.
+        async with talk.step("STARTTLS", lost=DOWN, refused=DOWN):
+            await talk.smtp.starttls()
+            await talk.smtp.ehlo()
+    elif talk.server.starttls == "always":
+        raise talk.problem(FOR_THE_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL")
+
+
+async def _log_in(talk: _Conversation) -> None:
+    server, smtp = talk.server, talk.smtp
+    if server.user is None:
+        return
+    hint = "check the user and password in LEADS_SMTP_URL"
+    async with talk.step("AUTH", lost=DOWN, refused=FOR_THE_OPERATOR, hint=hint):
+        if server.starttls != "never" and _can_be_overheard(smtp):
+            raise talk.problem(
+                FOR_THE_OPERATOR,
+                "offers no encryption, and the password is not sent without",
+                "use smtps:// or, at your own risk, starttls=never in LEADS_SMTP_URL",
+            )
+        if not smtp.supported_auth_methods:
+            raise talk.problem(FOR_THE_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL")
+        await smtp.login(server.user, server.password or "")
+
+
+def _can_be_overheard(smtp: SMTP) -> bool:
+    peer = ipaddress.ip_address(smtp.get_transport_info("peername")[0])
+    return smtp.get_transport_info("sslcontext") is None and not peer.is_loopback
+
+
+async def _hand_over(talk: _Conversation, parcel: Parcel, mail_from: str, agent: str) -> None:
+    """MAIL FROM, RCPT TO and DATA. From here on what is lost may have arrived."""
+    smtp, utf8 = talk.smtp, talk.smtp.supports_extension("smtputf8")
+    sender, recipient = mailbox(mail_from, utf8=utf8), mailbox(agent, utf8=utf8)
+    if sender is None:
+        raise talk.problem(FOR_THE_OPERATOR, "takes ASCII addresses alone", "set another LEADS_MAIL_FROM")
+    if recipient is None:
+        raise talk.problem(
+            PERMANENT,
+            "takes ASCII addresses alone, and the agent's is not one",
+            "set another with 'building update' and retry",
+        )
+    mail = render(parcel, mail_from, utf8=utf8)
+    options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+    hint = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
+    async with talk.step("MAIL FROM", lost=PASSING, refused=FOR_THE_OPERATOR, hint=hint):
+        await smtp.mail(sender, options=options, encoding="utf-8")
+    async with talk.step("RCPT TO", lost=PASSING, refused=PERMANENT):
+        await smtp.rcpt(recipient, encoding="utf-8")
+    async with talk.step("DATA", lost=PASSING, refused=PERMANENT, lost_hint="it may have taken the mail"):
+        await smtp.data(mail)

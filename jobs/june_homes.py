@@ -1,0 +1,121 @@
+"""Owns the copy that June Homes gets of its leads: a JSON POST, signed the Standard Webhooks way."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.simple_httpclient import HTTPTimeoutError
+
+from jobs.delivery import Adapter, DeliveryError, Parcel
+from models.clock import Clock
+
+DEADLINE_SECONDS = 30.0
+MAX_ANSWER_BYTES = 64 * 1024
+
+
+def june_homes_adapter(url: str, secret: str, clock: Clock) -> Adapter:
+    """An adapter that POSTs leads to this URL, signed with this secret. Redirects are not followed."""
+    key = signing_key(secret)
+
+    async def deliver(parcel: Parcel) -> None:
+        body = payload(parcel)
+        request = HTTPRequest(
+            url,
+            method="POST",
+            body=body,
+            headers={"Content-Type": "application/json", **signed(key, parcel.stable_id, clock.now(), body)},
+            user_agent="website-leads/1",
+            follow_redirects=False,
+            connect_timeout=DEADLINE_SECONDS / 2,
+            request_timeout=DEADLINE_SECONDS,
+        )
+        client = AsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER_BYTES)
+        try:
+            response = await client.fetch(request, raise_error=False)
+        finally:
+            client.close()
+        judge(response, clock.now())
+
+    return deliver
+
+
+def payload(parcel: Parcel) -> bytes:
+    """The body: what the renter sent, and for which building. Nothing in it changes between attempts."""
+    lead = {name: parcel.lead[name] for name in parcel.lead if name not in ("customer", "deal", "deliveries")}
+    building: dict[str, Any] | None = None
+    if parcel.building is not None:
+        of_interest = ("id", "name", "address_line_one", "unified_address_id")
+        building = {name: parcel.building[name] for name in of_interest}
+    message = {
+        "type": "lead.created",
+        "timestamp": lead["created_at"],
+        "data": {**lead, "building": building},
+    }
+    return orjson.dumps(message)
+
+
+def signing_key(secret: str) -> bytes:
+    """The key's bytes: base64 behind 'whsec_', or else the text itself."""
+    if secret.startswith("whsec_"):
+        try:
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            pass
+    return secret.encode()
+
+
+def signed(key: bytes, message_id: str, sent_at: datetime, body: bytes) -> dict[str, str]:
+    """The Standard Webhooks headers: HMAC-SHA256 over id, time and body."""
+    timestamp = str(int(sent_at.timestamp()))
+    content = b".".join((message_id.encode(), timestamp.encode(), body))
+    signature = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+    return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{signature}"}
+
+
+def judge(response: HTTPResponse, now: datetime) -> None:
+    """Return if the lead was taken. Raises DeliveryError, with what the answer means for what waits."""
+    code = response.code
+    if 200 <= code < 300:
+        return
+    if code == 599:  # Tornado's own: there was no answer
+        if isinstance(response.error, HTTPTimeoutError) and "connecting" not in str(response.error):
+            raise DeliveryError(f"June Homes took longer than {DEADLINE_SECONDS:.0f} s to answer")
+        raise DeliveryError(
+            f"June Homes can't be reached: {_one_line(response.error)}", destination_down=True
+        )
+    said = f"June Homes answered {code} {_one_line(response.reason)}"
+    if code in (429, 503):
+        retry_after = _retry_after(response.headers.get("Retry-After"), now)
+        raise DeliveryError(said, destination_down=True, retry_after=retry_after)
+    if 300 <= code < 400:
+        raise DeliveryError(
+            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", until_resumed=True
+        )
+    if code in (401, 403):
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", until_resumed=True)
+    if code in (404, 405, 410):
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", until_resumed=True)
+    raise DeliveryError(said, permanent=400 <= code < 500 and code not in (408, 409, 425))
+
+
+def _retry_after(value: str | None, now: datetime) -> timedelta | None:
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,9}\s*", value, re.ASCII):
+        return timedelta(seconds=int(value))
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+
+
+def _one_line(text: object) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(text))[:200]

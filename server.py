@@ -1,0 +1,193 @@
+"""Owns the front door: settings → parts → routes → run until told to stop."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from dataclasses import replace
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from jobs.email import email_adapter
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import PeriodicCallback
+from tornado.netutil import bind_sockets
+
+from handlers import make_application, terminal
+from handlers.api.base import MAX_BODY_BYTES, Api
+from handlers.api.cors import Allowlist
+from handlers.api.throttle import Throttle
+from handlers.health import Readiness
+from handlers.log import configure
+from handlers.sandbox.demo import banner, demo_world
+from jobs.delivery import Adapter
+from jobs.dispatcher import Dispatcher
+from jobs.june_homes import june_homes_adapter
+from models.building import registered_origins
+from models.clock import Clock
+from models.database import FolderLock, close_database, open_database
+from models.intake import record_leads
+from models.outbox import EMAIL, JUNE_HOMES, open_outbox
+from models.reader import Reader
+from models.settings import SettingError, Settings
+from models.storage_check import check_storage
+from models.writer import Writer
+
+log = logging.getLogger("leads.server")
+
+SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
+TICK_SECONDS = 1  # how late a retry may be
+WATCHDOG_MS = 5_000  # the tick's own timer goes by the time of day, and stops if that is set back
+FINISH_SECONDS = 10  # how long a stop waits for the requests that are being answered
+
+
+class Server:
+    """All the parts of one running server, on one data folder that it alone has."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or Clock()
+        self._lock = FolderLock(settings.data_dir)
+        self.url = ""
+
+    async def start(self) -> None:
+        """Open the database, start the parts, listen; `url` is then where.
+
+        Raises DatabaseRefused, or SettingError for an address that can't be listened on.
+        """
+        settings, clock = self._settings, self._clock
+        self._lock.acquire()
+        try:
+            open_database(settings.data_dir)
+            close_database()  # each thread has a connection of its own; the loop's has none
+            sockets = _listen(settings)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.writer, self.reader = Writer(), Reader()
+        self.writer.start()
+        adapters = _adapters(settings, clock)
+        self.dispatcher = Dispatcher(adapters, self.writer, self.reader, clock)
+        self.writer.after_commit_of(record_leads, self.dispatcher.wake)
+        unsettled = await self.writer.write(open_outbox, set(adapters))
+        api = Api(
+            record_lead=lambda submission: self.writer.write(record_leads, submission),
+            throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
+            allowlist=Allowlist(lambda: self.reader.read(registered_origins), settings.public_url, clock),
+            trusted_proxies=settings.trusted_proxies,
+            clock=clock,
+        )
+        readiness = Readiness(lambda: self.writer.write(check_storage, clock.now()), clock)
+        self._application = make_application(api, readiness)
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            # By default a job that is a second late is dropped for good.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
+        self._watchdog = PeriodicCallback(self.dispatcher.wake, WATCHDOG_MS)
+        self._http = HTTPServer(
+            self._application,
+            idle_connection_timeout=SLOW_CLIENT_SECONDS,
+            body_timeout=SLOW_CLIENT_SECONDS,
+            max_body_size=MAX_BODY_BYTES,
+        )
+        self.dispatcher.start()
+        self._scheduler.start()
+        self._watchdog.start()
+        self._http.add_sockets(sockets)
+        host, port = sockets[0].getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening", extra={"url": self.url, "unsettled_deliveries": unsettled})
+
+    async def stop(self) -> None:
+        """Take no more requests, finish those in flight and the deliveries on their way, close."""
+        self._http.stop()
+        self._http.conn_params.no_keep_alive = True  # stop() alone goes on serving kept-alive connections
+        in_flight = self._application.settings["in_flight"]
+        for _ in range(FINISH_SECONDS * 50):
+            if not in_flight:
+                break
+            await asyncio.sleep(0.02)
+        await self._http.close_all_connections()
+        self._watchdog.stop()
+        self._scheduler.shutdown(wait=False)
+        await self.dispatcher.stop()
+        await self.writer.close()
+        await self.reader.close()
+        self._lock.release()
+        log.info("stopped", extra={"cut_off_requests": len(in_flight)})
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    try:
+        return bind_sockets(settings.port, settings.host or None)
+    except OSError as error:
+        raise SettingError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "choose another with --host or --port"
+        ) from None
+
+
+def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
+    """The adapter of each kind that has somewhere to go; the other kinds wait in the outbox."""
+    adapters: dict[str, Adapter] = {}
+    if settings.smtp_url is not None:
+        adapters[EMAIL] = email_adapter(settings.smtp_url, settings.mail_from)
+    if settings.june_homes_url:
+        adapters[JUNE_HOMES] = june_homes_adapter(settings.june_homes_url, settings.june_homes_secret, clock)
+    return adapters
+
+
+async def _started(settings: Settings) -> Server:
+    server = Server(settings)
+    await server.start()
+    return server
+
+
+async def _until_told_to_stop() -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # told twice, it ends at once
+
+
+def serve(settings: Settings) -> int:
+    """Run the server until SIGTERM or Ctrl-C."""
+    configure(settings.log_format)
+
+    async def run() -> None:
+        server = await _started(settings)
+        print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
+        await _until_told_to_stop()
+        await server.stop()
+
+    asyncio.run(run())
+    return 0
+
+
+def demo(settings: Settings) -> int:
+    """Run a throwaway server with a seeded building, a mailbox and a partner, until Ctrl-C."""
+    configure(settings.log_format)
+    logging.getLogger("leads").setLevel(logging.WARNING)  # the terminal is for what leaves
+
+    async def run() -> None:
+        async with demo_world(settings) as demo_settings:
+            try:
+                server = await _started(demo_settings)
+            except SettingError:
+                if settings.origin("port") != "default":
+                    raise
+                server = await _started(replace(demo_settings, port=0))
+            print(banner(server.url), flush=True)
+            await _until_told_to_stop()
+            await server.stop()
+
+    asyncio.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.main(sys.argv[1:], {"serve": serve, "demo": demo}))

@@ -1,0 +1,307 @@
+"""Owns what the tests run against: a whole server on a real socket, with real mail and a real partner."""
+
+import asyncio
+import email
+import email.policy
+import inspect
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tornado.web
+from aiosmtpd.smtp import SMTP
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.netutil import bind_sockets
+
+from models import building, settings
+from models.clock import Clock
+from models.database import transaction
+from models.lead_record import list_leads, show_lead
+from models.outbox import list_deliveries, list_destinations
+from server import Server
+
+LEADS = "/api/v1/website_leads"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            item.add_marker(pytest.mark.gen_test(timeout=60))
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """In place of pytest-tornado's own, which leaks its loop."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield IOLoop.current()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    IOLoop.current().close(all_fds=True)
+    asyncio.set_event_loop(None)
+
+
+class SteppedClock(Clock):
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+        self._monotonic_ns = 1_000_000_000_000
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic_ns(self) -> int:
+        return self._monotonic_ns
+
+    def step(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic_ns += int(seconds * 1e9)
+
+
+class MailServer:
+    """A real SMTP server. `replies` says what it answers to the next mails; after those it takes all."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.raw: list[bytes] = []
+        self.recipients: list[list[str]] = []
+        self.replies: list[str] = []
+        self.gate = asyncio.Event()  # closed, a mail waits with its answer
+        self.gate.set()
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: SMTP(self, hostname="mail.test", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
+        )
+        self.url = f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        await self.gate.wait()
+        if self.replies:
+            return self.replies.pop(0)
+        self.raw.append(envelope.content)
+        self.recipients.append(envelope.rcpt_tos)
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.mails.append(message)
+        return "250 taken"
+
+    async def stop(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
+class PartnerServer:
+    """A real HTTP server. `replies` are (status, headers) for the next calls; after those it answers 204."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, str], bytes]] = []
+        self.replies: list[tuple[int, dict[str, str]]] = []
+
+    def start(self) -> None:
+        partner = self
+
+        class Leads(tornado.web.RequestHandler):
+            def post(self) -> None:
+                partner.calls.append((dict(self.request.headers), self.request.body))
+                status, headers = partner.replies.pop(0) if partner.replies else (204, {})
+                self.set_status(status)
+                for name, value in headers.items():
+                    self.set_header(name, value)
+
+        self._server = HTTPServer(tornado.web.Application([(r"/leads", Leads)], log_function=lambda h: None))
+        sockets = bind_sockets(0, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/leads"
+
+    async def stop(self) -> None:
+        self._server.stop()
+        await self._server.close_all_connections()
+
+
+async def until(true: Callable[[], Any]) -> Any:
+    """Wait until it is true, for as long as the test may take; answers with what it gave."""
+    while not (result := true()):
+        await asyncio.sleep(0.005)
+    return result
+
+
+class House:
+    """A running server and the world around it."""
+
+    def __init__(self, data_dir: Path, clock: Clock) -> None:
+        self.data_dir = data_dir
+        self.clock = clock
+        self.mail = MailServer()
+        self.partner = PartnerServer()
+        self.client = AsyncHTTPClient(force_instance=True, max_clients=200)
+
+    async def start(self, **options: str) -> None:
+        """Start the server with these settings; mail and partner are set unless they are given as ''."""
+        given = {
+            "data_dir": str(self.data_dir),
+            "port": "0",
+            "smtp_url": self.mail.url,
+            "mail_from": "leads@office.test",
+            "june_homes_url": self.partner.url,
+            "june_homes_secret": SECRET,
+            **options,
+        }
+        self.server = Server(settings.load(given, environment={}), self.clock)
+        await self.server.start()
+        self.url = self.server.url
+
+    async def restart(self, **options: str) -> None:
+        await self.server.stop()
+        await self.start(**options)
+
+    async def request(
+        self, method: str, path: str, body: bytes | str | None = None, **headers: str
+    ) -> HTTPResponse:
+        return await self.client.fetch(
+            self.url + path,
+            method=method,
+            body=body,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            raise_error=False,
+            allow_nonstandard_methods=True,
+            request_timeout=50,
+        )
+
+    async def post(self, body: Any, path: str = LEADS, **headers: str) -> HTTPResponse:
+        """POST a value as JSON."""
+        headers.setdefault("Content_Type", "application/json")
+        return await self.request("POST", path, json.dumps(body), **headers)
+
+    async def lead(self, **fields: Any) -> int:
+        """POST a lead that must be taken: fields of tour_request, and token or the like; gives its id."""
+        outer = {
+            name: fields.pop(name)
+            for name in ("token", "unified_address_id", "address_line_one")
+            if name in fields
+        }
+        response = await self.post({**outer, "tour_request": {"requestor_email": "jane@renter.test", **fields}})
+        assert response.code == 201, response.body
+        return int(json.loads(response.body)["id"])
+
+    async def stored(self, lead_id: int) -> dict[str, Any]:
+        found = await self.server.reader.read(show_lead, lead_id)
+        assert found is not None
+        return found
+
+    async def leads(self) -> list[dict[str, Any]]:
+        return await self.server.reader.read(lambda: list(list_leads(newest_first=False)))
+
+    async def deliveries(self, **only: Any) -> list[dict[str, Any]]:
+        rows = await self.server.reader.read(list_deliveries, None, None, 100_000, self.clock.now())
+        return [row for row in reversed(rows) if all(row[name] == value for name, value in only.items())]
+
+    async def destination(self, kind: str) -> dict[str, Any]:
+        rows = await self.server.reader.read(list_destinations, self.clock.now())
+        return next(row for row in rows if row["kind"] == kind)
+
+    async def settled(self, **only: Any) -> list[dict[str, Any]]:
+        """The deliveries, once none of them is on its way or due."""
+        while True:
+            self.server.dispatcher.wake()
+            rows = await self.deliveries(**only)
+            due = [r for r in rows if r["state"] == "pending" and r["due_at"] <= now_text(self.clock)]
+            held = [r for r in due if (await self.destination(r["kind"]))["waits_because"]]
+            if len(due) == len(held) and not any(r["state"] == "sending" for r in rows):
+                return rows
+            await asyncio.sleep(0.005)
+
+    async def change(self, write: Callable[[], Any]) -> Any:
+        """Do something to the database as a command beside the server would: on another connection."""
+
+        def work() -> Any:
+            from models.database import close_database, database
+
+            database.connect()
+            try:
+                with transaction():
+                    return write()
+            finally:
+                close_database()
+
+        return await asyncio.to_thread(work)
+
+    async def building(self, token: str | None = "maple", **fields: str | None) -> int:
+        """Register a building; gives its id."""
+        values = {"name": "The Maple", "agent_email": "agent@maple.test", **fields}
+        added, _ = await self.change(lambda: building.add_building(values, token, self.clock.now()))
+        return int(added.id)
+
+
+def now_text(clock: Clock) -> str:
+    from models.database import as_text
+
+    return as_text(clock.now())
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@asynccontextmanager
+async def running_house(data_dir: Path, clock: Clock, **options: str) -> AsyncIterator[House]:
+    house = House(data_dir, clock)
+    await house.mail.start()
+    house.partner.start()
+    try:
+        await house.start(**options)
+        try:
+            yield house
+        finally:
+            await house.server.stop()
+    finally:
+        house.client.close()
+        await house.partner.stop()
+        await house.mail.stop()
+
+
+OpenHouse = Callable[..., Awaitable[House]]
+
+
+@pytest.fixture
+def open_house(io_loop: IOLoop, tmp_path: Path, clock: SteppedClock) -> Iterator[OpenHouse]:
+    """Opens a house with the settings given; it is closed after the test."""
+    opened: list[Any] = []
+
+    async def open_one(**options: str) -> House:
+        context = running_house(tmp_path / uuid.uuid4().hex, clock, **options)
+        house = await context.__aenter__()
+        opened.append(context)
+        return house
+
+    yield open_one
+    for context in opened:
+        io_loop.run_sync(lambda c=context: c.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def house(io_loop: IOLoop, open_house: OpenHouse) -> House:
+    """A house with the settings of every day, and one building whose token is 'maple'."""
+
+    async def open_one() -> House:
+        # A limit of its own, so that a test of something else doesn't meet it.
+        house = await open_house(rate_limit="100000/1")
+        await house.building(website_url="https://maple.test", address_line_one="12 Maple Street")
+        return house
+
+    return io_loop.run_sync(open_one)
