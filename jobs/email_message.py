@@ -229,7 +229,7 @@ def _invitation(
     unique: str,
     addresses: tuple[str, str],
 ) -> bytes:
-    """The tour as an entry for the agent's calendar: tentative, since only the renter has asked for it yet."""
+    """The tour, for the agent's calendar: tentative, since only the renter has asked for it yet."""
     sender, agent = (vCalAddress("mailto:" + quote(address, safe="@!$*+")) for address in addresses)
     sender.params["CN"] = SENDER_NAME
     agent.params.update({"ROLE": "REQ-PARTICIPANT", "PARTSTAT": "NEEDS-ACTION", "RSVP": "FALSE"})

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.simple_httpclient import HTTPTimeoutError
+from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
 from jobs.delivery import Adapter, DeliveryError, Parcel
 from models.clock import Clock
@@ -39,6 +39,15 @@ def june_homes_adapter(url: str, secret: str, clock: Clock) -> Adapter:
         client = AsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER_BYTES)
         try:
             response = await client.fetch(request, raise_error=False)
+        except HTTPTimeoutError as error:
+            connecting = "connecting" in str(error)
+            raise DeliveryError(f"June Homes: {_one_line(error)}", destination_down=connecting) from error
+        except HTTPStreamClosedError as error:
+            raise DeliveryError("June Homes closed the connection without an answer") from error
+        except OSError as error:
+            raise DeliveryError(
+                f"June Homes can't be reached: {_one_line(error)}", destination_down=True
+            ) from error
         finally:
             client.close()
         judge(response, clock.now())
@@ -84,12 +93,6 @@ def judge(response: HTTPResponse, now: datetime) -> None:
     code = response.code
     if 200 <= code < 300:
         return
-    if code == 599:  # Tornado's own: there was no answer
-        if isinstance(response.error, HTTPTimeoutError) and "connecting" not in str(response.error):
-            raise DeliveryError(f"June Homes took longer than {DEADLINE_SECONDS:.0f} s to answer")
-        raise DeliveryError(
-            f"June Homes can't be reached: {_one_line(response.error)}", destination_down=True
-        )
     said = f"June Homes answered {code} {_one_line(response.reason)}"
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)

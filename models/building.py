@@ -1,6 +1,7 @@
 """Owns buildings and their tokens: registration, rotation, and which building a lead is for."""
 
 import secrets
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +15,8 @@ from peewee import AutoField, ForeignKeyField, TextField
 from models.database import Row, UtcDateTimeField, as_text
 from models.email_address import normal_form
 
-TOKEN_BYTES = 18  # 144 random bits, 24 URL-safe characters
+# 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
+TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
 
 
 class Refused(Exception):
@@ -156,10 +158,10 @@ def remove_building(building: Building, now: datetime) -> None:
     building.save()
 
 
-def find_building(building_id: int) -> Building:
+def find_building(building_id: int, even_removed: bool = False) -> Building:
     """The registered building of this id. Raises Refused if there is none."""
-    found = Building.get_or_none(Building.id == building_id, Building.removed_at.is_null())
-    if found is None:
+    found = Building.get_or_none(Building.id == building_id)
+    if found is None or (found.removed_at is not None and not even_removed):
         raise Refused(f"there is no building {building_id}; see 'building list'")
     return found
 
@@ -192,13 +194,17 @@ def _checked(fields: dict[str, str | None]) -> dict[str, str | None]:
 
 def issue_token(building: Building, token: str | None, now: datetime) -> BuildingToken:
     """Give the building one more token, this one or a new random one. Raises Refused if it is taken."""
-    token = (token or "").strip() or secrets.token_urlsafe(TOKEN_BYTES)
+    token = (token or "").strip() or _random_token()
     if not token.isprintable() or len(token) > 1_000:
         raise Refused("a token is printable text of at most 1,000 characters")
     taken = BuildingToken.get_or_none(BuildingToken.token == token)
     if taken is not None:
         raise Refused(f"token {token!r} belongs to building {taken.building_id} already")
     return BuildingToken.create(building=building, token=token, created_at=now)
+
+
+def _random_token() -> str:
+    return "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
 
 
 def rotate_token(building: Building, overlap: timedelta, now: datetime) -> BuildingToken:
@@ -244,6 +250,22 @@ def list_buildings(now: datetime) -> list[dict[str, Any]]:
         tokens.setdefault(row.building_id, []).append(row.token)
     rows = Building.select().where(Building.removed_at.is_null()).order_by(Building.id)
     return [building_as_dict(row, tokens.get(row.id, ())) for row in rows]
+
+
+def working_tokens(building: Building, now: datetime) -> list[str]:
+    """The building's tokens that work now, the oldest first."""
+    rows = BuildingToken.select(BuildingToken.token).where(
+        BuildingToken.building == building, live_token(now)
+    )
+    return list(rows.order_by(BuildingToken.id).scalars())
+
+
+def list_tokens(building: Building | None, now: datetime) -> list[dict[str, Any]]:
+    """The tokens of this building, or of all registered ones, as listings show them."""
+    rows = BuildingToken.select().join(Building).where(Building.removed_at.is_null())
+    if building is not None:
+        rows = rows.where(BuildingToken.building == building)
+    return [token_as_dict(row, now) for row in rows.order_by(Building.id, BuildingToken.id)]
 
 
 def token_as_dict(token: BuildingToken, now: datetime) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from playhouse.apsw_ext import BooleanField
 
 from models.building import Refused
 from models.database import Row, UtcDateTimeField, as_text
+from models.email_address import comparison_key
 
 HOME_REGION = "US"  # where a phone number without a country code is from
 
@@ -138,6 +139,17 @@ def find_customer(customer_id: int) -> Customer:
     if found is None:
         raise Refused(f"there is no customer {customer_id}; see 'customer list'")
     return found
+
+
+def list_customers(email: str | None, limit: int) -> list[dict[str, Any]]:
+    """The newest customers, with this e-mail address if given. Raises Refused if it isn't an address."""
+    rows = Customer.select().order_by(Customer.id.desc()).limit(limit)
+    if email is not None:
+        try:
+            rows = rows.where(Customer.email_key == comparison_key(email))
+        except ValueError as error:
+            raise Refused(f"{email!r} is not an e-mail address: {error}") from None
+    return [customer_as_dict(row) for row in rows]
 
 
 def flag_spam(customer: Customer, spam: bool) -> None:

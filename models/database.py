@@ -217,9 +217,28 @@ def pragma(name: str) -> Any:
     return database.execute_sql(f"PRAGMA {name}").fetchone()[0]
 
 
-def empty_journal() -> None:
-    """Move all of the write-ahead log into the database and cut it to nothing, as far as readers let it."""
-    database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+def empty_journal() -> bool:
+    """Move the write-ahead log into the database and cut it to nothing; False if a reader is in the way."""
+    busy, _, _ = database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+    return not busy
+
+
+def scrub() -> None:
+    """Rewrite the file without any trace of what was deleted from it, and empty the journal.
+
+    secure_delete alone is not enough: splitting an index's page leaves copies of keys in the page's unused
+    part, where no later delete finds them (measured: of 600 erased customers one e-mail address stayed).
+    Raises StorageError if the disk or another's lock failed it.
+    """
+    try:
+        database.execute_sql("PRAGMA temp_store = file")  # or the whole file is rewritten in memory
+        database.execute_sql("VACUUM")
+        database.execute_sql("PRAGMA temp_store = memory")
+        emptied = empty_journal()
+    except (DatabaseError, apsw.Error) as error:
+        raise StorageError(storage_reason(error)) from error
+    if not emptied:
+        raise StorageError("the journal is in use")
 
 
 def _refusal(path: Path, error: Exception) -> str:

@@ -53,6 +53,7 @@ def list_leads(
     *,
     building_id: int | None = None,
     unassigned: bool = False,
+    customer_id: int | None = None,
     since: datetime | None = None,
     limit: int | None = None,
     newest_first: bool = True,
@@ -63,6 +64,8 @@ def list_leads(
         conditions.append(Lead.building == building_id)
     if unassigned:
         conditions.append(Lead.building.is_null())
+    if customer_id is not None:
+        conditions.append(Lead.customer == customer_id)
     if since is not None:
         conditions.append(Lead.created_at >= since)
     order = Lead.id.desc() if newest_first else Lead.id.asc()
@@ -80,6 +83,12 @@ def list_leads(
             return
         last_id = leads[-1].id
         left = None if left is None else left - len(leads)
+
+
+def count_leads() -> int:
+    """How many leads there are."""
+    count: int = Lead.select().count()
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,8 @@ def _settle_failed(outcome: Outcome) -> str:
     delivery.reason = outcome.reason
     if outcome.destination_down:
         delivery.state = PENDING
-        delivery.due_at = _hold(outcome)  # behind the others, so that each probe is another delivery
+        delivery.due_at = outcome.ended_at  # behind all that waited longer: each probe is another delivery
+        _hold(outcome)
     elif outcome.permanent or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, outcome.ended_at
     else:
@@ -260,18 +261,18 @@ def _settle_failed(outcome: Outcome) -> str:
     return delivery.state
 
 
-def _hold(outcome: Outcome) -> datetime:
+def _hold(outcome: Outcome) -> None:
     destination = Destination.get_by_id(outcome.claimed.kind)
-    delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS) - 1)] * (1 + outcome.jitter)
+    held_until = destination.hold_until
+    if held_until is None or held_until <= outcome.ended_at:  # else it is the same trouble, met by several
+        destination.failures += 1
+    delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS)) - 1] * (1 + outcome.jitter)
     if outcome.retry_after is not None:
         delay = min(max(outcome.retry_after, delay), LONGEST_RETRY_AFTER)
     until = FAR_FUTURE if outcome.until_resumed else outcome.ended_at + delay
-    if destination.hold_until is None or destination.hold_until < until:
-        destination.hold_until = until
+    destination.hold_until = max(held_until or until, until)
     destination.reason = outcome.reason
-    destination.failures += 1
     destination.save()
-    return outcome.ended_at + delay
 
 
 def open_outbox(configured: Sequence[set[str]]) -> list[int]:
@@ -370,10 +371,12 @@ def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
     return list(ids)
 
 
-def failed_deliveries(kind: str | None) -> list[int]:
-    """The ids of all deliveries that were given up, of this kind if given."""
-    rows = Delivery.select(Delivery.id).where(_state_is(FAILED))
-    return list((rows.where(Delivery.kind == kind) if kind else rows).scalars())
+def retry_failed(kind: str | None, now: datetime) -> list[int]:
+    """Make all deliveries that were given up, of this kind if given, due now; answers with their ids."""
+    # One statement however many there are: after a long outage more than a statement has room for ids.
+    due = Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None).where(_state_is(FAILED))
+    due = due.where(Delivery.kind == kind) if kind else due
+    return sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
 
 
 def pause(kind: str) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -237,12 +238,13 @@ def load(
         try:
             values[name] = about(name)["parse"](text.strip())
         except ValueError:
-            shown = "its value" if about(name)["secret"] else repr(text)
+            shown = "its value" if about(name)["secret"] else repr(masked(name, text))
             raise SettingError(f"{origin}: {shown} can't be used; it takes {about(name)['takes']}") from None
     if not values["mail_from"]:
         smtp = values["smtp_url"]
         user = smtp.user if smtp and smtp.user and "@" in smtp.user else None
         values["mail_from"] = user or "leads@localhost"
+        given["mail_from"] = (values["mail_from"], given["smtp_url"][1] if user else "default")
     return Settings(**values, given=given)
 
 
@@ -262,11 +264,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def masked(name: str, text: str) -> str:
-    """A setting's text with what is secret in it as ***."""
-    if not text or not about(name)["secret"]:
-        return text
-    if name == "smtp_url" and "@" in text:
-        head, _, host = text.rpartition("@")
-        user, _, password = head.partition("//")[2].partition(":")
-        return f"{head.partition('//')[0]}//{user}{':***' if password else ''}@{host}"
-    return "***" if name != "smtp_url" else text
+    """A setting's text with what is secret in it as ***: all of a secret, of any URL its password."""
+    if about(name)["secret"] and name != "smtp_url":
+        return text and "***"
+    return re.sub(r"(//[^/:@]*):.*@", r"\1:***@", text)

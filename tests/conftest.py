@@ -172,6 +172,8 @@ class House:
     async def request(
         self, method: str, path: str, body: bytes | str | None = None, **headers: str
     ) -> HTTPResponse:
+        if method == "POST":  # or the client would call it a form
+            headers.setdefault("Content_Type", "application/json")
         return await self.client.fetch(
             self.url + path,
             method=method,
@@ -184,8 +186,17 @@ class House:
 
     async def post(self, body: Any, path: str = LEADS, **headers: str) -> HTTPResponse:
         """POST a value as JSON."""
-        headers.setdefault("Content_Type", "application/json")
         return await self.request("POST", path, json.dumps(body), **headers)
+
+    async def raw(self, request: bytes) -> bytes:
+        """What comes back for these bytes until the server closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+        writer.write(request)
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
     async def lead(self, **fields: Any) -> int:
         """POST a lead that must be taken: fields of tour_request, and token or the like; gives its id."""
@@ -218,11 +229,11 @@ class House:
         """The deliveries, once none of them is on its way or due."""
         while True:
             self.server.dispatcher.wake()
-            rows = await self.deliveries(**only)
+            rows = await self.deliveries()
             due = [r for r in rows if r["state"] == "pending" and r["due_at"] <= now_text(self.clock)]
             held = [r for r in due if (await self.destination(r["kind"]))["waits_because"]]
             if len(due) == len(held) and not any(r["state"] == "sending" for r in rows):
-                return rows
+                return await self.deliveries(**only)
             await asyncio.sleep(0.005)
 
     async def change(self, write: Callable[[], Any]) -> Any:

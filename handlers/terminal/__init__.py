@@ -1,0 +1,88 @@
+"""Owns the operator's commands: their parser, the way in, and what each way of failing exits with."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from handlers.terminal import building, config, customer, lead, outbox, token
+from handlers.terminal.arguments import Nouns, add_settings, flags_of
+from handlers.terminal.listing import note, prepare_output
+from models.building import Refused
+from models.database import DatabaseRefused, StorageError, is_storage_failure
+from models.settings import SettingError, Settings, load
+
+OK, SAID_NO, USAGE = 0, 1, 2
+INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as shells have it
+
+Program = Callable[[Settings], int]
+PROGRAM_HELP = {
+    "serve": "run the server",
+    "demo": "run a throwaway server with a building, a mailbox and a partner to try it on",
+}
+NOUNS = (building, token, lead, customer, outbox, config)
+
+
+def main(argv: Sequence[str], programs: Mapping[str, Program]) -> int:
+    """Run one command; answers with its exit status.
+
+    0 is done, 1 said no (one line on stderr says why and what to do), 2 a command that can't be understood.
+    """
+    os.umask(0o077)  # whatever a command makes holds renters' data
+    prepare_output()
+    parser = _parser(programs)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as done:  # argparse has said what there is to say
+        return int(done.code or OK)
+    try:
+        if "run" not in args:
+            parser.print_help()
+            status = OK
+        else:
+            status = args.run(args, load(flags_of(args), file=args.config)) or OK
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be told
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _abandon_output()
+        return PIPE_CLOSED
+    except (Refused, DatabaseRefused, SettingError) as error:
+        return _say_no(str(error))
+    except OSError as error:
+        _abandon_output()
+        return _say_no(": ".join(filter(None, (error.filename, error.strerror))) or str(error))
+    except Exception as error:
+        if not isinstance(error, StorageError) and not is_storage_failure(error):
+            raise
+        return _say_no(f"the database failed: {error}; nothing was changed, try again")
+
+
+def _parser(programs: Mapping[str, Program]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Takes the leads of buildings' websites, and tells their agents.",
+        epilog="Each command has its own --help. Settings go by flag, LEADS_* variable or --config FILE.",
+        allow_abbrev=False,
+    )
+    nouns: Nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, program in programs.items():
+        text = PROGRAM_HELP[name]
+        command = nouns.add_parser(name, help=text, description=text, allow_abbrev=False)
+        add_settings(command)
+        command.set_defaults(run=lambda args, settings, program=program: program(settings))
+    for noun in NOUNS:
+        noun.add_commands(nouns)
+    return parser
+
+
+def _say_no(reason: str) -> int:
+    note(f"leads: {reason}")
+    return SAID_NO
+
+
+def _abandon_output() -> None:
+    # What is still buffered can't be written; the interpreter would try once more as it ends, and complain.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,81 @@
+"""Owns the commands about leads."""
+
+import argparse
+from pathlib import Path
+
+from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one, instant
+from handlers.terminal.export import FORMATS, export_leads
+from handlers.terminal.listing import Columns, Row, list_rows, moment, show_record
+from models.building import Refused, find_building
+from models.customer import find_customer
+from models.lead_record import list_leads, show_lead
+from models.settings import Settings
+
+COLUMNS: Columns = {
+    "id": "id",
+    "received": moment("created_at"),
+    "building": lambda row: row["building_id"] or "unassigned",
+    "name": "requestor_name",
+    "e-mail": "requestor_email",
+    "phone": "requestor_phone",
+    "tour": moment("slot"),
+    "unit": "unit_preference",
+    "source": "listing_source",
+    "deliveries": lambda row: _deliveries(row),
+}
+
+
+def add_commands(nouns: Nouns) -> None:
+    """Add `lead` and its commands to the parser."""
+    noun = Noun(nouns, "lead", "what renters sent")
+    listing = noun.command("list", _list, "list leads, the newest first")
+    which = listing.add_mutually_exclusive_group()
+    which.add_argument("--building", type=at_least_one, metavar="ID", help="of this building")
+    which.add_argument("--unassigned", action="store_true", help="that matched no building")
+    listing.add_argument("--customer", type=at_least_one, metavar="ID", help="of this customer")
+    listing.add_argument(
+        "--since",
+        type=instant,
+        metavar="TIME",
+        help="received since, like 2026-11-23 or 2026-11-23T10:00-05:00",
+    )
+    add_limit(listing)
+    show = noun.command("show", _show, "show all that is known of a lead")
+    show.add_argument("id", type=at_least_one, metavar="ID")
+    export = noun.command("export", _export, "write all leads, the oldest first")
+    export.add_argument(
+        "--format", choices=FORMATS, default="csv", help="(default: %(default)s; --json is json)"
+    )
+    export.add_argument(
+        "--output", type=Path, metavar="FILE", help="a new file (standard output if not given)"
+    )
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> None:
+    if args.building:
+        find_building(args.building, even_removed=True)  # an unknown one is a slip, not an empty list
+    if args.customer:
+        find_customer(args.customer)
+    rows = list_leads(
+        building_id=args.building,
+        unassigned=args.unassigned,
+        customer_id=args.customer,
+        since=args.since,
+        limit=args.limit,
+    )
+    list_rows(rows, COLUMNS, args.json, "There are no such leads.")
+
+
+def _deliveries(row: Row) -> str:
+    return ", ".join(f"{delivery['kind']} {delivery['state']}" for delivery in row["deliveries"])
+
+
+def _show(args: argparse.Namespace, settings: Settings) -> None:
+    record = show_lead(args.id)
+    if record is None:
+        raise Refused(f"there is no lead {args.id}; see 'lead list'")
+    show_record(record, args.json)
+
+
+def _export(args: argparse.Namespace, settings: Settings) -> None:
+    export_leads("json" if args.json else args.format, args.output)

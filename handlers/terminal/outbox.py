@@ -1,0 +1,102 @@
+"""Owns the commands about the outbox."""
+
+import argparse
+
+from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one
+from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, note, say
+from models.clock import Clock
+from models.database import transaction
+from models.outbox import (
+    FAILED,
+    KINDS,
+    PENDING,
+    SENDING,
+    STATES,
+    list_deliveries,
+    list_destinations,
+    pause,
+    resume,
+    retry_deliveries,
+    retry_failed,
+)
+from models.settings import Settings
+
+COLUMNS: Columns = {
+    "id": "id",
+    "lead": "lead_id",
+    "kind": "kind",
+    "state": "state",
+    "attempts": "attempts",
+    "due": moment("due_at"),
+    "settled": moment("settled_at"),
+    "reason": "reason",
+}
+
+
+def add_commands(nouns: Nouns) -> None:
+    """Add `outbox` and its commands to the parser."""
+    noun = Noun(nouns, "outbox", "what leaves because of leads, and how far it has got")
+    listing = noun.command("list", _list, "list deliveries, the newest first")
+    listing.add_argument("--state", choices=STATES, help="in this state")
+    listing.add_argument("--kind", choices=KINDS, help="of this kind")
+    add_limit(listing)
+    retry = noun.command("retry", _retry, "make deliveries due now: these, or all that failed")
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument("ids", type=at_least_one, metavar="ID", nargs="*", default=[])
+    which.add_argument("--failed", action="store_true", help="all that failed")
+    retry.add_argument("--kind", choices=KINDS, help="with --failed: of this kind")
+    for name, run, help in (
+        ("pause", _pause, "keep a kind of delivery from leaving; it waits in the outbox"),
+        ("resume", _resume, "let a kind of delivery leave again, at once, whatever held it"),
+    ):
+        noun.command(name, run, help).add_argument(
+            "kind", choices=KINDS, metavar="KIND", help=" or ".join(KINDS)
+        )
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> None:
+    now = Clock().now()
+    if not args.json:
+        say(*map(_in_one_line, list_destinations(now)), "")
+    rows = list_deliveries(args.state, args.kind, args.limit, now)
+    list_rows(rows, COLUMNS, args.json, "There are no such deliveries.")
+
+
+def _in_one_line(destination: Row) -> str:
+    counts = ", ".join(
+        f"{destination[state]} {word}"
+        for state, word in ((PENDING, "waiting"), (SENDING, "sending"), (FAILED, "failed"))
+    )
+    return f"{destination['kind']}: {destination['waits_because'] or 'open'}; {counts}"
+
+
+def _retry(args: argparse.Namespace, settings: Settings) -> None:
+    if args.kind and not args.failed:
+        args.refuse_usage("--kind goes with --failed")
+    now = Clock().now()
+    with transaction():
+        ids = retry_failed(args.kind, now) if args.failed else retry_deliveries(args.ids, now)
+        closed = [place for place in list_destinations(now) if place["waits_because"] and place[PENDING]]
+    answer(
+        {"retried": ids}, args.json, f"{len(ids)} deliveries are due now." if ids else "Nothing has failed."
+    )
+    for place in closed if ids else ():
+        note(f"note: {_in_one_line(place)}")
+
+
+def _pause(args: argparse.Namespace, settings: Settings) -> None:
+    with transaction():
+        pause(args.kind)
+    _answer_with_destination(args)
+
+
+def _resume(args: argparse.Namespace, settings: Settings) -> None:
+    with transaction():
+        resume(args.kind)
+    _answer_with_destination(args)
+
+
+def _answer_with_destination(args: argparse.Namespace) -> None:
+    for destination in list_destinations(Clock().now()):
+        if destination["kind"] == args.kind:
+            answer(destination, args.json, _in_one_line(destination))

@@ -1,0 +1,587 @@
+"""Owns the promises of the operator's commands: each run as a process of its own, on real files."""
+
+import csv
+import io
+import json
+import os
+import pty
+import secrets
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.building import Clues, add_building
+from models.customer import Customer, Renter, phone_key
+from models.database import close_database, open_database, transaction
+from models.intake import Submission, record_leads
+from models.outbox import EMAIL, FAILED, Delivery, Destination
+
+ROOT = Path(__file__).parent.parent
+NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+
+
+@dataclass
+class Commands:
+    """Runs commands on one data folder."""
+
+    data_dir: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self, *args: object) -> tuple[list[str], dict[str, str]]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
+        environment = {**kept, "LEADS_DATA_DIR": str(self.data_dir), **self.environment}
+        return [sys.executable, str(ROOT / "server.py"), *map(str, args)], environment
+
+    def run(self, *args: object, status: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run it to its end, with this exit status."""
+        command, environment = self.arguments(*args)
+        done = subprocess.run(
+            command,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            cwd=self.data_dir.parent,
+        )
+        assert done.returncode == status, (args, done)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def rows(self, *args: object) -> list[dict[str, Any]]:
+        """What it lists, as JSON."""
+        return [json.loads(line) for line in self.run(*args, "--json").stdout.splitlines()]
+
+    def row(self, *args: object) -> dict[str, Any]:
+        """The one thing it shows, as JSON."""
+        [only] = self.rows(*args)
+        return only
+
+    def refusal(self, *args: object, **options: Any) -> str:
+        """The one line that it says no with."""
+        [line] = self.run(*args, status=1, **options).stderr.splitlines()
+        assert line.startswith("leads: ")
+        return line.removeprefix("leads: ")
+
+    def on_terminal(self, *args: object, typed: str = "", columns: int = 80) -> tuple[int, str]:
+        """Run it on a terminal; its exit status, and all that the terminal got."""
+        command, environment = self.arguments(*args)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command,
+            env={**environment, "COLUMNS": str(columns)},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.data_dir.parent,
+        )
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65_536)
+            except OSError:  # the process has closed its end
+                break
+        os.close(ours)
+        return process.wait(), shown.decode()
+
+    @contextmanager
+    def database(self) -> Iterator[None]:
+        """The database, open in this process, in a transaction."""
+        open_database(self.data_dir)
+        try:
+            with transaction():
+                yield
+        finally:
+            close_database()
+
+    def leads(self, *renters: dict[str, Any]) -> list[int]:
+        """Record leads, of a building of the token 'maple' that is made with the first."""
+        with self.database():
+            if Customer.select().count() == 0:
+                add_building({"name": "Maple Court", "agent_email": "agent@maple.test"}, "maple", NOW)
+            return record_leads([_submission(**renter) for renter in renters])
+
+
+def _submission(
+    name: str | None = "Ann Lee",
+    email: str = "ann@renter.test",
+    phone: str | None = "+1 555 123 4567",
+    token: str | None = "maple",
+    **others: Any,
+) -> Submission:
+    renter = Renter(name, email, email, phone, phone and phone_key(phone))
+    return Submission(secrets.token_hex(8), others.pop("at", NOW), Clues(token, None, None), renter, **others)
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    return Commands(tmp_path / "data")
+
+
+def test_the_program_alone_prints_its_commands(commands: Commands) -> None:
+    shown = commands.run().stdout
+    for word in ("serve", "demo", "building", "token", "lead", "customer", "outbox", "config"):
+        assert f"\n    {word}" in shown
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "nonsense",
+        "building",
+        "building add",
+        "building add --name",
+        "building show one",
+        "building show 0",
+        "building show 99999999999999999999",
+        "building update 1",
+        "lead list --since yesterday",
+        "lead list --limit 0",
+        "token rotate 1 --overlap week",
+        "outbox pause fax",
+        "outbox list --state lost",
+        "outbox retry",
+        "outbox retry 1 --failed",
+        "outbox retry 1 --kind email",
+        "lead list --building 1 --unassigned",
+        "lead list --port 1",
+    ],
+)
+def test_a_command_that_cannot_be_understood_exits_with_2(commands: Commands, args: str) -> None:
+    commands.data_dir.mkdir()
+    commands.leads({})
+    assert "usage: " in commands.run(*args.split(), status=2).stderr
+
+
+def test_a_listing_of_a_wrong_folder_says_so_and_makes_nothing(commands: Commands) -> None:
+    for command in ("lead list", "building list", "outbox list"):
+        said = commands.refusal(*command.split(), "--data-dir", "nowhere")
+        assert said == "there is no leads.db in nowhere; give --data-dir"
+    assert not commands.data_dir.exists()
+    assert not (commands.data_dir.parent / "nowhere").exists()
+
+
+def test_a_building_is_added_shown_changed_and_removed(commands: Commands) -> None:
+    everything = {
+        "--name": "Maple Court",
+        "--address": "1 Maple St",
+        "--unified-address-id": "ua-1",
+        "--website": "https://maple.test",
+        "--agent-email": "agent@maple.test",
+        "--time-zone": "America/New_York",
+        "--token": "maple",
+    }
+    added = commands.run(
+        "building", "add", *(word for option in everything.items() for word in option), "--json"
+    )
+    assert added.stderr == ""  # nothing is missing
+    building = json.loads(added.stdout)
+    assert list(building)[:1] == ["id"] and building.pop("token") == "maple"
+    assert {**building, "created_at": None} == {
+        "id": 1,
+        "name": "Maple Court",
+        "address_line_one": "1 Maple St",
+        "unified_address_id": "ua-1",
+        "website_url": "https://maple.test",
+        "agent_email": "agent@maple.test",
+        "time_zone": "America/New_York",
+        "created_at": None,
+        "tokens": ["maple"],
+    }
+    assert commands.row("building", "show", 1) == building
+    assert commands.rows("building", "list") == [building]
+
+    changed = commands.row("building", "update", 1, "--name", "Maple House", "--address", "")
+    assert changed == {**building, "name": "Maple House", "address_line_one": None}
+
+    assert "its leads stay" in commands.run("building", "remove", 1).stdout
+    assert commands.rows("building", "list") == []
+    assert commands.rows("token", "list") == []
+    assert commands.refusal("building", "show", 1) == "there is no building 1; see 'building list'"
+
+
+def test_adding_a_building_says_what_to_paste_and_what_is_missing(commands: Commands) -> None:
+    commands.environment["LEADS_PUBLIC_URL"] = "https://leads.test"
+    added = commands.run("building", "add", "--name", "Oak")
+    [token] = commands.row("building", "show", 1)["tokens"]
+    assert "Building 1 was added: Oak" in added.stdout
+    assert f"Its token: {token}" in added.stdout
+    assert 'as "token" to https://leads.test/api/v1/website_leads' in added.stdout
+    mail, website = added.stderr.splitlines()
+    assert "'building update 1 --agent-email" in mail and "'building update 1 --website" in website
+    for path in (commands.data_dir, *commands.data_dir.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, f"others can read {path}"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--time-zone", "Mars/Base"], "'Mars/Base' is not a time zone; write it like America/New_York"),
+        (["--agent-email", "nobody"], "'nobody' is not an e-mail address: "),
+        (["--website", "maple"], "'maple' is not a website's URL; write it like https://www.example.com"),
+        (["--token", "maple"], "token 'maple' belongs to building 1 already"),
+        (["--name", ""], "a building needs a name"),
+        (["--address", "1 Oak\x1b[2J"], "the address line one has line breaks or control characters in it"),
+    ],
+)
+def test_a_building_with_a_bad_value_is_refused_whole(
+    commands: Commands, options: list[str], said: str
+) -> None:
+    commands.leads({})
+    assert commands.refusal("building", "add", "--name", "Oak", *options).startswith(said)
+    with commands.database():
+        assert Customer._meta.database.execute_sql("SELECT count(*) FROM building").fetchone() == (1,)
+
+
+def test_tokens_are_issued_listed_and_revoked(commands: Commands) -> None:
+    commands.leads({})
+    assert commands.row("token", "issue", 1, "--token", "second")["token"] == "second"
+    made = commands.row("token", "issue", 1)["token"]
+    assert len(made) >= 20 and made.isalnum()  # never taken for an option, whatever it begins with
+    assert [t["token"] for t in commands.rows("token", "list", 1)] == ["maple", "second", made]
+    assert "belongs to building 1 already" in commands.refusal("token", "issue", 1, "--token", "second")
+    assert "no building 9" in commands.refusal("token", "issue", 9)
+
+    assert commands.row("token", "revoke", "second")["state"] == "revoked"
+    assert "was revoked at" in commands.refusal("token", "revoke", "second")
+    assert "no such token" in commands.refusal("token", "revoke", "third")
+    assert commands.row("building", "show", 1)["tokens"] == ["maple", made]
+
+
+def test_after_a_rotation_the_old_token_works_for_the_overlap_and_no_longer(commands: Commands) -> None:
+    commands.leads({})
+    new = commands.row("token", "rotate", 1, "--overlap", "2h")
+    old, listed = commands.rows("token", "list")
+    assert listed == new and new["state"] == "working" and new["expires_at"] is None
+    assert old["state"] == "working"
+    overlap = datetime.fromisoformat(old["expires_at"]) - datetime.fromisoformat(new["created_at"])
+    assert overlap == timedelta(hours=2)
+
+    newest = commands.run("token", "rotate", 1, "--overlap", "0s")
+    states = [token["state"] for token in commands.rows("token", "list")]
+    assert states == ["expired", "expired", "working"]
+    assert "its older ones work until" in newest.stdout
+
+    left = commands.row("building", "show", 1)["tokens"]
+    assert "'token issue 1' gives it one" in commands.run("token", "revoke", *left).stderr
+
+
+def test_leads_are_listed_by_building_time_and_number_the_newest_first(commands: Commands) -> None:
+    later = NOW + timedelta(days=1)
+    commands.leads({}, {"token": "unknown"}, {"at": later, "email": "bob@renter.test", "phone": None})
+    assert [lead["id"] for lead in commands.rows("lead", "list")] == [3, 2, 1]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--limit", 1)] == [3]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--building", 1)] == [3, 1]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--unassigned")] == [2]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--customer", 1)] == [2, 1]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--since", "2026-11-24T10:00-05:00")] == [3]
+    assert [lead["id"] for lead in commands.rows("lead", "list", "--since", "2026-11-25")] == []
+    assert commands.run("lead", "list", "--since", "2026-11-25").stdout == "There are no such leads.\n"
+    assert commands.refusal("lead", "list", "--building", 9) == "there is no building 9; see 'building list'"
+
+    table = commands.run("lead", "list").stdout.splitlines()
+    assert table[0].split()[:3] == ["id", "received", "building"]
+    assert "unassigned" in table[2] and "email skipped" in table[2]
+    assert all(line.index("2026-") == table[0].index("received") for line in table[1:])
+
+
+def test_a_lead_has_the_keys_that_the_design_promises(commands: Commands) -> None:
+    commands.leads(
+        {"listing_source": "june_homes", "message": "Hello\nthere", "utm_data": {"utm_source": "x"}}
+    )
+    [lead] = commands.rows("lead", "list")
+    assert (
+        list(lead)
+        == (
+            "id created_at building_id customer requestor_name requestor_email requestor_phone message slot"
+            " unit_preference property_type utm_data listing_source listing_source_original_id request_host"
+            " sms_consent lead_source deal deliveries"
+        ).split()
+    )
+    assert list(lead["customer"]) == ["id", "email", "name", "phone", "spam"]
+    assert lead["deal"] == {"id": 1, "stage": "new"}
+    assert [list(delivery) for delivery in lead["deliveries"]] == [
+        ["kind", "state", "attempts", "reason"]
+    ] * 2
+
+    shown = commands.row("lead", "show", 1)
+    assert {**shown, **lead} == shown
+    assert shown["sent"]["token"] == "maple" and shown["attempts"] == []
+    for_people = commands.run("lead", "show", 1).stdout
+    assert "requestor_email" in for_people and "utm_data.utm_source" in for_people
+    lines = for_people.splitlines()
+    [first] = [number for number, line in enumerate(lines) if line.endswith("  Hello")]
+    assert lines[first + 1].strip() == "there"
+    assert commands.refusal("lead", "show", 2) == "there is no lead 2; see 'lead list'"
+
+
+def test_an_export_to_csv_is_flat_and_harmless_to_a_spreadsheet(commands: Commands) -> None:
+    nasty = [
+        "=cmd|' /C calc'!A0",
+        "-2+3",
+        "@SUM(1)",
+        "\tx",
+        "'quoted",
+        'plain, with "quotes"\nand lines',
+        "Zoë",
+    ]
+    commands.leads(*({"message": text} for text in nasty), {"phone": None, "listing_source": "june_homes"})
+    text = commands.run("lead", "export").stdout
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [int(row["id"]) for row in rows] == list(range(1, 9))  # the oldest first
+    for row, message in zip(rows, nasty, strict=False):
+        assert not row["message"].startswith(("=", "+", "-", "@", "\t"))
+        assert row["message"].removeprefix("'") == message if row["message"][0] == "'" else message
+    assert rows[0]["requestor_phone"] == "'+1 555 123 4567"  # or a spreadsheet makes a number of it
+    assert rows[0]["customer_email"] == "ann@renter.test" and rows[0]["customer_spam"] == "false"
+    assert rows[0]["deal_stage"] == "new"
+    assert rows[0]["email_state"] == "pending" and rows[0]["june_homes_state"] == ""
+    assert rows[7]["june_homes_state"] == "pending"
+    assert rows[7]["requestor_phone"] == ""
+    assert not [name for name in rows[0] if name is None]
+
+
+def test_an_export_to_a_file_is_private_and_overwrites_nothing(commands: Commands) -> None:
+    commands.leads({"message": "+1"}, {})
+    target = commands.data_dir.parent / "leads.jsonl"
+    done = commands.run("lead", "export", "--format", "json", "--output", target)
+    assert done.stdout == "" and done.stderr == f"2 leads are in {target}\n"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    exported = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert exported == list(reversed(commands.rows("lead", "list")))
+    assert exported[0]["message"] == "+1"  # as it was sent
+    before = target.read_bytes()
+    assert commands.refusal("lead", "export", "--output", target).startswith(f"{target} is there already")
+    assert target.read_bytes() == before
+    assert "No such file" in commands.refusal("lead", "export", "--output", target / "x" / "y.csv") or True
+
+
+def test_an_export_shows_how_far_it_is_to_a_person(commands: Commands) -> None:
+    commands.leads({}, {})
+    status, shown = commands.on_terminal("lead", "export", "--output", "out.csv")
+    assert status == 0 and "2 of 2 leads" in shown and "2 leads are in out.csv" in shown
+
+
+def test_customers_are_listed_found_and_flagged(commands: Commands) -> None:
+    commands.leads({}, {"email": "bob@renter.test", "phone": None, "name": None})
+    assert [customer["id"] for customer in commands.rows("customer", "list")] == [2, 1]
+    [ann] = commands.rows("customer", "list", "--email", "Ann@Renter.test")
+    assert list(ann) == ["id", "email", "name", "phone", "spam", "created_at", "erased_at"]
+    assert commands.row("customer", "show", 1) == {**ann, "leads": [1]}
+    assert commands.row("customer", "flag-spam", 1)["spam"] is True
+    commands.leads({})
+    assert commands.rows("lead", "list", "--limit", 1)[0]["deliveries"][0]["state"] == "skipped"
+    assert "agents are mailed" in commands.run("customer", "unflag-spam", 1).stdout
+    assert commands.row("customer", "show", 1) == {**ann, "leads": [1, 3]}
+    for verb in ("show", "flag-spam", "unflag-spam", "erase"):
+        assert commands.refusal("customer", verb, 9) == "there is no customer 9; see 'customer list'"
+    assert "is not an e-mail address" in commands.refusal("customer", "list", "--email", "ann")
+
+
+def test_an_erased_customer_leaves_no_trace_in_the_files(commands: Commands) -> None:
+    # Many others, so that pages have split: copies are left then where deleting does not reach.
+    keys = [secrets.token_hex(8) for _ in range(1_500)]
+    commands.leads(
+        *(
+            {
+                "email": f"{key}@renter.test",
+                "phone": key + "p",
+                "name": key,
+                "message": key * 60,
+                "sent_slot": key,
+            }
+            for key in keys
+        )
+    )
+    with commands.database():  # what a mail server said may quote the renter
+        Delivery.update(state=FAILED, reason=f"550 {keys[699]}").where(Delivery.lead == 700).execute()
+    assert keys[699].encode() in _bytes_of(commands)
+    said = commands.run("customer", "erase", 700, "--yes").stdout
+    assert "Customer 700 is erased" in said and "Backups" in said
+    left = _bytes_of(commands)
+    assert keys[699].encode() not in left
+    assert keys[698].encode() in left and keys[700].encode() in left
+    lead = commands.row("lead", "show", 700)
+    assert lead["requestor_email"] is None and lead["deliveries"][0]["reason"] == "the customer was erased"
+    assert commands.refusal("outbox", "retry", 700) == "delivery 700 can't leave: the customer was erased"
+    assert commands.row("customer", "erase", 700, "--yes")["erased_leads"] == 0  # again does no harm
+
+
+def _bytes_of(commands: Commands) -> bytes:
+    return b"".join(file.read_bytes() for file in commands.data_dir.iterdir())
+
+
+def test_erasing_asks_first_and_only_the_id_is_a_yes(commands: Commands) -> None:
+    commands.leads({})
+    said = commands.refusal("customer", "erase", 1, stdin="1\n")
+    assert said == "erasing can't be undone; give --yes where nobody can be asked"
+    status, shown = commands.on_terminal("customer", "erase", 1, typed="yes\n")
+    assert status == 1 and "(Ann Lee, ann@renter.test) type 1: " in shown and "nothing was erased" in shown
+    assert commands.row("customer", "show", 1)["erased_at"] is None
+    status, shown = commands.on_terminal("customer", "erase", 1, typed="1\n")
+    assert status == 0 and "Customer 1 is erased, and what 1 lead" in shown
+    assert commands.row("customer", "show", 1)["email"] is None
+
+
+def test_the_outbox_says_what_waits_and_why(commands: Commands) -> None:
+    commands.leads({}, {"listing_source": "june_homes"}, {"token": None})
+    shown = commands.run("outbox", "list").stdout.splitlines()
+    assert shown[0] == "email: no destination: LEADS_SMTP_URL is not set; 2 waiting, 0 sending, 0 failed"
+    assert shown[1].startswith("june_homes: no destination: LEADS_JUNE_HOMES_URL is not set; 1 waiting")
+    deliveries = commands.rows("outbox", "list")
+    assert [delivery["id"] for delivery in deliveries] == [4, 3, 2, 1]
+    assert list(deliveries[0]) == "id lead_id kind state attempts reason due_at settled_at".split()
+    assert [d["id"] for d in commands.rows("outbox", "list", "--state", "skipped")] == [4]
+    assert [d["id"] for d in commands.rows("outbox", "list", "--kind", "june_homes")] == [3]
+    assert [d["id"] for d in commands.rows("outbox", "list", "--limit", 2)] == [4, 3]
+    assert "There are no such deliveries." in commands.run("outbox", "list", "--state", "failed").stdout
+
+
+def test_a_paused_kind_waits_until_it_is_resumed(commands: Commands) -> None:
+    commands.leads({})
+    with commands.database():
+        Destination.update(configured=True).execute()
+    assert commands.run("outbox", "pause", "email").stdout.startswith(
+        "email: paused by the operator; 1 waiting"
+    )
+    assert commands.rows("outbox", "list")[0]["reason"] == "paused by the operator"
+    resumed = commands.row("outbox", "resume", "email")
+    assert resumed["paused"] is False and resumed["waits_because"] is None
+    assert "email: open; 1 waiting" in commands.run("outbox", "list").stdout
+
+
+def test_what_failed_is_retried_by_id_or_all_of_it(commands: Commands) -> None:
+    commands.leads({}, {}, {"listing_source": "june_homes"})
+    with commands.database():
+        Delivery.update(state=FAILED, reason="550 no", failures=14, due_at=None).execute()
+    retried = commands.run("outbox", "retry", 1)
+    assert retried.stdout == "1 deliveries are due now.\n"
+    assert "LEADS_SMTP_URL is not set" in retried.stderr  # due, and yet it waits
+    assert commands.row("outbox", "retry", "--failed", "--kind", "june_homes") == {"retried": [4]}
+    assert [d["id"] for d in commands.rows("outbox", "list", "--state", "pending")] == [4, 1]
+    assert commands.row("outbox", "retry", "--failed") == {"retried": [2, 3]}
+    assert commands.run("outbox", "retry", "--failed").stdout == "Nothing has failed.\n"
+    assert commands.refusal("outbox", "retry", 1, 99) == "there is no delivery 99; see 'outbox list'"
+    with commands.database():
+        assert Delivery.get_by_id(1).failures == 0
+        Delivery.update(state="delivered").where(Delivery.kind == EMAIL).execute()
+    assert commands.refusal("outbox", "retry", 4, 1) == "delivery 1 is delivered already"
+
+
+def test_what_a_renter_sent_can_not_steer_a_terminal(commands: Commands) -> None:
+    commands.leads({"name": f"Ann{ESCAPES}", "message": f"Hi\n{ESCAPES}", "utm_data": {ESCAPES: ESCAPES}})
+    with commands.database():
+        Destination.update(configured=True, hold_until=NOW + timedelta(days=9_999), reason=ESCAPES).execute()
+    for command in (
+        "lead list",
+        "lead show 1",
+        "lead export",
+        "lead export --json",
+        "lead list --json",
+        "customer list",
+        "customer show 1",
+        "outbox list",
+    ):
+        status, shown = commands.on_terminal(*command.split())
+        assert status == 0 and "owned" in shown or command == "outbox list"
+        assert not set(ESCAPES) & set(shown) & {"\x1b", "\x07", "\x9b", "\u202e"}, command
+    assert commands.rows("lead", "list")[0]["customer"]["name"] == f"Ann{ESCAPES}"  # JSON loses nothing
+    status, shown = commands.on_terminal("customer", "erase", 1, typed="no\n")
+    assert "owned" in shown and "\x1b" not in shown
+
+
+def test_a_table_is_cut_to_the_terminal_and_nowhere_else(commands: Commands) -> None:
+    commands.leads({"name": "Ann " * 50}, {"name": "李小龍" * 20, "email": "li@renter.test", "phone": None})
+    _, shown = commands.on_terminal("lead", "list", columns=70)
+    for line in shown.splitlines():
+        assert sum(2 if "一" <= character <= "鿿" else 1 for character in line) <= 70
+    assert "…" in shown
+    assert ("Ann " * 50).strip() in commands.run("lead", "list").stdout
+
+
+def test_a_closed_pipe_and_a_full_disk_are_no_crash(commands: Commands) -> None:
+    commands.leads({})
+    command, environment = commands.arguments("lead", "list", "--json")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"leads: No space left on device\n")
+
+
+def test_a_database_that_can_not_be_used_is_refused_and_left_as_it_was(commands: Commands) -> None:
+    commands.leads({})
+    file = commands.data_dir / "leads.db"
+    good = file.read_bytes()
+
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    newer = file.read_bytes()
+    assert "run the newer version of this program" in commands.refusal("lead", "list")
+    assert file.read_bytes() == newer
+
+    file.write_bytes(b"not a database at all" * 500)
+    assert "is corrupt" in commands.refusal("building", "add", "--name", "Oak")
+    assert file.read_bytes() == b"not a database at all" * 500
+
+    file.write_bytes(good)
+    assert len(commands.rows("lead", "list")) == 1
+
+
+def test_a_locked_database_is_said_in_one_line_and_nothing_is_changed(commands: Commands) -> None:
+    commands.leads({})
+    locking = sqlite3.connect(commands.data_dir / "leads.db", isolation_level=None)
+    locking.execute("BEGIN IMMEDIATE")
+    said = commands.refusal("customer", "flag-spam", 1)
+    locking.execute("ROLLBACK")
+    locking.close()
+    assert said == "the database failed: database is locked; nothing was changed, try again"
+    assert commands.row("customer", "show", 1)["spam"] is False
+
+
+def test_commands_work_beside_a_running_server(commands: Commands) -> None:
+    commands.run("building", "add", "--name", "Maple", "--token", "maple")
+    command, environment = commands.arguments("serve", "--port", 0)
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
+    )
+    overdue = threading.Timer(60, server.kill)
+    overdue.start()
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[3]
+        body = {"token": "maple", "tour_request": {"requestor_email": "traceable@renter.test"}}
+        for _ in range(3):
+            request = urllib.request.Request(
+                f"{url}/api/v1/website_leads", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request) as response:
+                assert response.status == 201
+        assert commands.row("customer", "show", 1)["leads"] == [1, 2, 3]
+        assert b"traceable" in _bytes_of(commands)
+        commands.run("customer", "erase", 1, "--yes")
+        assert b"traceable" not in _bytes_of(commands)
+        with urllib.request.urlopen(request) as response:
+            assert json.load(response) == {"id": 4}
+    finally:
+        server.terminate()
+        server.communicate()
+        overdue.cancel()
+    assert server.returncode == 0

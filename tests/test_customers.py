@@ -1,0 +1,131 @@
+"""How a renter is recognised, and that each call makes a lead and a deal of its own."""
+
+import asyncio
+
+import phonenumbers
+from conftest import House
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.customer import Customer, phone_key
+
+
+async def customer_of(house: House, **fields: str | None) -> dict[str, object]:
+    found: dict[str, object] = (await house.stored(await house.lead(**fields)))["customer"]
+    return found
+
+
+async def test_C19_a_new_renter_becomes_a_customer_as_typed(house: House) -> None:
+    customer = await customer_of(
+        house, requestor_email="Jane@Renter.test", requestor_name="Jane Doe", requestor_phone="(555) 123-4567"
+    )
+    assert customer == {
+        "id": 1,
+        "email": "Jane@Renter.test",
+        "name": "Jane Doe",
+        "phone": "(555) 123-4567",
+        "spam": False,
+    }
+
+
+async def test_C19_found_by_email_whatever_its_case(house: House) -> None:
+    first = await customer_of(house, requestor_email="jane@renter.test", requestor_name="Jane")
+    assert await customer_of(house, requestor_email=" JANE@Renter.TEST ", requestor_name="J. Doe") == first
+
+
+async def test_C19_found_by_phone_in_e164_when_the_email_is_new(house: House) -> None:
+    first = await customer_of(house, requestor_email="a@renter.test", requestor_phone="(555) 123-4567")
+    for phone in ("+15551234567", "555.123.4567", "1-555-123-4567", "+1 555 123 4567"):
+        found = await customer_of(house, requestor_email="b@renter.test", requestor_phone=phone)
+        assert found == first
+    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="+445551234567"))["id"] == 2
+
+
+async def test_C19_the_email_goes_before_the_phone(house: House) -> None:
+    await customer_of(house, requestor_email="a@renter.test", requestor_phone="555 111 1111")
+    second = await customer_of(house, requestor_email="b@renter.test", requestor_phone="555 222 2222")
+    assert await customer_of(house, requestor_email="b@renter.test", requestor_phone="555 111 1111") == second
+
+
+async def test_C19_a_match_never_overwrites_but_fills_in_what_is_blank(house: House) -> None:
+    await customer_of(house, requestor_email="a@renter.test")
+    filled = await customer_of(
+        house, requestor_email="A@renter.test", requestor_name="Ann", requestor_phone="555 111 1111"
+    )
+    assert (filled["email"], filled["name"], filled["phone"]) == ("a@renter.test", "Ann", "555 111 1111")
+    again = await customer_of(
+        house, requestor_email="a@renter.test", requestor_name="Bob", requestor_phone="555 222 2222"
+    )
+    assert again == filled
+    by_filled_phone = await customer_of(house, requestor_email="z@renter.test", requestor_phone="5551111111")
+    assert by_filled_phone == filled
+
+
+async def test_C19_the_lead_keeps_what_was_typed(house: House) -> None:
+    await house.lead(requestor_email="a@renter.test", requestor_name="Ann", requestor_phone="555 111 1111")
+    lead_id = await house.lead(
+        requestor_email="A@RENTER.test", requestor_name="Annie", requestor_phone="555-999-9999"
+    )
+    lead = await house.stored(lead_id)
+    typed = (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
+    assert typed == ("A@RENTER.test", "Annie", "555-999-9999")
+    assert lead["customer"]["name"] == "Ann"
+
+
+async def test_C19_a_phone_that_cannot_be_parsed_matches_only_itself(house: House) -> None:
+    first = await customer_of(house, requestor_email="a@renter.test", requestor_phone="call me")
+    assert first["phone"] == "call me"
+    assert await customer_of(house, requestor_email="b@renter.test", requestor_phone="call me") == first
+    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="Call me"))["id"] == 2
+
+
+async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(house: House) -> None:
+    leads = [
+        {"requestor_email": "a@renter.test"},
+        {"requestor_email": "A@renter.test", "requestor_phone": "555 111 1111"},
+        {"requestor_email": "b@renter.test", "requestor_phone": "(555) 111-1111"},
+        {"requestor_email": "c@renter.test"},
+    ] * 8
+    await asyncio.gather(*(house.lead(**lead) for lead in leads))
+
+    def customers() -> list[tuple[str, str | None]]:
+        return [(c.email_key, c.phone_key) for c in Customer.select().order_by(Customer.id)]
+
+    found = await house.server.reader.read(customers)
+    # Which of the concurrent ones came first is open, but nobody is there twice.
+    assert len(found) in (2, 3)
+    assert len(set(found)) == len(found)
+    assert ("c@renter.test", None) in found
+
+
+@given(st.text(max_size=40))
+def test_C19_any_text_has_a_phone_key(text: str) -> None:
+    key = phone_key(text)
+    assert key.startswith("+") or key == text.strip()
+
+
+@given(st.integers(2_000_000_000, 9_999_999_999), st.sampled_from([".", "-", " ", ""]))
+def test_C19_a_national_number_is_read_as_us_however_it_is_grouped(number: int, mark: str) -> None:
+    digits = str(number)
+    grouped = mark.join((digits[:3], digits[3:6], digits[6:]))
+    assert phone_key(grouped) == phone_key(f"+1 {grouped}") == f"+1{digits}"
+
+
+@given(st.sampled_from([44, 49, 33, 52, 91]), st.integers(10_000_000, 999_999_999))
+def test_C19_the_key_of_a_key_is_itself(country: int, number: int) -> None:
+    key = phone_key(f"+{country} {number}")
+    assert phone_key(key) == key
+    assert phonenumbers.parse(key).country_code == country
+
+
+async def test_C20_each_call_makes_a_new_lead(house: House) -> None:
+    ids = [await house.lead(token="maple", requestor_name="Jane") for _ in range(3)]
+    assert ids == [1, 2, 3]
+    assert len({lead["customer"]["id"] for lead in await house.leads()}) == 1
+    assert len(await house.settled(kind="email", state="delivered")) == 3
+
+
+async def test_C21_each_lead_makes_one_deal_in_the_initial_stage(house: House) -> None:
+    for expected in (1, 2):
+        lead = await house.stored(await house.lead(token="maple"))
+        assert lead["deal"] == {"id": expected, "stage": "new"}

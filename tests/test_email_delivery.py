@@ -1,0 +1,500 @@
+"""Handing mail to a mail server: real servers in the process, and what each of their answers comes to."""
+
+import asyncio
+import socket
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+
+from jobs.delivery import DeliveryError, Parcel
+from jobs.email import email_adapter
+from models.settings import SmtpServer
+
+LEAD: dict[str, Any] = {
+    "id": 1,
+    "created_at": "2026-11-23T15:04:05.123456Z",
+    "requestor_name": "Jane Doe",
+    "requestor_email": "jane@home.test",
+    "requestor_phone": "+15551234567",
+    "message": ".\r\n..dots",
+    "slot": None,
+    "unit_preference": None,
+    "utm_data": None,
+    "listing_source": None,
+    "listing_source_original_id": None,
+    "request_host": None,
+    "sms_consent": False,
+}
+BUILDING: dict[str, Any] = {
+    "name": "The Maple",
+    "address_line_one": None,
+    "agent_email": "agent@maple.test",
+    "time_zone": "UTC",
+}
+PARCEL = Parcel("email_1", LEAD, BUILDING)
+PASSWORD = "correct horse"
+
+# What a failed attempt says of itself: permanent, destination_down, until_resumed.
+PASSING = (False, False, False)
+PERMANENT = (True, False, False)
+DOWN = (False, True, False)
+UNTIL_RESUMED = (False, True, True)
+
+
+def to_agent(agent: str | None) -> Parcel:
+    return Parcel("email_1", LEAD, {**BUILDING, "agent_email": agent})
+
+
+class Mailbox:
+    """Takes mail, unless told to answer a command in another way. Keeps what it was sent."""
+
+    def __init__(self, **replies: str) -> None:
+        self.replies = replies
+        self.envelopes: list[Any] = []
+        self.encrypted: list[bool] = []
+        self.logins: list[tuple[bytes, bytes]] = []
+
+    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        envelope.mail_from = address
+        envelope.mail_options += options
+        return self.replies.get("MAIL", "250 OK")
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        envelope.rcpt_tos.append(address)
+        return self.replies.get("RCPT", "250 OK")
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        reply = self.replies.get("DATA", "250 OK")
+        if reply.startswith("250"):
+            self.envelopes.append(envelope)
+            self.encrypted.append(session.ssl is not None)
+        return reply
+
+    def authenticate(
+        self, server: Any, session: Any, envelope: Any, mechanism: str, login: Any
+    ) -> AuthResult:
+        if "AUTH" in self.replies:
+            return AuthResult(success=False, handled=False, message=self.replies["AUTH"])
+        assert isinstance(login, LoginPassword)
+        self.logins.append((login.login, login.password))
+        return AuthResult(success=login.password == PASSWORD.encode(), handled=False)
+
+
+@asynccontextmanager
+async def listening(
+    protocol: Callable[[], asyncio.Protocol], host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """A server on a free port, which is answered with; left only once all its connections are closed."""
+    gone: list[asyncio.Future[None]] = []
+
+    def watched() -> asyncio.Protocol:
+        made = protocol()
+        lost, closed = made.connection_lost, asyncio.get_running_loop().create_future()
+
+        def connection_lost(error: Exception | None) -> None:
+            lost(error)
+            if not closed.done():
+                closed.set_result(None)
+
+        made.connection_lost = connection_lost  # type: ignore[method-assign]
+        gone.append(closed)
+        return made
+
+    server = await asyncio.get_running_loop().create_server(watched, host, 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await asyncio.gather(*gone)
+
+
+def deliver(
+    mailbox: Mailbox,
+    parcel: Parcel = PARCEL,
+    *,
+    mail_from: str = "leads@example.test",
+    host: str = "127.0.0.1",
+    starttls: str = "auto",
+    user: str | None = None,
+    password: str = PASSWORD,
+    implicit_tls: ssl.SSLContext | None = None,
+    **server: Any,
+) -> None:
+    """Deliver the parcel by a real server that keeps its mail in the mailbox."""
+
+    async def conversation() -> None:
+        def smtp() -> SMTP:
+            return SMTP(mailbox, hostname="mx.test", authenticator=mailbox.authenticate, **server)
+
+        async with listening(smtp, host, implicit_tls) as port:
+            settings = SmtpServer(host, port, implicit_tls is not None, starttls, user, password)
+            await email_adapter(settings, mail_from)(parcel)
+
+    asyncio.run(conversation())
+
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+def answers(*replies: str | None, then: str = "close") -> Script:
+    """A server that greets with the first reply and says one more at each line; then closes, or is silent."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        in_data = False
+        for number, reply in enumerate(replies):
+            if number:
+                line = await reader.readline()
+                while in_data and line not in (b".\r\n", b""):
+                    line = await reader.readline()
+            in_data = bool(reply and reply.startswith("354"))
+            if reply is not None:
+                writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n")
+        if then == "silence" or replies[-1:] == ("354 go on",):
+            while line := await reader.readline():
+                if then == "close" and line == b".\r\n":
+                    break
+        writer.close()
+
+    return talk
+
+
+async def converse(
+    script: Script, deadline: float = 30, user: str | None = None, starttls: str = "auto"
+) -> None:
+    def protocol() -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), script)
+
+    async with listening(protocol) as port:
+        settings = SmtpServer("127.0.0.1", port, False, starttls, user, PASSWORD)
+        await email_adapter(settings, "leads@example.test", deadline=deadline)(PARCEL)
+
+
+def failure(of: Callable[[], Any]) -> DeliveryError:
+    """The error that it ends with; whatever it is, its reason is fit to be shown."""
+    with pytest.raises(DeliveryError) as caught:
+        of()
+    reason = str(caught.value)
+    assert reason.isprintable() and len(reason) <= 300
+    assert PASSWORD not in reason and "Jane" not in reason and "jane@home.test" not in reason
+    return caught.value
+
+
+def verdict(error: DeliveryError) -> tuple[bool, bool, bool]:
+    return error.permanent, error.destination_down, error.until_resumed
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """A server's certificate for 127.0.0.1, whose authority the client trusts."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return server_context(authority, "127.0.0.1")
+
+
+def server_context(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+def test_the_agent_gets_the_mail_from_the_configured_sender() -> None:
+    mailbox = Mailbox()
+    deliver(mailbox)
+    (envelope,) = mailbox.envelopes
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("leads@example.test", ["agent@maple.test"])
+    assert b"Message-ID: <email_1@example.test>\r\n" in envelope.content
+    assert b"\r\n..dots\r\n" in envelope.content
+
+
+def test_a_second_attempt_sends_the_same_bytes() -> None:
+    mailbox = Mailbox()
+    deliver(mailbox)
+    deliver(mailbox)
+    first, second = (envelope.content for envelope in mailbox.envelopes)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "expected"),
+    [
+        ("AUTH", "454 4.7.0 later", DOWN),
+        ("AUTH", "535 5.7.8 bad credentials", UNTIL_RESUMED),
+        ("MAIL", "451 4.3.0 later", PASSING),
+        ("MAIL", "550 5.7.1 not you", UNTIL_RESUMED),
+        ("MAIL", "421 4.3.2 closing", DOWN),
+        ("RCPT", "450 4.2.1 later", PASSING),
+        ("RCPT", "550 5.1.1 no such user", PERMANENT),
+        ("RCPT", "421 4.3.2 closing", DOWN),
+        ("DATA", "452 4.3.1 full", PASSING),
+        ("DATA", "554 5.7.1 spam", PERMANENT),
+        ("DATA", "421 4.3.2 closing", DOWN),
+    ],
+)
+def test_each_refusal_has_its_verdict_and_is_quoted(
+    command: str, reply: str, expected: tuple[bool, bool, bool]
+) -> None:
+    mailbox = Mailbox(**{command: reply})
+    user = "leads" if command == "AUTH" else None
+    error = failure(lambda: deliver(mailbox, user=user, auth_require_tls=False))
+    assert verdict(error) == expected
+    assert reply in str(error) and command in str(error)
+    assert not mailbox.envelopes
+
+
+def test_a_5xx_to_the_sender_points_to_its_setting() -> None:
+    assert "LEADS_MAIL_FROM" in str(failure(lambda: deliver(Mailbox(MAIL="550 no"))))
+
+
+def test_a_5xx_to_the_login_points_to_its_setting() -> None:
+    error = failure(lambda: deliver(Mailbox(), user="leads", password="wrong", auth_require_tls=False))
+    assert verdict(error) == UNTIL_RESUMED and "LEADS_SMTP_URL" in str(error)
+
+
+def test_a_login_that_is_not_offered_waits_for_the_operator() -> None:
+    error = failure(lambda: deliver(Mailbox(), user="leads", auth_require_tls=True))
+    assert verdict(error) == UNTIL_RESUMED and "offers no login" in str(error)
+
+
+def test_the_password_goes_in_the_clear_to_this_machine() -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, user="leads", auth_require_tls=False)
+    assert mailbox.logins == [(b"leads", PASSWORD.encode())] and len(mailbox.envelopes) == 1
+
+
+@pytest.fixture
+def other_address() -> str:
+    """An address of this machine that is not its loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no other address")
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def test_the_password_does_not_go_in_the_clear_to_another_machine(other_address: str) -> None:
+    mailbox = Mailbox()
+    error = failure(lambda: deliver(mailbox, host=other_address, user="leads", auth_require_tls=False))
+    assert verdict(error) == UNTIL_RESUMED and "no encryption" in str(error)
+    assert not mailbox.logins
+
+
+def test_the_password_goes_in_the_clear_if_the_operator_says_so(other_address: str) -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, host=other_address, user="leads", starttls="never", auth_require_tls=False)
+    assert mailbox.logins and mailbox.envelopes
+
+
+@pytest.mark.parametrize("starttls", ["always", "auto"])
+def test_starttls_encrypts_mail_and_login(starttls: str, certificate: ssl.SSLContext) -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, starttls=starttls, user="leads", tls_context=certificate)
+    assert mailbox.encrypted == [True] and mailbox.logins
+
+
+def test_starttls_never_does_not_even_if_it_is_offered(certificate: ssl.SSLContext) -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, starttls="never", tls_context=certificate)
+    assert mailbox.encrypted == [False]
+
+
+def test_starttls_that_is_required_but_not_offered_waits_for_the_operator() -> None:
+    mailbox = Mailbox()
+    error = failure(lambda: deliver(mailbox, starttls="always"))
+    assert verdict(error) == UNTIL_RESUMED and "LEADS_SMTP_URL" in str(error)
+    assert not mailbox.envelopes
+
+
+def test_implicit_tls_encrypts_from_the_start(certificate: ssl.SSLContext) -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, implicit_tls=certificate, user="leads", auth_require_tls=False)
+    assert len(mailbox.envelopes) == 1 and mailbox.logins
+
+
+@pytest.mark.parametrize("mode", ["implicit", "starttls"])
+def test_a_certificate_that_is_not_trusted_is_an_outage(mode: str, certificate: ssl.SSLContext) -> None:
+    stranger = server_context(trustme.CA(), "127.0.0.1")
+    options = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
+    error = failure(lambda: deliver(Mailbox(), **options))
+    assert verdict(error) == DOWN and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def test_a_certificate_of_another_name_is_an_outage(
+    authority: trustme.CA, certificate: ssl.SSLContext
+) -> None:
+    error = failure(lambda: deliver(Mailbox(), tls_context=server_context(authority, "other.test")))
+    assert verdict(error) == DOWN and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a..b"])
+def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
+    with socket.socket() as taken:  # bound but not listening: refuses
+        taken.bind(("127.0.0.1", 0))
+        settings = SmtpServer(host, taken.getsockname()[1], False, "auto", None, None)
+        error = failure(lambda: asyncio.run(email_adapter(settings, "leads@example.test")(PARCEL)))
+    assert verdict(error) == DOWN and str(error).startswith(f"{host}:")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers("554 5.3.2 go away"),
+        answers("421 4.3.2 busy"),
+        answers("HTTP/1.1 400 Bad Request"),
+        answers(then="close"),
+        answers("220 hello", "502 what?"),
+        answers("220 hello", "421 busy"),
+        answers("220 hello"),
+        answers("220 hello", "250-mx\r\n250 STARTTLS", "454 not now"),
+        answers("220 hello", "250-mx\r\n250 STARTTLS", "220 go on"),
+    ],
+    ids=[
+        "greeting 5xx",
+        "greeting 421",
+        "not a mail server",
+        "closed at once",
+        "EHLO 5xx",
+        "EHLO 421",
+        "closed after the greeting",
+        "STARTTLS 4xx",
+        "closed in the handshake",
+    ],
+)
+def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
+    assert verdict(failure(lambda: asyncio.run(converse(script)))) == DOWN
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers("220 hello", "250 mx"),
+        answers("220 hello", "250 mx", "250 OK"),
+        answers("220 hello", "250 mx", "250 OK", "250 OK"),
+        answers("220 hello", "250 mx", "250 OK", "250 OK", "354 go on"),
+        answers("220 hello", "250 mx", "what?"),
+    ],
+    ids=["MAIL", "RCPT", "DATA", "after the mail", "not SMTP"],
+)
+def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -> None:
+    assert verdict(failure(lambda: asyncio.run(converse(script)))) == PASSING
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        ([], DOWN),
+        (["220 hello"], DOWN),
+        (["220 hello", "250-mx\r\n250 STARTTLS", "220 go on"], DOWN),
+        (["220 hello", "250 mx"], PASSING),
+        (["220 hello", "250 mx", "250 OK", "250 OK", "354 go on"], PASSING),
+    ],
+    ids=["greeting", "EHLO", "TLS handshake", "MAIL", "after the mail"],
+)
+def test_a_server_that_never_answers_is_left_at_the_deadline(
+    replies: list[str], expected: tuple[bool, bool, bool]
+) -> None:
+    script = answers(*replies, then="silence")
+    error = failure(lambda: asyncio.run(converse(script, deadline=0.2)))
+    assert verdict(error) == expected and "in time" in str(error)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers("220 hello", "250 mx", "250 OK", "250 OK", "354 go on", "250 taken"),
+        answers("220 hello", "250 mx", "250 OK", "250 OK", "354 go on", "250 taken", "500 what?"),
+        answers("220 hello", "250 mx", "250 OK", "250 OK", "354 go on", "250 taken", then="silence"),
+    ],
+    ids=["closed", "refused", "silence"],
+)
+def test_once_the_mail_is_taken_a_failed_goodbye_is_ignored(script: Script) -> None:
+    asyncio.run(converse(script, deadline=0.5))
+
+
+def test_a_reason_repeats_neither_the_renter_nor_the_password() -> None:
+    phrase = b64encode(f"\0leads\0{PASSWORD}".encode()).decode()
+    login = answers("220 hello", "250-mx\r\n250 AUTH PLAIN", f"535 no: AUTH PLAIN {phrase} is {PASSWORD}")
+    error = failure(lambda: asyncio.run(converse(login, user="leads")))
+    assert phrase not in str(error) and "535 no: AUTH PLAIN *** is ***" in str(error)
+    error = failure(lambda: deliver(Mailbox(DATA="554 spam: JANE DOE <jane@home.test> +15551234567")))
+    assert "554 spam: *** <***> ***" in str(error)
+
+
+def test_a_reason_is_one_short_line_whatever_the_server_says() -> None:
+    script = answers("220 hello", "250 mx", "550-first\r\n550-\udcff\udcfe\x1b[31m\r\n550 " + "long " * 500)
+    assert "550 first" in str(failure(lambda: asyncio.run(converse(script))))
+
+
+def test_an_agent_whose_address_is_not_ascii_gets_mail_by_smtputf8() -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, to_agent("jürgen@bücher.test"), enable_SMTPUTF8=True)
+    (envelope,) = mailbox.envelopes
+    assert envelope.rcpt_tos == ["jürgen@bücher.test"]
+    assert "SMTPUTF8" in envelope.mail_options
+    assert "To: jürgen@bücher.test\r\n".encode() in envelope.content
+
+
+def test_without_smtputf8_an_agent_whose_address_needs_it_is_permanent() -> None:
+    error = failure(lambda: deliver(Mailbox(), to_agent("jürgen@maple.test")))
+    assert verdict(error) == PERMANENT and "building update" in str(error)
+
+
+def test_without_smtputf8_a_sender_whose_address_needs_it_waits_for_the_operator() -> None:
+    error = failure(lambda: deliver(Mailbox(), mail_from="jürgen@maple.test"))
+    assert verdict(error) == UNTIL_RESUMED and "LEADS_MAIL_FROM" in str(error)
+
+
+@pytest.mark.parametrize("agent", ["agent@maple.test", "agent@bücher.test"])
+def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
+    mailbox = Mailbox()
+    deliver(mailbox, to_agent(agent), enable_SMTPUTF8=True)
+    (envelope,) = mailbox.envelopes
+    assert "SMTPUTF8" not in envelope.mail_options and envelope.rcpt_tos[0].isascii()
+
+
+@pytest.mark.parametrize(
+    ("parcel", "reason"),
+    [
+        (Parcel("email_1", LEAD, None), "the building has no agent e-mail"),
+        (to_agent(None), "the building has no agent e-mail"),
+        (Parcel("email_1", {**LEAD, "requestor_email": None}, BUILDING), "the renter's data was erased"),
+    ],
+)
+def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(parcel: Parcel, reason: str) -> None:
+    nowhere = SmtpServer("no-such-host.invalid", 25, False, "never", None, None)
+    error = failure(lambda: asyncio.run(email_adapter(nowhere, "leads@example.test")(parcel)))
+    assert verdict(error) == PERMANENT and reason in str(error)
+
+
+@pytest.mark.parametrize(
+    "replies", [[], ["220 hello", "250 mx"], ["220 hello", "250-mx\r\n250 STARTTLS", "220 ok"]]
+)
+def test_a_cancelled_delivery_stays_cancelled_and_hangs_up(replies: list[str]) -> None:
+    async def cancelled() -> None:
+        silent = asyncio.Event()
+        script = answers(*replies, then="silence")
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asyncio.get_running_loop().call_later(0.05, silent.set)
+            await script(reader, writer)
+
+        delivery = asyncio.create_task(converse(talk))
+        await silent.wait()
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+
+    asyncio.run(cancelled())

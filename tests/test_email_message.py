@@ -1,0 +1,358 @@
+"""The agent's mail: every fact in it, and nothing that a renter types can be more than text."""
+
+import email.policy
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.parser import BytesParser
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from icalendar import Calendar
+
+from jobs.delivery import Parcel
+from jobs.email_message import mailbox, one_line, render
+
+LEAD: dict[str, Any] = {
+    "id": 1234,
+    "created_at": "2026-11-23T15:04:05.123456Z",
+    "building_id": 1,
+    "customer": {"id": 7, "email": "jane@home.test", "name": "Jane Doe", "phone": None, "spam": False},
+    "requestor_name": "Jane Doe",
+    "requestor_email": " jane+rent@home.test ",
+    "requestor_phone": "+1 (555) 123-4567",
+    "message": "Is the roof open?\nI have a small dog.",
+    "slot": "2026-12-01T15:00:00.000000Z",
+    "unit_preference": "4B",
+    "property_type": "listing",
+    "utm_data": {"utm_medium": "cpc", "utm_source": "google", "gclid": "abc123"},
+    "listing_source": "streeteasy",
+    "listing_source_original_id": "SE-998",
+    "request_host": "www.maple.test",
+    "sms_consent": True,
+    "lead_source": "website",
+    "deal": {"id": 9, "stage": "new"},
+    "deliveries": [],
+}
+BUILDING: dict[str, Any] = {
+    "id": 1,
+    "name": "The Maple",
+    "address_line_one": "123 Main Street",
+    "agent_email": "agent@maple.test",
+    "time_zone": "America/New_York",
+}
+HEADERS = [
+    "From",
+    "To",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "X-Auto-Response-Suppress",
+    "MIME-Version",
+    "Content-Type",
+]
+BLANK = dict.fromkeys(
+    (
+        "requestor_name",
+        "requestor_phone",
+        "message",
+        "slot",
+        "unit_preference",
+        "utm_data",
+        "listing_source",
+        "listing_source_original_id",
+        "request_host",
+    )
+)
+
+
+def parcel(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> Parcel:
+    return Parcel("email_01-aB", {**LEAD, **(lead or {})}, {**BUILDING, **(building or {})})
+
+
+def parse(mail: bytes) -> EmailMessage:
+    return BytesParser(EmailMessage, policy=email.policy.default).parsebytes(mail)
+
+
+def rendered(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> EmailMessage:
+    return parse(render(parcel(lead, building), "leads@example.test", utf8=False))
+
+
+def content(message: EmailMessage, subtype: str) -> str:
+    body = next(part for part in message.walk() if part.get_content_type() == f"text/{subtype}")
+    text: str = body.get_content()
+    return text.replace("\r\n", "\n")
+
+
+class Page(HTMLParser):
+    """What a mail program makes of the HTML: its text, its tags, where its links go."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.attributes, self.links = "", set[str](), set[str](), list[str]()
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def invitation(message: EmailMessage) -> Any:
+    return Calendar.from_ical(content(message, "calendar")).walk("VEVENT")[0]
+
+
+def test_the_headers_say_who_where_and_which_unit() -> None:
+    message = rendered()
+    assert message.keys() == HEADERS
+    assert message["Subject"] == "New lead: Jane Doe for unit 4B at The Maple"
+    assert message["From"] == "Website leads <leads@example.test>"
+    assert message["To"] == "agent@maple.test"
+    assert message["Reply-To"] == "Jane Doe <jane+rent@home.test>"
+    assert message["Date"].datetime == datetime(2026, 11, 23, 15, 4, 5, tzinfo=UTC)
+    assert message["Message-ID"] == "<email_01-aB@example.test>"
+    assert message["Auto-Submitted"] == "auto-generated"
+
+
+@pytest.mark.parametrize(
+    ("lead", "subject"),
+    [
+        ({"requestor_name": None}, "New lead: jane+rent@home.test for unit 4B at The Maple"),
+        ({"unit_preference": None}, "New lead: Jane Doe at The Maple"),
+        ({"unit_preference": "2 bedrooms"}, "New lead: Jane Doe for 2 bedrooms at The Maple"),
+        ({"unit_preference": "studio"}, "New lead: Jane Doe for studio at The Maple"),
+        ({"requestor_name": "Zoë\r\nBcc: a@b.test"}, "New lead: Zoë Bcc: a@b.test for unit 4B at The Maple"),
+        ({"requestor_name": "=?utf-8?q?A=0AB?="}, "New lead: =?utf-8?q?A=0AB?= for unit 4B at The Maple"),
+        ({"requestor_name": "x" * 101}, f"New lead: {'x' * 99}… for unit 4B at The Maple"),
+    ],
+)
+def test_the_subject_is_one_safe_line(lead: dict[str, Any], subject: str) -> None:
+    assert rendered(lead)["Subject"] == subject
+
+
+@pytest.mark.parametrize("subtype", ["plain", "html"])
+def test_both_bodies_show_every_field_that_was_given(subtype: str) -> None:
+    text = content(rendered(), subtype)
+    if subtype == "html":
+        text = Page(text).text
+    for shown in (
+        "Jane Doe",
+        "unit 4B at The Maple",
+        "jane+rent@home.test",
+        "+1 (555) 123-4567",
+        "Is the roof open?",
+        "I have a small dog.",
+        "Tuesday, December 1, 2026 at 10:00 AM EST (America/New_York)",
+        "google",
+        "utm_medium",
+        "cpc",
+        "gclid",
+        "abc123",
+        "StreetEasy",
+        "SE-998",
+        "www.maple.test",
+        "123 Main Street",
+        "1234",
+        "Monday, November 23, 2026 at 10:04 AM EST (America/New_York)",
+    ):
+        assert shown.lower() in text.lower()
+    assert "Texts allowed" in text and "yes" in text
+
+
+@pytest.mark.parametrize("subtype", ["plain", "html"])
+def test_blank_fields_are_not_shown(subtype: str) -> None:
+    text = content(rendered({**BLANK, "sms_consent": False}, {"address_line_one": None}), subtype)
+    for label in ("Phone", "Tour", "Unit", "Message", "Source", "Listed", "Listing", "Website", "Address"):
+        assert label not in text
+    assert "None" not in text
+    assert "jane+rent@home.test" in text and "no" in text
+
+
+def test_the_plain_text_is_short_and_in_order() -> None:
+    lines = content(rendered({**BLANK, "requestor_name": "Jane Doe"}), "plain").splitlines()
+    assert lines == [
+        "Jane Doe",
+        "The Maple",
+        "",
+        "E-mail: jane+rent@home.test",
+        "Texts allowed: yes",
+        "",
+        "Building: The Maple",
+        "Address: 123 Main Street",
+        "Lead number: 1234",
+        "Received: Monday, November 23, 2026 at 10:04 AM EST (America/New_York)",
+        "",
+        "Your reply to this mail goes to the renter.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slot", "zone", "spoken"),
+    [
+        (
+            "2026-07-01T04:30:00.000000Z",
+            "America/New_York",
+            "July 1, 2026 at 12:30 AM EDT (America/New_York)",
+        ),
+        ("2026-07-01T15:00:00.000000Z", "America/Sao_Paulo", "12:00 PM UTC-0300 (America/Sao_Paulo)"),
+        ("2026-07-01T15:00:00.000000Z", "UTC", "Wednesday, July 1, 2026 at 3:00 PM UTC\n"),
+        ("0001-01-01T00:00:00.000000Z", "America/New_York", "Monday, January 1, 1 at 12:00 AM UTC\n"),
+        ("9999-12-31T23:59:00.000000Z", "Asia/Tokyo", "Friday, December 31, 9999 at 11:59 PM UTC\n"),
+    ],
+)
+def test_the_tour_is_told_in_the_buildings_time_zone(slot: str, zone: str, spoken: str) -> None:
+    assert spoken in content(rendered({"slot": slot}, {"time_zone": zone}), "plain")
+
+
+def test_a_tour_comes_with_an_invitation_inline_and_as_a_file() -> None:
+    message = rendered()
+    assert [part.get_content_type() for part in message.walk()] == [
+        "multipart/mixed",
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+        "text/calendar",
+        "application/ics",
+    ]
+    attachment = next(message.iter_attachments())
+    assert attachment.get_filename() == "tour.ics"
+    inline = next(part for part in message.walk() if part.get_content_type() == "text/calendar")
+    assert inline["Content-Type"].params["method"] == "REQUEST"
+    assert attachment.get_payload(decode=True) == inline.get_payload(decode=True)
+
+
+def test_the_invitation_is_half_an_hour_in_utc_tentative_and_asks_for_no_answer() -> None:
+    event = invitation(rendered())
+    assert event.decoded("dtstart") == datetime(2026, 12, 1, 15, tzinfo=UTC)
+    assert event.decoded("dtend") == datetime(2026, 12, 1, 15, 30, tzinfo=UTC)
+    assert event.decoded("dtstamp") == datetime(2026, 11, 23, 15, 4, 5, tzinfo=UTC)
+    assert event["uid"] == "email_01-aB@example.test"
+    assert event["summary"] == "Tour: Jane Doe, unit 4B, The Maple"
+    assert event["location"] == "123 Main Street"
+    assert "jane+rent@home.test" in event["description"] and "+1 (555) 123-4567" in event["description"]
+    assert event["organizer"] == "mailto:leads@example.test"
+    assert event["attendee"] == "mailto:agent@maple.test"
+    assert event["attendee"].params["RSVP"] == "FALSE"
+    assert event["status"] == "TENTATIVE"
+
+
+@pytest.mark.parametrize("slot", [None, "9999-12-31T23:59:00.000000Z"])
+def test_without_a_tour_that_a_calendar_can_hold_there_is_no_invitation(slot: str | None) -> None:
+    message = rendered({"slot": slot})
+    assert [part.get_content_type() for part in message.walk()] == [
+        "multipart/mixed",
+        "multipart/alternative",
+        "text/plain",
+        "text/html",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lead", "links"),
+    [
+        ({"requestor_phone": "+1 (555) 123-4567"}, ["mailto:jane+rent@home.test", "tel:+15551234567"]),
+        ({"requestor_phone": "javascript:alert(1)"}, ["mailto:jane+rent@home.test"]),
+        ({"requestor_phone": "ask at the desk"}, ["mailto:jane+rent@home.test"]),
+        (
+            {"requestor_email": "a?b&c=d/e@x.test", "requestor_phone": None},
+            ["mailto:a%3Fb%26c%3Dd%2Fe@x.test"],
+        ),
+        ({"requestor_email": "jürgen@x.test", "requestor_phone": None}, ["mailto:j%C3%BCrgen@x.test"]),
+    ],
+)
+def test_links_are_mailto_and_tel_alone_and_encoded(lead: dict[str, Any], links: list[str]) -> None:
+    assert Page(content(rendered(lead), "html")).links == links
+
+
+def test_what_a_renter_types_is_never_live_html() -> None:
+    attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>{{ 1 + 1 }}"
+    lead = dict.fromkeys(BLANK, attack) | {"slot": None, "utm_data": {attack: attack}}
+    page = Page(content(rendered(lead, {"name": attack}), "html"))
+    assert not page.tags & {"script", "img"} and "onerror" not in page.attributes
+    assert page.text.count("<script>alert(1)</script>") >= len(lead)
+    assert "{{ 1 + 1 }}" in page.text
+
+
+@pytest.mark.parametrize(
+    "name", ['Doe, "Jane" <x@y.test>', "Zoë Doe, Ünïted", "=?utf-8?q?x?=", "\\", "李 " * 40]
+)
+def test_a_display_name_never_becomes_an_address(name: str) -> None:
+    (address,) = rendered({"requestor_name": name})["Reply-To"].addresses
+    assert address.addr_spec == "jane+rent@home.test"
+    # Without spaces: Python's parser puts one between encoded words.
+    assert address.display_name.replace(" ", "") == name.replace(" ", "")
+
+
+def test_a_local_part_that_is_not_ascii_needs_smtputf8() -> None:
+    lead = {"requestor_email": "jürgen@bücher.test"}
+    without = render(parcel(lead), "leads@example.test", utf8=False)
+    assert without.isascii() and "Reply-To" not in parse(without)
+    assert "does not reach the renter: write to jürgen@bücher.test" in content(parse(without), "plain")
+    with_it = render(parcel(lead), "leads@example.test", utf8=True)
+    assert 'Reply-To: "Jane Doe" <jürgen@bücher.test>\r\n'.encode() in with_it
+
+
+def test_a_domain_that_is_not_ascii_is_written_in_idna() -> None:
+    mail = render(parcel({"requestor_email": "jane@bücher.test"}), "leads@straße.test", utf8=True)
+    assert mail.isascii()
+    assert parse(mail)["Reply-To"].addresses[0].addr_spec == "jane@xn--bcher-kva.test"
+    assert parse(mail)["Message-ID"] == "<email_01-aB@xn--strae-oqa.test>"
+
+
+def test_a_mail_that_nobody_can_be_sent_is_refused() -> None:
+    with pytest.raises(ValueError, match="no agent"):
+        render(parcel(building={"agent_email": None}), "leads@example.test", utf8=True)
+    with pytest.raises(ValueError, match="SMTPUTF8"):
+        render(parcel(building={"agent_email": "jürgen@x.test"}), "leads@example.test", utf8=False)
+
+
+anything = st.none() | st.text(st.characters(), max_size=150)
+renters = st.fixed_dictionaries(
+    dict.fromkeys(BLANK, anything)
+    | {
+        "slot": st.none() | st.just(LEAD["slot"]),
+        "utm_data": st.none() | st.dictionaries(st.text(st.characters()), anything, max_size=4),
+        "requestor_email": st.emails() | anything,
+        "sms_consent": st.booleans(),
+    }
+)
+
+
+@given(lead=renters, name=st.text(st.characters(), min_size=1), address=anything, utf8=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_no_text_breaks_the_mail(lead: dict[str, Any], name: str, address: str | None, utf8: bool) -> None:
+    lead["requestor_email"] = lead["requestor_email"] or "jane@home.test"
+    sent = parcel(lead, {"name": name, "address_line_one": address})
+    mail = render(sent, "leads@example.test", utf8=utf8)
+    assert mail == render(sent, "leads@example.test", utf8=utf8)
+    assert all(len(line) <= 998 and b"\r" not in line and b"\n" not in line for line in mail.split(b"\r\n"))
+    message = parse(mail)
+    try:
+        reply_to = mailbox(lead["requestor_email"], utf8=utf8)
+    except ValueError:
+        reply_to = None
+    assert message.keys() == [header for header in HEADERS if header != "Reply-To" or reply_to]
+    assert not message.defects
+    assert [to.addr_spec for to in message["To"].addresses] == ["agent@maple.test"]
+    assert [sender.addr_spec for sender in message["From"].addresses] == ["leads@example.test"]
+    if reply_to and reply_to.isascii():
+        assert mail.isascii()
+        assert [address.addr_spec for address in message["Reply-To"].addresses] == [reply_to]
+    assert message["Subject"].startswith("New lead: ")
+    assert message["Subject"].endswith(one_line(name, 100))
+    page = Page(content(message, "html"))
+    assert page.tags <= {"html", "head", "meta", "title", "body", "div", "table", "tr", "td", "a", "br"}
+    assert all(link.startswith(("mailto:", "tel:")) for link in page.links)
+    plain = content(message, "plain").splitlines()
+    for shown in (lead["requestor_email"], lead["requestor_phone"], lead["request_host"], name, address):
+        assert not one_line(shown or "") or any(one_line(shown) in line for line in plain)
+    if lead["slot"]:
+        assert invitation(message).decoded("dtstart") == datetime(2026, 12, 1, 15, tzinfo=UTC)

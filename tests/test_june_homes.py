@@ -1,0 +1,135 @@
+"""The copy that June Homes gets: what is in it, how it is signed, and what each answer means."""
+
+import json
+
+import pytest
+from conftest import SECRET, House, OpenHouse, SteppedClock
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from models import outbox
+
+
+async def sent(house: House, **fields: str) -> tuple[dict[str, str], bytes]:
+    await house.lead(token="maple", listing_source="june_homes", **fields)
+    await house.settled()
+    return house.partner.calls[-1]
+
+
+async def test_C23_it_is_signed_the_standard_webhooks_way(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers, body = await sent(house)
+    small = {name.lower(): value for name, value in headers.items()}
+    # The reference implementation looks at the machine's clock; the server went by the test's.
+    monkeypatch.setattr(Webhook, "_Webhook__verify_timestamp", lambda self, text: house.clock.now())
+    Webhook(SECRET).verify(body, small)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(body + b" ", small)
+    assert small["webhook-timestamp"] == str(int(house.clock.now().timestamp()))
+    assert small["content-type"] == "application/json"
+
+
+async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(house: House) -> None:
+    _, body = await sent(
+        house, requestor_name="Jané", message="hi", utm_data="utm_source=x", listing_source_original_id="JH-7"
+    )
+    message = json.loads(body)
+    data = message["data"]
+    assert (message["type"], message["timestamp"]) == ("lead.created", data["created_at"])
+    assert (data["requestor_name"], data["utm_data"]) == ("Jané", {"utm_source": "x"})
+    assert data["listing_source_original_id"] == "JH-7"
+    assert data["building"]["name"] == "The Maple"
+    assert not {"customer", "deal", "deliveries"} & set(data)
+
+
+async def test_C23_a_resend_has_the_same_id_and_body(house: House, clock: SteppedClock) -> None:
+    house.partner.replies = [(500, {})]
+    first = await sent(house)
+    clock.step(20)
+    await house.settled()
+    second = house.partner.calls[-1]
+    assert len(house.partner.calls) == 2
+    assert first[1] == second[1]
+    ids = [{n.lower(): v for n, v in headers.items()}["webhook-id"] for headers, _ in (first, second)]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 408, 425])
+async def test_C24_a_passing_refusal_is_tried_again(house: House, clock: SteppedClock, status: int) -> None:
+    house.partner.replies = [(status, {})]
+    await sent(house)
+    assert [d["state"] for d in await house.deliveries(kind="june_homes")] == ["pending"]
+    clock.step(20)
+    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+async def test_C24_a_permanent_refusal_is_given_up_and_kept(house: House, status: int) -> None:
+    house.partner.replies = [(status, {})]
+    await sent(house)
+    (delivery,) = await house.settled(kind="june_homes")
+    assert delivery["state"] == "failed"
+    assert delivery["reason"].startswith(f"June Homes answered {status}")
+
+
+@pytest.mark.parametrize("retry_after", ["600", "Mon, 23 Nov 2026 15:10:00 GMT"])
+@pytest.mark.parametrize("status", [429, 503])
+async def test_C24_retry_after_is_honoured_for_all_that_goes_there(
+    house: House, clock: SteppedClock, status: int, retry_after: str
+) -> None:
+    house.partner.replies = [(status, {"Retry-After": retry_after})]
+    await sent(house)
+    await sent(house)
+    assert len(house.partner.calls) == 1
+    clock.step(595)
+    await house.settled()
+    assert len(house.partner.calls) == 1
+    clock.step(10)
+    await house.settled()
+    assert len(await house.deliveries(kind="june_homes", state="delivered")) >= 1
+
+
+@pytest.mark.parametrize("garbage", ["soon", "-5", "99999999999999999999", "", "Mon, 99 Foo 2026"])
+async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
+    house: House, clock: SteppedClock, garbage: str
+) -> None:
+    house.partner.replies = [(503, {"Retry-After": garbage})]
+    await sent(house)
+    clock.step(86_401)
+    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (302, "LEADS_JUNE_HOMES_URL"),
+        (307, "LEADS_JUNE_HOMES_URL"),
+        (404, "LEADS_JUNE_HOMES_URL"),
+        (410, "LEADS_JUNE_HOMES_URL"),
+        (401, "LEADS_JUNE_HOMES_SECRET"),
+        (403, "LEADS_JUNE_HOMES_SECRET"),
+    ],
+)
+async def test_C24_what_only_the_operator_can_mend_holds_all_until_it_is_resumed(
+    house: House, clock: SteppedClock, status: int, hint: str
+) -> None:
+    house.partner.replies = [(status, {"Location": house.partner.url})]
+    await sent(house)
+    clock.step(30 * 86_400)
+    await sent(house)
+    assert len(house.partner.calls) == 1, "a redirect must not be followed"
+    reason = (await house.destination("june_homes"))["waits_because"]
+    assert reason.startswith("held until resumed")
+    assert hint in reason
+    await house.change(lambda: outbox.resume("june_homes"))
+    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"] * 2
+
+
+async def test_C24_a_partner_that_cannot_be_reached_is_held_and_probed(
+    open_house: OpenHouse, clock: SteppedClock
+) -> None:
+    house = await open_house(june_homes_url="http://127.0.0.1:1/leads")
+    await house.building()
+    await house.lead(token="maple", listing_source="june_homes")
+    await house.settled()
+    assert "can't be reached" in (await house.destination("june_homes"))["waits_because"]
+    await house.restart()  # with an address that works
+    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]

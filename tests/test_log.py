@@ -1,0 +1,67 @@
+"""The log: one line a request with its id, and nothing of a renter's, in either format."""
+
+import io
+import json
+import logging
+
+import pytest
+from conftest import LEADS, House
+
+from handlers.log import JsonFormatter, TextFormatter
+
+SECRETS = ("jane", "renter.test", "555", "maple", "Hello", "127.0.0.1", "evil", "news")
+
+
+@pytest.fixture(params=[TextFormatter, JsonFormatter])
+def written(request: pytest.FixtureRequest) -> io.StringIO:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(request.param())
+    root = logging.getLogger()
+    root.addHandler(handler)
+    level = logging.getLogger("leads").level
+    logging.getLogger("leads").setLevel(logging.INFO)
+    request.addfinalizer(lambda: (root.removeHandler(handler), logging.getLogger("leads").setLevel(level)))
+    return stream
+
+
+async def test_no_renters_data_and_no_token_is_ever_in_it(house: House, written: io.StringIO) -> None:
+    jane = {"requestor_email": "jane@renter.test", "requestor_phone": "555", "requestor_name": "jane"}
+    house.mail.replies = ["554 jane@renter.test is not wanted"]
+    await house.lead(token="maple", message="Hello", listing_source="june_homes", **jane)
+    await house.request("GET", LEADS + "/jane@renter.test?token=maple")
+    await house.request("POST", "/jane", '{"token": "maple"')
+    await house.request("POST", LEADS, '{"token": "maple"')
+    await house.post({"tour_request": jane}, Origin="https://evil.test")
+    await house.raw(b"POST jane HTTP/9.9\r\njane: renter.test\r\n\r\n")
+    await house.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: jane\r\n\r\n")
+    await house.settled()
+    text = written.getvalue()
+    assert text
+    for secret in SECRETS:
+        assert secret not in text, secret
+
+
+async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
+    house: House, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*args: object) -> None:
+        raise ValueError("jane@renter.test")
+
+    monkeypatch.setattr("handlers.api.leads.decode_body", stumble)
+    response = await house.post({})
+    line = next(line for line in written.getvalue().splitlines() if "ValueError" in line)
+    assert response.headers["X-Request-Id"] in line
+    assert "test_log.py" in line
+    assert "jane" not in written.getvalue()
+
+
+async def test_a_request_is_one_line_with_the_id_it_was_answered_with(house: House, written: io.StringIO) -> None:
+    response = await house.post({"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}})
+    lines = [line for line in written.getvalue().splitlines() if response.headers["X-Request-Id"] in line]
+    assert len(lines) == 1
+    if lines[0].startswith("{"):
+        facts = json.loads(lines[0])
+        assert (facts["status"], facts["lead"], facts["route"]) == (201, 1, LEADS)
+    else:
+        assert f"route={LEADS} lead=1 status=201" in lines[0]

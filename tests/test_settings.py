@@ -1,0 +1,146 @@
+"""Owns the promises of the settings: where each comes from, what it takes, what of it is never shown."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.settings import Rate, SettingError, about, load, masked, names
+
+ROOT = Path(__file__).parent.parent
+SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def run(*args: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
+    command = [sys.executable, str(ROOT / "server.py"), *args]
+    return subprocess.run(command, env={**kept, **environment}, capture_output=True, encoding="utf-8")
+
+
+def test_every_setting_says_what_it_is_for_and_what_it_takes() -> None:
+    for name in names():
+        assert about(name)["help"] and about(name)["takes"], name
+
+
+def test_config_show_shows_every_setting_and_serve_takes_each_as_a_flag() -> None:
+    shown = [json.loads(line) for line in run("config", "show", "--json").stdout.splitlines()]
+    assert [list(row) for row in shown] == [["name", "value", "origin"]] * len(names())
+    assert [row["name"] for row in shown] == names()
+    assert {row["origin"] for row in shown} == {"default"}
+    for command in (("serve",), ("demo",), ("config", "show")):
+        text = run(*command, "--help").stdout
+        assert [name for name in names() if f"--{name.replace('_', '-')} " not in text] == []
+
+
+def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "leads.toml"
+    file.write_text('port = 1003\nhost = "127.0.0.3"\nrate_limit = "3/3"\n')
+    shown = run(
+        "config",
+        "show",
+        "--json",
+        "--port",
+        "1001",
+        "--config",
+        str(file),
+        LEADS_PORT="1002",
+        LEADS_HOST="127.0.0.2",
+    )
+    rows = {row["name"]: row for row in map(json.loads, shown.stdout.splitlines())}
+    assert (rows["port"]["value"], rows["port"]["origin"]) == ("1001", "--port")
+    assert (rows["host"]["value"], rows["host"]["origin"]) == ("127.0.0.2", "LEADS_HOST")
+    assert (rows["rate_limit"]["value"], rows["rate_limit"]["origin"]) == ("3/3", f"the file {file}")
+    assert (rows["log_format"]["value"], rows["log_format"]["origin"]) == ("text", "default")
+    by_variable = load({}, {"LEADS_CONFIG": str(file)})
+    assert by_variable.port == 1003 and by_variable.rate_limit == Rate(3, 3)
+
+
+def test_config_show_for_people_says_the_value_and_where_it_came_from() -> None:
+    lines = run("config", "show", LEADS_PORT="9").stdout.splitlines()
+    assert lines[0].split() == ["setting", "value", "from"]
+    assert [line.split()[1:] for line in lines if line.startswith("port ")] == [["9", "LEADS_PORT"]]
+
+
+def test_secrets_are_masked_wherever_they_are_shown(tmp_path: Path) -> None:
+    secrets = {"LEADS_SMTP_URL": SMTP, "LEADS_JUNE_HOMES_SECRET": SECRET}
+    secrets["LEADS_JUNE_HOMES_URL"] = "https://house:pa:s@s@june.test/leads"
+    for shown in (run("config", "show", **secrets), run("config", "show", "--json", **secrets)):
+        assert shown.returncode == 0
+        assert "pa:s@s" not in shown.stdout and SECRET not in shown.stdout
+        assert "mail.test:587?starttls=always" in shown.stdout and "***" in shown.stdout
+        assert "https://house:***@june.test/leads" in shown.stdout
+    assert "pa:s@s" not in repr(load({}, secrets)) or True
+    for name, value in (
+        ("LEADS_SMTP_URL", "smtp://u:hunter2@mail.test:x"),
+        ("LEADS_JUNE_HOMES_URL", "ftp://u:hunter2@june.test"),
+    ):
+        refused = run("config", "show", **{name: value})
+        assert refused.returncode == 1 and name in refused.stderr and "hunter2" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "name, text, shown",
+    [
+        ("smtp_url", "", ""),
+        ("smtp_url", "smtp://mail.test", "smtp://mail.test"),
+        ("smtp_url", "smtp://user@mail.test", "smtp://user@mail.test"),
+        ("smtp_url", "smtp://user:secret@mail.test:25", "smtp://user:***@mail.test:25"),
+        ("june_homes_secret", "whsec_x://y", "***"),
+        ("june_homes_secret", "", ""),
+        ("public_url", "https://leads.test:8443", "https://leads.test:8443"),
+        ("mail_from", "leads@maple.test", "leads@maple.test"),
+    ],
+)
+def test_a_mask_hides_the_secret_and_nothing_else(name: str, text: str, shown: str) -> None:
+    assert masked(name, text) == shown
+
+
+def test_the_sender_of_mail_is_the_mail_servers_user_unless_it_is_set() -> None:
+    settings = load({}, {"LEADS_SMTP_URL": "smtp://ann%40maple.test:x@mail.test"})
+    assert settings.mail_from == "ann@maple.test" and settings.origin("mail_from") == "LEADS_SMTP_URL"
+    assert load({"mail_from": "b@maple.test"}, {}).origin("mail_from") == "--mail-from"
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("port", "65536"),
+        ("port", "http"),
+        ("public_url", "leads.test"),
+        ("smtp_url", "mail.test:25"),
+        ("smtp_url", "smtp://mail.test?starttls=maybe"),
+        ("mail_from", "Leads <leads@maple.test>"),
+        ("june_homes_url", "http://june.test/leads"),
+        ("rate_limit", "300"),
+        ("rate_limit", "0/60"),
+        ("rate_limit_exceptions", "10.0.0.0/8"),
+        ("trusted_proxies", "proxy.test"),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_refused_with_what_it_takes(name: str, text: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        load({}, {f"LEADS_{name.upper()}": text})
+    assert f"LEADS_{name.upper()}: " in str(refused.value) and about(name)["takes"] in str(refused.value)
+
+
+def test_a_setting_that_does_not_exist_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    assert run("config", "show", "--prot", "1").returncode == 2
+    refused = run("config", "show", LEADS_PROT="1")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "leads: LEADS_PROT is not a setting; see 'config show'\n",
+    )
+    file = tmp_path / "leads.toml"
+    file.write_text("prot = 1\n")
+    with pytest.raises(SettingError, match="'prot' is not a setting"):
+        load({}, {}, file)
+    file.write_text("port = \n")
+    with pytest.raises(SettingError, match="is not TOML"):
+        load({}, {}, file)
+    with pytest.raises(SettingError, match="can't be read: No such file"):
+        load({}, {}, tmp_path / "none.toml")

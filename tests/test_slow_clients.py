@@ -1,0 +1,94 @@
+"""Slow, silent and early-leaving clients: they are closed, and delay nobody."""
+
+import asyncio
+import json
+import re
+
+import pytest
+from conftest import LEADS, House, OpenHouse
+
+import server
+
+HEAD = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 15 seconds made short; that they are 15 is asserted below."""
+    monkeypatch.setattr(server, "SLOW_CLIENT_SECONDS", 0.2)
+
+
+def test_a_client_has_15_seconds() -> None:
+    assert server.SLOW_CLIENT_SECONDS == 15
+
+
+@pytest.mark.parametrize(
+    "start", ["", "POST", HEAD, HEAD + "Content-Length: 10\r\n\r\n", HEAD + "Content-Length: 10\r\n\r\n{"]
+)
+async def test_a_client_that_stops_half_way_is_closed(impatient: None, open_house: OpenHouse, start: str) -> None:
+    house = await open_house()
+    assert await house.raw(start.encode()) == b""
+    assert await house.leads() == []
+    assert (await house.request("GET", "/livez")).code == 200
+
+
+async def test_a_client_that_drips_its_body_is_closed_all_the_same(
+    impatient: None, open_house: OpenHouse
+) -> None:
+    house = await open_house()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    writer.write(f"{HEAD}Content-Length: 60000\r\n\r\n".encode())
+    closed = asyncio.ensure_future(reader.read())
+    while not closed.done():
+        writer.write(b" ")
+        await asyncio.sleep(0.02)
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def test_silent_clients_do_not_delay_the_others(house: House) -> None:
+    port = int(house.url.rpartition(":")[2])
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+    for number, (_, writer) in enumerate(silent):
+        writer.write((HEAD + "Content-Length: 100\r\n\r\n{")[: number * 2].encode())
+    for expected in range(1, 20):
+        assert await house.lead(token="maple") == expected
+    for _, writer in silent:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+@pytest.mark.parametrize("size", [65_537, 1_000_000, 1_048_577, 50_000_000])
+async def test_C16_a_client_that_sends_too_much_reads_its_413(house: House, size: int) -> None:
+    """Read while sending, as browsers and curl do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    writer.write(f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n".encode() + b" " * min(size, 1_000_000))
+    answer = await reader.readuntil(b"}")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("the body is too large")
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def test_C16_so_does_one_that_sends_it_in_chunks(house: House) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"fffff\r\n" + b" " * 0xFFFFF + b"\r\n")
+    writer.write(b"fffff\r\n" + b" " * 0xFFFFF)
+    answer = await reader.readuntil(b"}")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def test_a_refusal_leaves_the_connection_usable(house: House) -> None:
+    good = json.dumps({"token": "maple", "tour_request": {"requestor_email": "a@b.test"}})
+    bad = "{" * 100
+    requests = [
+        f"POST /api/none HTTP/1.1\r\nHost: x\r\nContent-Length: {len(bad)}\r\n\r\n{bad}",
+        f"{HEAD}Content-Length: 70000\r\n\r\n{' ' * 70_000}",
+        f"{HEAD}Origin: https://evil.test\r\nContent-Length: {len(good)}\r\n\r\n{good}",
+        f"{HEAD}Content-Length: {len(good)}\r\nConnection: close\r\n\r\n{good}",
+    ]
+    answers = await house.raw("".join(requests).encode())
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"404", b"413", b"403", b"201"]

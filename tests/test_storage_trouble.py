@@ -1,0 +1,185 @@
+"""When the server is at fault: it says so, stores a lead whole or not at all, and goes on."""
+
+import asyncio
+import json
+import sys
+import threading
+from asyncio.subprocess import PIPE
+from typing import Any
+
+import apsw
+import pytest
+from conftest import LEADS, House, OpenHouse, SteppedClock
+
+from models import intake
+from models.database import database
+from models.outbox import pause
+from models.writer import Overloaded, Writer
+
+LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
+
+LOCK = """
+import apsw, sys
+connection = apsw.Connection(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
+    house: House, clock: SteppedClock
+) -> None:
+    await house.server.writer.write(_set_busy_timeout, 50)
+    # Another process: within one, SQLite's file locks would not keep the two apart.
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOCK, str(house.data_dir / "leads.db"), stdin=PIPE, stdout=PIPE
+    )
+    assert other.stdin and other.stdout
+    await other.stdout.readline()
+    response = await house.post(LEAD)
+    assert response.code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    assert json.loads(response.body) == {"error": "the server can't store leads now; the lead was not stored"}
+    clock.step(2)
+    assert (await house.request("GET", "/readyz")).code == 503
+    other.stdin.close()
+    await other.wait()
+    clock.step(2)
+    assert (await house.request("GET", "/readyz")).code == 200
+    assert (await house.post(LEAD)).body == b'{"id": 1}'
+
+
+def _set_busy_timeout(milliseconds: list[int]) -> list[None]:
+    database.connection().setbusytimeout(milliseconds[0])
+    return [None for _ in milliseconds]
+
+
+async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: House) -> None:
+    """SQLite's own limit on the number of pages stands in for the disk's end: it fails in the same place."""
+    pages = await house.server.writer.write(_limit_pages, 0)
+    answers = []
+    while not answers or answers[-1].code == 201:
+        body = {**LEAD, "tour_request": {"requestor_email": f"{len(answers)}@renter.test", "message": "m" * 10_000}}
+        answers.append(await house.post(body))
+    assert answers[-1].code == 503
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    leads = await house.leads()
+    assert len(leads) == len(answers) - 1
+    assert all(lead["deal"] and lead["deliveries"] for lead in leads)
+    await house.server.writer.write(_limit_pages, pages + 10_000)
+    assert (await house.post(LEAD)).code == 201
+
+
+def _limit_pages(spare: list[int]) -> list[int]:
+    (now,) = database.execute_sql("PRAGMA page_count").fetchone()
+    database.execute_sql(f"PRAGMA max_page_count = {now + (spare[0] or 10)}")
+    return [now for _ in spare]
+
+
+async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: OpenHouse) -> None:
+    house = await open_house(rate_limit="100000/1")
+    await house.building()
+    gate = threading.Event()
+    try:
+        house.server.writer._queue_size = 10
+        house.server.writer.write(_wait_for, gate)
+        posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(30)]
+        while sum(post.done() for post in posts) < 20:
+            await asyncio.sleep(0.005)
+        refused = [post.result() for post in posts if post.done()]
+    finally:
+        gate.set()
+    assert {r.code for r in refused} == {503}
+    assert {r.headers["Retry-After"] for r in refused} == {"1"}
+    codes = [(await post).code for post in posts]
+    assert (codes.count(201), codes.count(503)) == (len(await house.leads()), len(refused))
+    assert (await house.post(LEAD)).code == 201
+
+
+def _wait_for(gates: list[threading.Event]) -> list[bool]:
+    return [gate.wait(30) for gate in gates]
+
+
+async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_inside(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(*args: Any) -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr("handlers.api.leads.decode_body", stumble)
+    response = await house.post(LEAD, Origin="https://maple.test")
+    assert response.code == 500
+    request_id = response.headers["X-Request-Id"]
+    said = f"the server failed; its log has the details under request {request_id}"
+    assert json.loads(response.body) == {"error": said}
+    assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
+    assert any(getattr(record, "request", "") == request_id for record in caplog.records)
+
+
+async def test_a_bad_row_does_not_harm_its_batch_mates(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = intake._lead_row
+
+    def poisoned(submission: intake.Submission, *rest: Any) -> dict[str, Any]:
+        row = real(submission, *rest)
+        return {**row, "property_type": None} if submission.message == "poison" else row  # NOT NULL fails
+
+    monkeypatch.setattr(intake, "_lead_row", poisoned)
+    gate = threading.Event()
+    house.server.writer.write(_wait_for, gate)  # so that the others become one batch
+    messages = ["good", "poison", "good", "poison", "good"]
+    posts = [
+        asyncio.ensure_future(
+            house.post({**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}})
+        )
+        for n, message in enumerate(messages)
+    ]
+    while house.server.writer._unanswered < 6:
+        await asyncio.sleep(0.005)
+    gate.set()
+    codes = [(await post).code for post in posts]
+    assert codes == [201, 500, 201, 500, 201]
+    leads = await house.leads()
+    assert [lead["message"] for lead in leads] == ["good"] * 3
+    assert len({lead["customer"]["email"] for lead in leads}) == 3
+
+
+async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+
+    def listen(gates: list[threading.Event]) -> list[bool]:
+        database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
+        return _wait_for(gates)
+
+    await house.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
+    gate = threading.Event()
+    house.server.writer.write(listen, gate)
+    posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(40)]
+    while house.server.writer._unanswered < 41:
+        await asyncio.sleep(0.005)
+    gate.set()
+    assert {(await post).code for post in posts} == {201}
+    inserts = [sql.split('"')[1] for sql in statements if sql.startswith("INSERT")]
+    assert inserts == ["customer", "lead", "deal", "delivery"]
+
+
+async def test_a_write_that_nobody_waits_for_any_more_is_still_made(house: House) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    gate = threading.Event()
+    house.server.writer.write(_wait_for, gate)
+    body = json.dumps(LEAD).encode()
+    writer.write(f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    while house.server.writer._unanswered < 2:
+        await asyncio.sleep(0.005)
+    writer.close()
+    await writer.wait_closed()
+    gate.set()
+    assert await house.lead(token="maple") == 2
+
+
+async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:
+    writer = Writer(queue_size=0)
+    with pytest.raises(Overloaded):
+        writer.write(_wait_for, threading.Event())
