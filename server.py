@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from jobs.email import email_adapter
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
@@ -22,10 +21,12 @@ from handlers.log import configure
 from handlers.sandbox.demo import banner, demo_world
 from jobs.delivery import Adapter
 from jobs.dispatcher import Dispatcher
+from jobs.email import email_adapter
 from jobs.june_homes import june_homes_adapter
 from models.building import registered_origins
 from models.clock import Clock
-from models.database import FolderLock, close_database, open_database
+from models.database import close_database, open_database
+from models.folder_lock import FolderLock
 from models.intake import record_leads
 from models.outbox import EMAIL, JUNE_HOMES, open_outbox
 from models.reader import Reader

@@ -92,19 +92,22 @@ class _Conversation:
     async def step(
         self, name: str, *, lost: Verdict, refused: Verdict, hint: str = "", lost_hint: str = ""
     ) -> AsyncIterator[None]:
-        """A step of it. refused: the verdict on a 5xx; lost: on anything else but 421, which is DOWN."""
+        """A step of it. refused: the verdict on a 5xx; lost: on anything else but 421, which is DOWN.
+
+        The cause is left off: whoever logged it would log what the server quoted.
+        """
         try:
             async with asyncio.timeout_at(self.until):
                 yield
         except SMTPResponseException as error:
             verdict = DOWN if error.code == 421 else refused if 500 <= error.code <= 599 else lost
             reply = f"answered {name} with {error.code} {self._quotable(error.message)}".strip()
-            raise self.problem(verdict, reply, hint if verdict is refused else "") from error
-        except TimeoutError as error:
-            raise self.problem(lost, f"gave no answer in time at {name}", lost_hint) from error
+            raise self.problem(verdict, reply, hint if verdict is refused else "") from None
+        except TimeoutError:
+            raise self.problem(lost, f"gave no answer in time at {name}", lost_hint) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
             cause = self._quotable(str(error.__cause__ or error))
-            raise self.problem(lost, f"failed at {name}: {cause}", lost_hint) from error
+            raise self.problem(lost, f"failed at {name}: {cause}", lost_hint) from None
 
     def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:
         """The error to raise: who, what they did, and what the operator can do about it."""
@@ -163,7 +166,11 @@ def _can_be_overheard(smtp: SMTP) -> bool:
 
 async def _hand_over(talk: _Conversation, parcel: Parcel, mail_from: str, agent: str) -> None:
     """MAIL FROM, RCPT TO and DATA. From here on what is lost may have arrived."""
-    smtp, utf8 = talk.smtp, talk.smtp.supports_extension("smtputf8")
+    smtp = talk.smtp
+    # Asked for only if our own side's addresses need it: a server further on that doesn't speak it would
+    # send the whole lead back. What is left out for it otherwise is a renter's Reply-To; the text has it.
+    needed = not (mail_from.isascii() and agent.isascii())
+    utf8 = needed and smtp.supports_extension("smtputf8")
     sender, recipient = mailbox(mail_from, utf8=utf8), mailbox(agent, utf8=utf8)
     if sender is None:
         raise talk.problem(FOR_THE_OPERATOR, "takes ASCII addresses alone", "set another LEADS_MAIL_FROM")

@@ -1,7 +1,7 @@
 """Owns the mail that a building's leasing agent gets for a new lead: its headers, parts and invitation.
 
 It is put together by hand: EmailMessage mis-encodes a local part that isn't ASCII, raises on some of what
-renters type, and alone takes 2 ms a mail, four times what all of this takes.
+renters type, and alone takes 2 ms a mail, three times what all of this takes.
 """
 
 import re
@@ -150,8 +150,8 @@ def _letter(
     """All that the mail says, clean and in order: what both templates are filled with."""
     email, phone = one_line(lead["requestor_email"] or ""), one_line(lead["requestor_phone"] or "")
     unit = one_line(lead["unit_preference"] or "")
-    tracking = {one_line(key): one_line(value or "") for key, value in (lead["utm_data"] or {}).items()}
-    source = tracking.pop("utm_source", "")
+    utm = dict(lead["utm_data"] or {})
+    source = one_line(utm.pop("utm_source", None) or "")
     listing = lead["listing_source"] or ""
     zone = ZoneInfo(building["time_zone"])
     return {
@@ -172,7 +172,7 @@ def _letter(
             Fact("Listed on", LISTING_NAMES.get(listing, one_line(listing))),
             Fact("Listing number", one_line(lead["listing_source_original_id"] or "")),
             Fact("Website", one_line(lead["request_host"] or "")),
-            *(Fact(key, value) for key, value in tracking.items()),
+            *(Fact(one_line(key), one_line(value or "")) for key, value in utm.items()),
             Fact("Building", one_line(building["name"])),
             Fact("Address", one_line(building["address_line_one"] or "")),
             Fact("Lead number", str(lead["id"])),

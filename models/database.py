@@ -1,9 +1,8 @@
-"""Owns the database file: connections with their pragmas asserted, transactions, and the folder's lock."""
+"""Owns the database file: connections with their pragmas asserted, and transactions."""
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,9 +146,7 @@ def open_database(data_dir: Path) -> None:
 
     Raises DatabaseRefused for a file that is corrupt, foreign, or of a newer version; it is left as it was.
     """
-    from models import (
-        migrations,  # the steps import the tables, which import this module
-    )
+    from models import migrations  # its steps import this module
 
     if LeadsDatabase.server_version < WAL_RESET_FIXED_IN:
         raise DatabaseRefused(
@@ -161,12 +158,11 @@ def open_database(data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseRefused(f"the data folder {data_dir} can't be made: {error.strerror}") from error
-    _check_header(path)
     close_database()
     database.init(str(path))
     try:
-        database.connect(reuse_if_open=True)
-        _check_contents(path)
+        _check(path)
+        database.connect()
         migrations.migrate()
     except (DatabaseError, apsw.Error) as error:
         close_database()
@@ -182,34 +178,32 @@ def close_database() -> None:
         database.close()
 
 
-def _check_header(path: Path) -> None:
-    # Before SQLite opens it: opening may already recover a journal, which is a change. Closing a file
-    # that SQLite has open in this process would drop its locks; at this point it is not open.
+def _check(path: Path) -> None:
+    # Through a connection that can't write: what is refused stays as it was, to the byte.
+    from models.migrations import NEWEST
+
     if not path.exists():
         if path.with_name(FILE_NAME + "-wal").exists():
             raise DatabaseRefused(f"{path} is missing but its -wal file is there; put both back together")
         return
     if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
         raise DatabaseRefused(f"{path} can't be read and written; check its owner and mode")
-
-
-def _check_contents(path: Path) -> None:
-    from models import migrations
-
-    application_id = pragma("application_id")
-    tables = database.get_tables()
-    if application_id != APPLICATION_ID and (application_id or tables):
-        raise DatabaseRefused(f"{path} is some other program's database; give another LEADS_DATA_DIR")
-    version = pragma("user_version")
-    if version > migrations.NEWEST:
-        raise DatabaseRefused(
-            f"{path} has schema {version}, newer than this program's {migrations.NEWEST}; "
-            "run the newer version of this program"
-        )
-    if path.stat().st_size <= CHECK_WHOLE_FILE_UP_TO_BYTES:
-        verdict = pragma("quick_check(1)")
-        if verdict != "ok":
-            raise DatabaseRefused(f"{path} is corrupt ({verdict}); keep it, and restore a backup")
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
+        application_id = connection.pragma("application_id")
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+        if application_id != APPLICATION_ID and (application_id or tables):
+            raise DatabaseRefused(f"{path} is some other program's database; give another LEADS_DATA_DIR")
+        version = connection.pragma("user_version")
+        if version > NEWEST:
+            raise DatabaseRefused(
+                f"{path} has schema {version}, newer than this program's {NEWEST}; "
+                "run the newer version of this program"
+            )
+        if path.stat().st_size <= CHECK_WHOLE_FILE_UP_TO_BYTES:
+            verdict = connection.execute("PRAGMA quick_check(1)").get
+            if verdict != "ok":
+                raise DatabaseRefused(f"{path} is corrupt ({verdict}); keep it, and restore a backup")
 
 
 def pragma(name: str) -> Any:
@@ -245,37 +239,3 @@ def _refusal(path: Path, error: Exception) -> str:
     if any(isinstance(cause, apsw.NotADBError | apsw.CorruptError) for cause in _causes(error)):
         return f"{path} is corrupt ({error}); it was left as it is: keep it, and restore a backup"
     return f"{path} can't be opened: {storage_reason(error)}"
-
-
-class FolderLock:
-    """The proof that one server alone runs on a data folder. Held until the process ends or `release`."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "server.lock"
-        self._descriptor: int | None = None
-
-    def acquire(self) -> None:
-        """Take the lock without waiting. Raises DatabaseRefused, naming the holder, if it is taken."""
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise DatabaseRefused(f"{self._path} can't be written: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise DatabaseRefused(
-                f"another server (process {holder or 'unknown'}) is running on {self._path.parent}; "
-                "stop it first, or give another LEADS_DATA_DIR"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Let another server have the folder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None

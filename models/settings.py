@@ -267,4 +267,4 @@ def masked(name: str, text: str) -> str:
     """A setting's text with what is secret in it as ***: all of a secret, of any URL its password."""
     if about(name)["secret"] and name != "smtp_url":
         return text and "***"
-    return re.sub(r"(//[^/:@]*):.*@", r"\1:***@", text)
+    return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)

@@ -205,7 +205,9 @@ class House:
             for name in ("token", "unified_address_id", "address_line_one")
             if name in fields
         }
-        response = await self.post({**outer, "tour_request": {"requestor_email": "jane@renter.test", **fields}})
+        response = await self.post(
+            {**outer, "tour_request": {"requestor_email": "jane@renter.test", **fields}}
+        )
         assert response.code == 201, response.body
         return int(json.loads(response.body)["id"])
 

@@ -58,7 +58,11 @@ async def test_C5_json_with_every_field_is_stored_as_it_was_typed(house: House) 
     assert lead["sent"]["utm_data"] == tour["utm_data"]
 
 
-FORM = {"token": "maple", "tour_request[requestor_email]": "jane@renter.test", "tour_request[message]": "Hé + &"}
+FORM = {
+    "token": "maple",
+    "tour_request[requestor_email]": "jane@renter.test",
+    "tour_request[message]": "Hé + &",
+}
 
 
 def multipart(fields: dict[str, str], boundary: str = "b0und") -> bytes:
@@ -69,14 +73,22 @@ def multipart(fields: dict[str, str], boundary: str = "b0und") -> bytes:
     return f"{parts}--{boundary}--\r\n".encode()
 
 
-@pytest.mark.parametrize("media_type", ["application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded"])
+@pytest.mark.parametrize(
+    "media_type", ["application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded"]
+)
 async def test_C5_a_plain_html_form_works(house: House, media_type: str) -> None:
     from urllib.parse import urlencode
 
-    response = await house.request("POST", LEADS, urlencode(FORM), Content_Type=f"{media_type}; charset=UTF-8")
+    response = await house.request(
+        "POST", LEADS, urlencode(FORM), Content_Type=f"{media_type}; charset=UTF-8"
+    )
     assert response.code == 201, response.body
     lead = await house.stored(1)
-    assert (lead["building_id"], lead["requestor_email"], lead["message"]) == (1, "jane@renter.test", "Hé + &")
+    assert (lead["building_id"], lead["requestor_email"], lead["message"]) == (
+        1,
+        "jane@renter.test",
+        "Hé + &",
+    )
 
 
 async def test_C5_a_multipart_form_works(house: House) -> None:
@@ -86,9 +98,13 @@ async def test_C5_a_multipart_form_works(house: House) -> None:
     assert (await house.stored(1))["message"] == "Hé + &"
 
 
-@pytest.mark.parametrize("media_type", ["application/json", "text/plain", "application/vnd.api+json", "?", ""])
+@pytest.mark.parametrize(
+    "media_type", ["application/json", "text/plain", "application/vnd.api+json", "?", ""]
+)
 async def test_C5_any_other_type_is_read_as_json(house: House, media_type: str) -> None:
-    response = await house.request("POST", LEADS, json.dumps({"tour_request": EMAIL}), Content_Type=media_type)
+    response = await house.request(
+        "POST", LEADS, json.dumps({"tour_request": EMAIL}), Content_Type=media_type
+    )
     assert response.code == 201
 
 
@@ -250,14 +266,24 @@ async def test_C8_unknown_fields_are_ignored(house: House) -> None:
     + ["jane@renter.test, x@y.test", "Jane <jane@renter.test>", ".@b.test", 5, "a@b\u202e.test"],
 )
 async def test_C9_a_blank_or_unusable_email_is_refused(house: House, email: Any) -> None:
-    response = await house.post({"token": "maple", "tour_request": {"requestor_email": email, "message": "hi"}})
+    response = await house.post(
+        {"token": "maple", "tour_request": {"requestor_email": email, "message": "hi"}}
+    )
     assert (response.code, response.body) == (400, b'{"error": "Unable to create tour request"}')
     assert await nothing_stored(house)
 
 
 @pytest.mark.parametrize(
     "email",
-    ["a@b.test", "a@printer.local", "a@localhost", "jane+tag@renter.example", " a@b.test ", "a@b.test\u2028", "o'neil@b.invalid"]
+    [
+        "a@b.test",
+        "a@printer.local",
+        "a@localhost",
+        "jane+tag@renter.example",
+        " a@b.test ",
+        "a@b.test\u2028",
+        "o'neil@b.invalid",
+    ]
     + ["jané@renter.test", "a@bücher.test", "用户@例子.测试", "a@xn--bcher-kva.test"],
 )
 async def test_C9_syntax_alone_decides_what_an_email_is(house: House, email: str) -> None:
@@ -284,7 +310,9 @@ async def test_C13_a_blank_request_host_is_the_host_header(house: House) -> None
     assert (await house.stored(2))["request_host"] == "www.maple.test"
 
 
-@pytest.mark.parametrize("value", [True, "True", "TRUE", "1", "yes", " true", "true ", "t\x00rue", 1, "false", None])
+@pytest.mark.parametrize(
+    "value", [True, "True", "TRUE", "1", "yes", " true", "true ", "t\x00rue", 1, "false", None]
+)
 async def test_C14_nothing_but_the_string_true_is_consent(house: House, value: Any) -> None:
     await house.lead(sms_consent=value)
     lead = await house.stored(1)
@@ -304,7 +332,9 @@ async def test_C14_consent_is_stored_with_its_evidence(house: House) -> None:
     }
 
 
-@pytest.mark.parametrize(("unit", "property_type"), [("4B", "listing"), (None, "building"), ("  ", "building")])
+@pytest.mark.parametrize(
+    ("unit", "property_type"), [("4B", "listing"), (None, "building"), ("  ", "building")]
+)
 async def test_C15_what_a_client_sends_for_managed_fields_is_ignored(
     house: House, unit: str | None, property_type: str
 ) -> None:
@@ -325,9 +355,9 @@ async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(house: Hou
 async def test_C16_a_field_has_its_longest_length(house: House, field: str) -> None:
     most = 10_000 if field == "message" else 1_000
     outer = {"tour_request": dict(EMAIL)}
-    (outer if field in ("token", "unified_address_id", "address_line_one") else outer["tour_request"])[field] = (
-        "é" * (most + 1)
-    )
+    (outer if field in ("token", "unified_address_id", "address_line_one") else outer["tour_request"])[
+        field
+    ] = "é" * (most + 1)
     response = await house.post(outer)
     expected = f"{field} is too long (maximum is {most} characters)"
     assert (response.code, error_of(response)) == (400, expected)
@@ -342,7 +372,9 @@ async def test_C16_the_longest_texts_are_stored_whole(house: House) -> None:
 
 async def test_C16_control_characters_are_dropped_but_for_lines_and_tabs_of_the_message(house: House) -> None:
     every = "".join(map(chr, [*range(32), 127, *range(128, 160)]))
-    await house.lead(requestor_name=f"Ja{every}ne", message=f"a{every}b\r\nc", utm_data="utm_source=a%00b%0Ac")
+    await house.lead(
+        requestor_name=f"Ja{every}ne", message=f"a{every}b\r\nc", utm_data="utm_source=a%00b%0Ac"
+    )
     lead = await house.stored(1)
     assert (lead["requestor_name"], lead["message"]) == ("Jane", "a\t\n\rb\r\nc")
     assert lead["utm_data"] == {"utm_source": "abc"}

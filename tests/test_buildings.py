@@ -30,14 +30,19 @@ async def test_C17_by_token_before_all_else(house: House) -> None:
 
 async def test_C17_by_unified_address_id_only_without_a_token(house: House) -> None:
     other = await house.building(token="oak", unified_address_id="U2")
-    assert await building_of(house, token="", unified_address_id="U2", address_line_one="12 Maple Street") == other
+    assert (
+        await building_of(house, token="", unified_address_id="U2", address_line_one="12 Maple Street")
+        == other
+    )
     assert await building_of(house, unified_address_id="U9", address_line_one="12 Maple Street") is None
 
 
 async def test_C17_by_address_only_without_both(house: House) -> None:
     await house.building(token="twin", address_line_one="12 Maple Street")
     assert await building_of(house, address_line_one="  12 Maple Street ") == 1
-    assert await building_of(house, token=" ", unified_address_id=" ", address_line_one="12 Maple Street") == 1
+    assert (
+        await building_of(house, token=" ", unified_address_id=" ", address_line_one="12 Maple Street") == 1
+    )
     assert await building_of(house, address_line_one="12 maple street") is None
     assert await building_of(house, address_line_one="12 Maple") is None
 

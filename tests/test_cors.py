@@ -121,7 +121,13 @@ async def test_C26_so_does_429(open_house: OpenHouse) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.test", "http://maple.test", "https://maple.test:8443", "https://maple.test.evil.test", "null"]
+    [
+        "https://evil.test",
+        "http://maple.test",
+        "https://maple.test:8443",
+        "https://maple.test.evil.test",
+        "null",
+    ]
     + ["https://evil.test/https://maple.test", "https://maple.test/", "https://MAPLE.test", "*", ""],
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])

@@ -38,7 +38,9 @@ async def test_C19_found_by_phone_in_e164_when_the_email_is_new(house: House) ->
     for phone in ("+15551234567", "555.123.4567", "1-555-123-4567", "+1 555 123 4567"):
         found = await customer_of(house, requestor_email="b@renter.test", requestor_phone=phone)
         assert found == first
-    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="+445551234567"))["id"] == 2
+    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="+445551234567"))[
+        "id"
+    ] == 2
 
 
 async def test_C19_the_email_goes_before_the_phone(house: House) -> None:

@@ -92,19 +92,21 @@ async def listening(
     protocol: Callable[[], asyncio.Protocol], host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
     """A server on a free port, which is answered with; left only once all its connections are closed."""
-    gone: list[asyncio.Future[None]] = []
+    connected: set[asyncio.Protocol] = set()
 
     def watched() -> asyncio.Protocol:
         made = protocol()
-        lost, closed = made.connection_lost, asyncio.get_running_loop().create_future()
+        begin, end = made.connection_made, made.connection_lost
+
+        def connection_made(transport: asyncio.BaseTransport) -> None:
+            connected.add(made)
+            begin(transport)
 
         def connection_lost(error: Exception | None) -> None:
-            lost(error)
-            if not closed.done():
-                closed.set_result(None)
+            end(error)
+            connected.discard(made)
 
-        made.connection_lost = connection_lost  # type: ignore[method-assign]
-        gone.append(closed)
+        made.connection_made, made.connection_lost = connection_made, connection_lost  # type: ignore
         return made
 
     server = await asyncio.get_running_loop().create_server(watched, host, 0, ssl=tls)
@@ -112,7 +114,8 @@ async def listening(
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        await asyncio.gather(*gone)
+        while connected:
+            await asyncio.sleep(0.001)
 
 
 def deliver(

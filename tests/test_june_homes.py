@@ -15,7 +15,9 @@ async def sent(house: House, **fields: str) -> tuple[dict[str, str], bytes]:
     return house.partner.calls[-1]
 
 
-async def test_C23_it_is_signed_the_standard_webhooks_way(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_C23_it_is_signed_the_standard_webhooks_way(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     headers, body = await sent(house)
     small = {name.lower(): value for name, value in headers.items()}
     # The reference implementation looks at the machine's clock; the server went by the test's.

@@ -56,7 +56,9 @@ async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
     assert "jane" not in written.getvalue()
 
 
-async def test_a_request_is_one_line_with_the_id_it_was_answered_with(house: House, written: io.StringIO) -> None:
+async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
+    house: House, written: io.StringIO
+) -> None:
     response = await house.post({"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}})
     lines = [line for line in written.getvalue().splitlines() if response.headers["X-Request-Id"] in line]
     assert len(lines) == 1

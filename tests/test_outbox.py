@@ -101,7 +101,9 @@ async def test_C24_a_passing_failure_is_tried_again_with_backoff_for_more_than_7
     assert clock.now() - began >= timedelta(hours=72)
     for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True):
         assert delay <= wait <= delay * (1 + outbox.JITTER)
-    assert len({wait / delay for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True)}) > 1, "no jitter"
+    assert len({wait / delay for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True)}) > 1, (
+        "no jitter"
+    )
 
 
 async def test_C24_what_was_given_up_can_be_replayed(house: House) -> None:
@@ -177,7 +179,9 @@ async def test_a_destination_that_is_down_is_probed_by_one_delivery_at_a_time(
     assert {d["state"] for d in await house.deliveries()} == {"pending"}
 
 
-async def test_a_destination_that_is_back_gets_all_that_waited(open_house: OpenHouse, clock: SteppedClock) -> None:
+async def test_a_destination_that_is_back_gets_all_that_waited(
+    open_house: OpenHouse, clock: SteppedClock
+) -> None:
     house = await open_house()
     await house.building()
     house.mail.replies = ["421 shutting down"] * 4

@@ -26,7 +26,8 @@ async def test_C2_any_other_method_is_405_with_allow(house: House, method: str) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/api", "/api/", "/api/v1/leads", LEADS + "/1", "/api/v2/website_leads", "/api/v1/website_leads.json"]
+    "path",
+    ["/api", "/api/", "/api/v1/leads", LEADS + "/1", "/api/v2/website_leads", "/api/v1/website_leads.json"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_C2_an_unknown_path_is_404_in_json(house: House, path: str, method: str) -> None:

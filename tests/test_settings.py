@@ -1,24 +1,15 @@
 """Owns the promises of the settings: where each comes from, what it takes, what of it is never shown."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from running import run
 
 from models.settings import Rate, SettingError, about, load, masked, names
 
-ROOT = Path(__file__).parent.parent
 SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-def run(*args: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
-    command = [sys.executable, str(ROOT / "server.py"), *args]
-    return subprocess.run(command, env={**kept, **environment}, capture_output=True, encoding="utf-8")
 
 
 def test_every_setting_says_what_it_is_for_and_what_it_takes() -> None:
@@ -47,8 +38,8 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_pa
         "1001",
         "--config",
         str(file),
-        LEADS_PORT="1002",
-        LEADS_HOST="127.0.0.2",
+        port="1002",
+        host="127.0.0.2",
     )
     rows = {row["name"]: row for row in map(json.loads, shown.stdout.splitlines())}
     assert (rows["port"]["value"], rows["port"]["origin"]) == ("1001", "--port")
@@ -60,26 +51,26 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_pa
 
 
 def test_config_show_for_people_says_the_value_and_where_it_came_from() -> None:
-    lines = run("config", "show", LEADS_PORT="9").stdout.splitlines()
+    lines = run("config", "show", port="9").stdout.splitlines()
     assert lines[0].split() == ["setting", "value", "from"]
     assert [line.split()[1:] for line in lines if line.startswith("port ")] == [["9", "LEADS_PORT"]]
 
 
-def test_secrets_are_masked_wherever_they_are_shown(tmp_path: Path) -> None:
-    secrets = {"LEADS_SMTP_URL": SMTP, "LEADS_JUNE_HOMES_SECRET": SECRET}
-    secrets["LEADS_JUNE_HOMES_URL"] = "https://house:pa:s@s@june.test/leads"
+def test_secrets_are_masked_wherever_they_are_shown() -> None:
+    secrets = {"smtp_url": SMTP, "june_homes_secret": SECRET}
+    secrets["june_homes_url"] = "https://house:pa:s@s@june.test/leads"
     for shown in (run("config", "show", **secrets), run("config", "show", "--json", **secrets)):
         assert shown.returncode == 0
         assert "pa:s@s" not in shown.stdout and SECRET not in shown.stdout
         assert "mail.test:587?starttls=always" in shown.stdout and "***" in shown.stdout
         assert "https://house:***@june.test/leads" in shown.stdout
-    assert "pa:s@s" not in repr(load({}, secrets)) or True
     for name, value in (
-        ("LEADS_SMTP_URL", "smtp://u:hunter2@mail.test:x"),
-        ("LEADS_JUNE_HOMES_URL", "ftp://u:hunter2@june.test"),
+        ("smtp_url", "smtp://u:hunter2@mail.test:x"),
+        ("june_homes_url", "ftp://u:hunter2@june.test"),
     ):
         refused = run("config", "show", **{name: value})
-        assert refused.returncode == 1 and name in refused.stderr and "hunter2" not in refused.stderr
+        assert refused.returncode == 1 and f"LEADS_{name.upper()}: " in refused.stderr
+        assert "hunter2" not in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -130,7 +121,7 @@ def test_a_value_that_can_not_be_used_is_refused_with_what_it_takes(name: str, t
 
 def test_a_setting_that_does_not_exist_is_refused_wherever_it_stands(tmp_path: Path) -> None:
     assert run("config", "show", "--prot", "1").returncode == 2
-    refused = run("config", "show", LEADS_PROT="1")
+    refused = run("config", "show", prot="1")
     assert (refused.returncode, refused.stderr) == (
         1,
         "leads: LEADS_PROT is not a setting; see 'config show'\n",

@@ -25,7 +25,9 @@ def test_a_client_has_15_seconds() -> None:
 @pytest.mark.parametrize(
     "start", ["", "POST", HEAD, HEAD + "Content-Length: 10\r\n\r\n", HEAD + "Content-Length: 10\r\n\r\n{"]
 )
-async def test_a_client_that_stops_half_way_is_closed(impatient: None, open_house: OpenHouse, start: str) -> None:
+async def test_a_client_that_stops_half_way_is_closed(
+    impatient: None, open_house: OpenHouse, start: str
+) -> None:
     house = await open_house()
     assert await house.raw(start.encode()) == b""
     assert await house.leads() == []
@@ -62,7 +64,9 @@ async def test_silent_clients_do_not_delay_the_others(house: House) -> None:
 async def test_C16_a_client_that_sends_too_much_reads_its_413(house: House, size: int) -> None:
     """Read while sending, as browsers and curl do."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
-    writer.write(f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n".encode() + b" " * min(size, 1_000_000))
+    writer.write(
+        f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n".encode() + b" " * min(size, 1_000_000)
+    )
     answer = await reader.readuntil(b"}")
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("the body is too large")
@@ -72,7 +76,9 @@ async def test_C16_a_client_that_sends_too_much_reads_its_413(house: House, size
 
 async def test_C16_so_does_one_that_sends_it_in_chunks(house: House) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
-    writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"fffff\r\n" + b" " * 0xFFFFF + b"\r\n")
+    writer.write(
+        f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"fffff\r\n" + b" " * 0xFFFFF + b"\r\n"
+    )
     writer.write(b"fffff\r\n" + b" " * 0xFFFFF)
     answer = await reader.readuntil(b"}")
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -60,7 +60,10 @@ async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: H
     pages = await house.server.writer.write(_limit_pages, 0)
     answers = []
     while not answers or answers[-1].code == 201:
-        body = {**LEAD, "tour_request": {"requestor_email": f"{len(answers)}@renter.test", "message": "m" * 10_000}}
+        body = {
+            **LEAD,
+            "tour_request": {"requestor_email": f"{len(answers)}@renter.test", "message": "m" * 10_000},
+        }
         answers.append(await house.post(body))
     assert answers[-1].code == 503
     assert int(answers[-1].headers["Retry-After"]) >= 1

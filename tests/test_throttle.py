@@ -4,7 +4,7 @@ import ipaddress
 import json
 
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock
+from conftest import LEADS, OpenHouse, SteppedClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,7 +116,12 @@ async def test_C28_the_limit_is_300_in_5_minutes_and_every_request_counts(
     open_house: OpenHouse, clock: SteppedClock
 ) -> None:
     house = await open_house()
-    kinds = [("POST", LEADS, "{"), ("GET", "/api/none", None), ("PUT", LEADS, "{}"), ("POST", LEADS, "x" * 70_000)]
+    kinds = [
+        ("POST", LEADS, "{"),
+        ("GET", "/api/none", None),
+        ("PUT", LEADS, "{}"),
+        ("POST", LEADS, "x" * 70_000),
+    ]
     for number in range(300):
         method, path, body = kinds[number % len(kinds)]
         response = await house.request(method, path, body)
@@ -169,7 +174,9 @@ async def test_C29_over_the_limit_the_body_is_not_parsed_and_the_database_not_as
         assert (await house.request("POST", LEADS, "{broken", **origin)).code == 429
 
 
-async def test_C30_x_real_ip_is_never_believed_and_forwarded_for_only_of_a_proxy(open_house: OpenHouse) -> None:
+async def test_C30_x_real_ip_is_never_believed_and_forwarded_for_only_of_a_proxy(
+    open_house: OpenHouse,
+) -> None:
     house = await open_house(rate_limit="1/60")
     assert (await house.post(LEAD, X_Real_Ip="203.0.113.1")).code == 201
     assert (await house.post(LEAD, X_Real_Ip="203.0.113.2", X_Forwarded_For="203.0.113.3")).code == 429

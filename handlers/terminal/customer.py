@@ -87,9 +87,7 @@ def _erase(args: argparse.Namespace, settings: Settings) -> None:
     answer(
         {**customer_as_dict(customer), "erased_leads": leads},
         args.json,
-        f"Customer {customer.id} is erased, and what {leads} leads held of them."
-        if leads
-        else f"Customer {customer.id} is erased.",
+        f"Customer {customer.id} is erased, and what their leads held of them (leads: {leads}).",
         "Backups made before now, and exports, still hold them.",
     )
 

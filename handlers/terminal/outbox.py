@@ -77,9 +77,7 @@ def _retry(args: argparse.Namespace, settings: Settings) -> None:
     with transaction():
         ids = retry_failed(args.kind, now) if args.failed else retry_deliveries(args.ids, now)
         closed = [place for place in list_destinations(now) if place["waits_because"] and place[PENDING]]
-    answer(
-        {"retried": ids}, args.json, f"{len(ids)} deliveries are due now." if ids else "Nothing has failed."
-    )
+    answer({"retried": ids}, args.json, f"Due now: {len(ids)}" if ids else "Nothing has failed.")
     for place in closed if ids else ():
         note(f"note: {_in_one_line(place)}")
 

@@ -1,0 +1,71 @@
+"""Owns how the tests run the program as its users do: as a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment, with these settings and no other LEADS_ ones."""
+    rest = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
+    return rest | {"LEADS_" + name.upper(): value for name, value in settings.items()}
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "server.py", *arguments],
+        cwd=ROOT,
+        env=environment(**settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Program:
+    """A server that was started: its url, and its output so far."""
+
+    def __init__(self, process: subprocess.Popen[str], until: str) -> None:
+        self.process = process
+        self.output = ""
+        self.url = self.read_until(until)
+
+    def read_until(self, pattern: str) -> str:
+        """Read its output up to a line that matches; gives the first group."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if match := re.search(pattern, line):
+                return match[1]
+        raise AssertionError(f"it ended before {pattern!r} was seen; it said:\n{self.output}")
+
+
+@contextmanager
+def started(command: str, **settings: str) -> Iterator[Program]:
+    """Start `serve` or `demo` on a free port; at the end it is killed if it still runs."""
+    settings.setdefault("port", "0")
+    process = subprocess.Popen(
+        [sys.executable, "server.py", command],
+        cwd=ROOT,
+        env=environment(**settings) | {"PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield Program(process, {"serve": r"leads at (\S+)", "demo": r"livez +(\S+)/readyz"}[command])
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

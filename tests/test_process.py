@@ -1,0 +1,266 @@
+"""The program as a process: how it starts, stops, refuses, and what a kill leaves."""
+
+import asyncio
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LEADS
+from running import run, started
+from tornado.httpclient import AsyncHTTPClient
+
+LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> str:
+    folder = str(tmp_path / "data")
+    run(
+        "building", "add", "--name", "Maple", "--token", "maple", "--agent-email", "a@b.test", data_dir=folder
+    )
+    return folder
+
+
+def curl(url: str, body: Any) -> tuple[int, bytes]:
+    done = subprocess.run(
+        [
+            "curl",
+            "-sS",
+            "-w",
+            "%{http_code}",
+            url,
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            json.dumps(body),
+        ],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    return int(done.stdout[-3:]), done.stdout[:-3]
+
+
+def test_without_a_command_it_prints_help() -> None:
+    done = run()
+    assert done.returncode == 0
+    for command in ("serve", "demo", "building", "token", "lead", "customer", "outbox", "config"):
+        assert re.search(rf"^\s+{command}\b", done.stdout, re.MULTILINE)
+
+
+def test_a_lead_that_was_taken_is_there_after_a_restart(data_dir: str) -> None:
+    for expected in (1, 2):
+        with started("serve", data_dir=data_dir) as server:
+            assert curl(server.url + LEADS, LEAD) == (201, b'{"id": %d}' % expected)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+    done = run("lead", "list", "--json", data_dir=data_dir)
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [2, 1]
+
+
+def test_a_second_server_on_the_same_folder_is_refused_and_says_why(data_dir: str) -> None:
+    with started("serve", data_dir=data_dir) as server:
+        second = run("serve", data_dir=data_dir, port="0")
+        assert second.returncode == 1
+        assert f"another server (process {server.process.pid}) is running on {data_dir}" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        assert curl(server.url + LEADS, LEAD)[0] == 201
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(data_dir: str, tmp_path: Path) -> None:
+    with started("serve", data_dir=data_dir) as server:
+        port = server.url.rpartition(":")[2]
+        second = run("serve", data_dir=str(tmp_path / "other"), port=port)
+    assert second.returncode == 1
+    assert f"port {port}" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_sigterm_lets_what_is_in_flight_finish(data_dir: str) -> None:
+    body = json.dumps(LEAD).encode()
+    head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    async def talk(url: str, process: "subprocess.Popen[str]") -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(head + body[:10])
+        # An answer on another connection shows that the server has read what was sent before it.
+        idle_writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        await idle_reader.readuntil(b"}")
+        process.send_signal(signal.SIGTERM)
+        while True:  # until it no longer listens
+            try:
+                _, probe = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            except OSError:
+                break
+            probe.close()
+            await asyncio.gather(probe.wait_closed(), return_exceptions=True)
+        writer.write(body[10:])
+        answer = await reader.read()
+        for each in (writer, idle_writer):
+            each.close()
+            await asyncio.gather(each.wait_closed(), return_exceptions=True)
+        return answer
+
+    with started("serve", data_dir=data_dir) as server:
+        answer = asyncio.run(talk(server.url, server.process))
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert answer.endswith(b'{"id": 1}')
+        assert server.process.wait(30) == 0
+
+
+async def test_after_kill_9_every_acknowledged_lead_is_there_with_its_outbox_rows(
+    data_dir: str, io_loop: Any
+) -> None:
+    acknowledged: dict[int, str] = {}
+    client = AsyncHTTPClient(force_instance=True, max_clients=16)
+
+    async def post_until_it_dies(url: str, name: str) -> None:
+        for number in range(5_000):
+            email = f"{name}.{number}@renter.test"
+            body = {
+                "token": "maple",
+                "tour_request": {"requestor_email": email, "listing_source": "june_homes"},
+            }
+            try:
+                headers = {"Content-Type": "application/json"}
+                answer = await client.fetch(
+                    url + LEADS, method="POST", body=json.dumps(body), headers=headers
+                )
+            except Exception:
+                return
+            acknowledged[json.loads(answer.body)["id"]] = email
+
+    for round_number in range(3):
+        with started("serve", data_dir=data_dir, rate_limit="1000000/1") as server:
+            posting = [
+                asyncio.ensure_future(post_until_it_dies(server.url, f"r{round_number}c{n}"))
+                for n in range(16)
+            ]
+            enough = len(acknowledged) + 150 + 37 * round_number
+            while len(acknowledged) < enough:
+                await asyncio.sleep(0.001)
+            server.process.kill()
+            await asyncio.gather(*posting)
+    client.close()
+    with started("serve", data_dir=data_dir):
+        done = run("lead", "export", "--format", "json", data_dir=data_dir)
+    leads = {lead["id"]: lead for lead in map(json.loads, done.stdout.splitlines())}
+    assert len(acknowledged) >= 3 * 150
+    for lead_id, email in acknowledged.items():
+        assert leads[lead_id]["requestor_email"] == email
+    for lead in leads.values():  # those that were stored but not acknowledged, too, are whole
+        assert lead["deal"] is not None
+        assert sorted(d["kind"] for d in lead["deliveries"]) == ["email", "june_homes"]
+
+
+def damage_header(file: Path) -> None:
+    file.write_bytes(b"garbage" * 1_000)
+
+
+def damage_inside(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[4096:12_288] = b"\xaa" * 8_192
+    file.write_bytes(content)
+
+
+def make_foreign(file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE recipes (name)")
+        connection.commit()
+
+
+def make_newer(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_header, "is corrupt"),
+        (damage_inside, "is corrupt"),
+        (make_foreign, "some other program's database"),
+        (make_newer, "has schema 99, newer than this program's"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_and_left_as_it_was(
+    data_dir: str, damage: Any, said: str
+) -> None:
+    file = Path(data_dir) / "leads.db"
+    for name in ("-wal", "-shm"):
+        file.with_name(file.name + name).unlink(missing_ok=True)
+    damage(file)
+    before = file.read_bytes()
+    for command in (("serve",), ("lead", "list")):
+        done = run(*command, data_dir=data_dir, port="0")
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert said in done.stderr
+    assert file.read_bytes() == before
+
+
+def test_a_database_without_its_file_but_with_its_log_is_refused(data_dir: str) -> None:
+    file = Path(data_dir) / "leads.db"
+    file.rename(file.with_name("leads.db-wal"))
+    done = run("serve", data_dir=data_dir, port="0")
+    assert done.returncode == 1
+    assert "is missing but its -wal file is there" in done.stderr
+    assert not file.exists()
+
+
+def test_the_data_is_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with started("serve", data_dir=str(folder)):
+        assert folder.stat().st_mode & 0o077 == 0
+        for file in folder.iterdir():
+            assert file.stat().st_mode & 0o077 == 0, file
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("port", "http"),
+        ("rate_limit", "0/300"),
+        ("smtp_url", "mail.test"),
+        ("june_homes_url", "http://partner.test/leads"),
+        ("trusted_proxies", "proxy"),
+        ("public_url", "leads.test"),
+        ("unheard_of", "1"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, setting: str, value: str) -> None:
+    done = run("serve", data_dir=str(tmp_path / "data"), **{setting: value})
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"LEADS_{setting.upper()}" in done.stderr
+
+
+def test_demo_takes_the_banners_curl_line_and_tells_of_the_mail_and_the_partner() -> None:
+    with started("demo") as demo:
+        line = demo.read_until(r"^(curl .*)$")
+        while not line.endswith("}}'"):
+            line += "\n" + demo.read_until(r"^(.*)$")
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout == '{"id": 1}'
+        told = demo.read_until(r"(partner|mail) ") + demo.read_until(r"(partner|mail) ")
+        assert told in ("partnermail", "mailpartner")
+        assert "New lead: Jane Doe" in demo.output
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.process.wait(30) == 0
+        assert "Traceback" not in demo.output
+
+
+def test_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with started("demo") as demo:
+        assert list(tmp_path.iterdir())
+        demo.process.send_signal(signal.SIGTERM)
+        assert demo.process.wait(30) == 0
+    assert list(tmp_path.iterdir()) == []
