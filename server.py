@@ -26,9 +26,10 @@ from jobs.june_homes import june_homes_adapter
 from models.building import registered_origins
 from models.clock import Clock
 from models.database import close_database, open_database
+from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
-from models.outbox import EMAIL, JUNE_HOMES, open_outbox
+from models.outbox import open_outbox
 from models.reader import Reader
 from models.settings import SettingError, Settings
 from models.storage_check import check_storage

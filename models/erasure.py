@@ -32,7 +32,8 @@ def erase_customer(customer: Customer, now: datetime) -> int:
     # What a mail server said of an attempt may quote the renter.
     DeliveryAttempt.update(outcome=ERASED).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
-        DeliveryAttempt.outcome != DELIVERED,
+        DeliveryAttempt.outcome
+        != DELIVERED,  # nor null: that one still runs, and learns of this as it settles
     ).execute()
     erased: int = (
         Lead.update(

@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 from models.building import Building, Clues, match_buildings
 from models.customer import Customer, Renter, find_or_create
 from models.deal import open_deals
+from models.destination import EMAIL, JUNE_HOMES
 from models.lead import JUNE_HOMES_SOURCE, Lead
-from models.outbox import EMAIL, JUNE_HOMES, NewDelivery, enqueue
+from models.outbox import NewDelivery, enqueue
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,17 +25,19 @@ from peewee import (
     ForeignKeyField,
     IntegerField,
     TextField,
-    fn,
 )
-from playhouse.apsw_ext import BooleanField
 
 from models.building import Refused
-from models.database import Row, UtcDateTimeField, as_text
+from models.database import Row, UtcDateTimeField
+from models.destination import (
+    JITTER,
+    Openness,
+    configure_destinations,
+    hold,
+    note_answer,
+    openness,
+)
 from models.lead import Lead
-
-EMAIL = "email"
-JUNE_HOMES = "june_homes"
-KINDS = (EMAIL, JUNE_HOMES)
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
 STATES = (PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
@@ -48,24 +50,6 @@ ERASED = "the customer was erased"
 RETRY_DELAYS = tuple(
     timedelta(minutes=m) for m in (0.25, 1, 5, 15, 30, 60, 120, 240, 480, 720, 1080, 1080, 1320)
 )
-JITTER = 0.2  # the most that is added, as a part of the delay
-
-# How long a destination that is down as a whole is left alone before one delivery probes it.
-PROBE_DELAYS = tuple(timedelta(seconds=s) for s in (5, 10, 20, 40, 60, 120, 300))
-LONGEST_RETRY_AFTER = timedelta(days=1)
-
-
-class Destination(Row):
-    """Where the deliveries of one kind go. While it is paused or held, none of them is claimed."""
-
-    kind = TextField(primary_key=True)
-    configured = BooleanField(default=False)  # the server was started with an address for it
-    paused = BooleanField(default=False)  # by the operator; only the operator resumes it
-    failures = IntegerField(
-        default=0
-    )  # in a row, of the destination as a whole; while > 0 one probe at a time
-    hold_until = UtcDateTimeField(null=True)
-    reason = TextField(null=True)  # of the hold
 
 
 class Delivery(Row):
@@ -143,9 +127,6 @@ class Outcome:
     jitter: float = field(default_factory=lambda: random.random() * JITTER)
 
 
-FAR_FUTURE = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
-
-
 def enqueue(deliveries: Sequence[NewDelivery], now: datetime) -> None:
     """Put deliveries into the outbox, in the transaction of their leads."""
     Delivery.insert_many(
@@ -169,12 +150,12 @@ def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
 
 
 def _claim(asked: Claim) -> list[Claimed]:
-    destination = Destination.get_by_id(asked.kind)
     limit = asked.limit
-    if destination.paused or (destination.hold_until and destination.hold_until > asked.now):
-        return []
-    if destination.failures:  # it was down: one probe, and only when no other is on its way
-        limit = 0 if _in_state(asked.kind, SENDING).exists() else 1
+    match openness(asked.kind, asked.now):
+        case Openness.CLOSED:
+            return []
+        case Openness.PROBING:  # one, and only when no other is on its way
+            limit = 0 if _in_state(asked.kind, SENDING).exists() else 1
     due = (
         _in_state(asked.kind, PENDING)
         .where(Delivery.due_at <= asked.now)
@@ -202,11 +183,12 @@ def _claim(asked: Claim) -> list[Claimed]:
 
 
 def _in_state(kind: str, state: str) -> Any:
-    return Delivery.select(Delivery.id).where(Delivery.kind == kind, _state_is(state))
+    return Delivery.select(Delivery.id).where(Delivery.kind == kind, state_is(state))
 
 
-def _state_is(state: str) -> Any:
-    # A literal, not a bound value: only then does SQLite take the index of that state's rows alone.
+def state_is(state: str) -> Any:
+    """The condition that a delivery is in this state, put so that the index of such rows serves it."""
+    # That takes a literal: with a bound value it can't know that the index will do.
     assert state in STATES
     return Delivery.state == SQL(f"'{state}'")
 
@@ -229,24 +211,30 @@ def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
     DeliveryAttempt.update(ended_at=latest, outcome=DELIVERED).where(
         DeliveryAttempt.delivery.in_(ids), DeliveryAttempt.outcome.is_null()
     ).execute()
-    Destination.update(failures=0, hold_until=None, reason=None).where(
-        Destination.kind.in_({o.claimed.kind for o in outcomes}), Destination.failures > 0
-    ).execute()
+    for kind in {o.claimed.kind for o in outcomes}:
+        note_answer(kind, latest)
 
 
 def _settle_failed(outcome: Outcome) -> str:
     claimed = outcome.claimed
-    DeliveryAttempt.update(ended_at=outcome.ended_at, outcome=outcome.reason).where(
+    delivery = Delivery.get_by_id(claimed.delivery_id)
+    erased = delivery.reason == ERASED  # meanwhile; and then the reason may quote whom nobody is to know of
+    DeliveryAttempt.update(ended_at=outcome.ended_at, outcome=ERASED if erased else outcome.reason).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
-    delivery = Delivery.get_by_id(claimed.delivery_id)
-    if delivery.state != SENDING:  # erased meanwhile
-        return delivery.state
+    if erased:
+        return SKIPPED
     delivery.reason = outcome.reason
     if outcome.destination_down:
         delivery.state = PENDING
         delivery.due_at = outcome.ended_at  # behind all that waited longer: each probe is another delivery
-        _hold(outcome)
+        hold(
+            claimed.kind,
+            outcome.reason or "",
+            outcome.ended_at,
+            retry_after=outcome.retry_after,
+            until_resumed=outcome.until_resumed,
+        )
     elif outcome.permanent or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, outcome.ended_at
     else:
@@ -254,25 +242,9 @@ def _settle_failed(outcome: Outcome) -> str:
         delivery.failures += 1
         delivery.state, delivery.due_at = PENDING, outcome.ended_at + delay
     delivery.save()
-    if not outcome.destination_down:  # it answered, if only to refuse this one
-        Destination.update(failures=0, hold_until=None, reason=None).where(
-            Destination.kind == claimed.kind, Destination.failures > 0
-        ).execute()
+    if not outcome.destination_down:
+        note_answer(claimed.kind, outcome.ended_at)
     return delivery.state
-
-
-def _hold(outcome: Outcome) -> None:
-    destination = Destination.get_by_id(outcome.claimed.kind)
-    held_until = destination.hold_until
-    if held_until is None or held_until <= outcome.ended_at:  # else it is the same trouble, met by several
-        destination.failures += 1
-    delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS)) - 1] * (1 + outcome.jitter)
-    if outcome.retry_after is not None:
-        delay = min(max(outcome.retry_after, delay), LONGEST_RETRY_AFTER)
-    until = FAR_FUTURE if outcome.until_resumed else outcome.ended_at + delay
-    destination.hold_until = max(held_until or until, until)
-    destination.reason = outcome.reason
-    destination.save()
 
 
 def open_outbox(configured: Sequence[set[str]]) -> list[int]:
@@ -281,74 +253,14 @@ def open_outbox(configured: Sequence[set[str]]) -> list[int]:
     """
     counts = []
     for kinds in configured:
-        Destination.update(
-            configured=Destination.kind.in_(kinds), failures=0, hold_until=None, reason=None
-        ).execute()
-        sending = _state_is(SENDING)
+        configure_destinations(kinds)
+        sending = state_is(SENDING)
         DeliveryAttempt.update(outcome=CUT_OFF).where(
             DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
             DeliveryAttempt.outcome.is_null(),
         ).execute()
         counts.append(Delivery.update(state=PENDING).where(sending).execute())
     return counts
-
-
-def list_deliveries(state: str | None, kind: str | None, limit: int, now: datetime) -> list[dict[str, Any]]:
-    """The newest deliveries, of this state and kind if given, as listings show them."""
-    rows = Delivery.select().order_by(Delivery.id.desc()).limit(limit)
-    if state:
-        rows = rows.where(_state_is(state))
-    if kind:
-        rows = rows.where(Delivery.kind == kind)
-    waits = {row.kind: _why_waiting(row, now) for row in Destination.select()}
-    return [
-        {
-            "id": row.id,
-            "lead_id": row.lead_id,
-            "kind": row.kind,
-            "state": row.state,
-            "attempts": row.attempts,
-            "reason": (waits[row.kind] if row.state == PENDING else None) or row.reason,
-            "due_at": as_text(row.due_at) if row.due_at else None,
-            "settled_at": as_text(row.settled_at) if row.settled_at else None,
-        }
-        for row in rows
-    ]
-
-
-def list_destinations(now: datetime) -> list[dict[str, Any]]:
-    """What each destination has waiting, and why it waits."""
-    counts: dict[tuple[str, str], int] = {
-        (kind, state): count
-        for state in (PENDING, SENDING, FAILED)
-        for kind, count in Delivery.select(Delivery.kind, fn.COUNT(Delivery.id))
-        .where(_state_is(state))
-        .group_by(Delivery.kind)
-        .tuples()
-        .execute()
-    }
-    return [
-        {
-            "kind": row.kind,
-            "configured": bool(row.configured),
-            "paused": bool(row.paused),
-            "waits_because": _why_waiting(row, now),
-            **{state: counts.get((row.kind, state), 0) for state in (PENDING, SENDING, FAILED)},
-        }
-        for row in Destination.select().order_by(Destination.kind)
-    ]
-
-
-def _why_waiting(destination: Destination, now: datetime) -> str | None:
-    if destination.paused:
-        return "paused by the operator"
-    if not destination.configured:
-        setting = {EMAIL: "LEADS_SMTP_URL", JUNE_HOMES: "LEADS_JUNE_HOMES_URL"}[destination.kind]
-        return f"no destination: {setting} is not set"
-    if destination.hold_until is not None and destination.hold_until > now:
-        until = "resumed" if destination.hold_until == FAR_FUTURE else as_text(destination.hold_until)
-        return f"held until {until}: {destination.reason}"
-    return None
 
 
 def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
@@ -374,18 +286,6 @@ def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
 def retry_failed(kind: str | None, now: datetime) -> list[int]:
     """Make all deliveries that were given up, of this kind if given, due now; answers with their ids."""
     # One statement however many there are: after a long outage more than a statement has room for ids.
-    due = Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None).where(_state_is(FAILED))
+    due = Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None).where(state_is(FAILED))
     due = due.where(Delivery.kind == kind) if kind else due
     return sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
-
-
-def pause(kind: str) -> None:
-    """Claim nothing of this kind until it is resumed; what is on its way arrives."""
-    Destination.update(paused=True).where(Destination.kind == kind).execute()
-
-
-def resume(kind: str) -> None:
-    """Let this kind leave again at once, whatever held it."""
-    Destination.update(paused=False, failures=0, hold_until=None, reason=None).where(
-        Destination.kind == kind
-    ).execute()

@@ -25,7 +25,7 @@ from models import building, settings
 from models.clock import Clock
 from models.database import transaction
 from models.lead_record import list_leads, show_lead
-from models.outbox import list_deliveries, list_destinations
+from models.outbox_report import list_deliveries, list_destinations
 from server import Server
 
 LEADS = "/api/v1/website_leads"

@@ -27,8 +27,9 @@ from running import ROOT, environment, started
 from models.building import Clues, add_building
 from models.customer import Customer, Renter, phone_key
 from models.database import close_database, open_database, transaction
+from models.destination import EMAIL, Destination
 from models.intake import Submission, record_leads
-from models.outbox import EMAIL, FAILED, Delivery, Destination
+from models.outbox import FAILED, Delivery
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"

@@ -6,7 +6,7 @@ import pytest
 from conftest import SECRET, House, OpenHouse, SteppedClock
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from models import outbox
+from models import destination
 
 
 async def sent(house: House, **fields: str) -> tuple[dict[str, str], bytes]:
@@ -121,7 +121,7 @@ async def test_C24_what_only_the_operator_can_mend_holds_all_until_it_is_resumed
     reason = (await house.destination("june_homes"))["waits_because"]
     assert reason.startswith("held until resumed")
     assert hint in reason
-    await house.change(lambda: outbox.resume("june_homes"))
+    await house.change(lambda: destination.resume("june_homes"))
     assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"] * 2
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from conftest import House, OpenHouse, SteppedClock, until
 
-from models import outbox
+from models import destination, outbox
 from models.building import find_building, update_building
 from models.customer import find_customer, flag_spam
 from models.erasure import erase_customer
@@ -100,7 +100,7 @@ async def test_C24_a_passing_failure_is_tried_again_with_backoff_for_more_than_7
     assert "451 come back later" in delivery["reason"]
     assert clock.now() - began >= timedelta(hours=72)
     for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True):
-        assert delay <= wait <= delay * (1 + outbox.JITTER)
+        assert delay <= wait <= delay * (1 + destination.JITTER)
     assert len({wait / delay for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True)}) > 1, (
         "no jitter"
     )
@@ -197,7 +197,7 @@ async def test_a_destination_that_is_back_gets_all_that_waited(
 
 
 async def test_a_paused_destination_sends_nothing_until_it_is_resumed(house: House) -> None:
-    await house.change(lambda: outbox.pause("email"))
+    await house.change(lambda: destination.pause("email"))
     await house.lead(token="maple", listing_source="june_homes")
     await house.settled()
     assert (len(house.mail.mails), len(house.partner.calls)) == (0, 1)
@@ -205,7 +205,7 @@ async def test_a_paused_destination_sends_nothing_until_it_is_resumed(house: Hou
     await house.restart()
     await house.settled()
     assert house.mail.mails == []
-    await house.change(lambda: outbox.resume("email"))
+    await house.change(lambda: destination.resume("email"))
     await house.settled()
     assert len(house.mail.mails) == 1
 
@@ -239,10 +239,10 @@ async def test_what_a_crash_left_in_sending_is_sent_at_the_next_start(house: Hou
 
 
 async def test_an_erased_customers_mail_does_not_leave(house: House) -> None:
-    await house.change(lambda: outbox.pause("email"))
+    await house.change(lambda: destination.pause("email"))
     await house.lead(token="maple")
     await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
-    await house.change(lambda: outbox.resume("email"))
+    await house.change(lambda: destination.resume("email"))
     assert [(d["state"], d["reason"]) for d in await house.settled()] == [("skipped", outbox.ERASED)]
     with pytest.raises(outbox.Refused, match="erased"):
         await house.change(lambda: outbox.retry_deliveries([1], house.clock.now()))
@@ -259,3 +259,31 @@ async def test_the_attempts_of_a_lead_can_be_read_back(house: House, clock: Step
     assert (first["number"], second["number"]) == (1, 2)
     assert "451 later" in first["outcome"]
     assert second["outcome"] == "delivered"
+
+
+async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(house: House) -> None:
+    house.mail.gate.clear()
+    house.mail.replies = ["451 Jane who?"]
+    await house.lead(token="maple")
+    await until(lambda: house.server.dispatcher._lanes[0]._on_their_way)
+    while (await house.deliveries())[0]["state"] != "sending":
+        await asyncio.sleep(0.005)
+    await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
+    house.mail.gate.set()
+    await until(lambda: not house.server.dispatcher._lanes[0]._on_their_way)
+    assert [(d["state"], d["reason"]) for d in await house.deliveries()] == [("skipped", outbox.ERASED)]
+    assert [a["outcome"] for a in (await house.stored(1))["attempts"]] == [outbox.ERASED]
+
+
+async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
+    house: House, clock: SteppedClock
+) -> None:
+    house.mail.gate.clear()
+    for _ in range(2):
+        await house.lead(token="maple")
+    await until(lambda: len(house.server.dispatcher._lanes[0]._on_their_way) == 2)
+    house.mail.replies = ["421 too much"]
+    house.mail.gate.set()
+    rows = await house.settled()
+    assert sorted(row["state"] for row in rows) == ["delivered", "pending"]
+    assert "421 too much" in (await house.destination("email"))["waits_because"]

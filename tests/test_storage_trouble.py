@@ -13,7 +13,7 @@ from conftest import LEADS, House, OpenHouse, SteppedClock
 
 from models import intake
 from models.database import database
-from models.outbox import pause
+from models.destination import pause
 from models.writer import Overloaded, Writer
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}

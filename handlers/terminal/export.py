@@ -17,8 +17,8 @@ import orjson
 
 from handlers.terminal.listing import Row, json_line, note, printable
 from models.building import Refused
+from models.destination import KINDS
 from models.lead_record import count_leads, list_leads
-from models.outbox import KINDS
 
 CALCULATED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 DELIVERY_PARTS = ("state", "attempts", "reason")

@@ -6,19 +6,9 @@ from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one
 from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, note, say
 from models.clock import Clock
 from models.database import transaction
-from models.outbox import (
-    FAILED,
-    KINDS,
-    PENDING,
-    SENDING,
-    STATES,
-    list_deliveries,
-    list_destinations,
-    pause,
-    resume,
-    retry_deliveries,
-    retry_failed,
-)
+from models.destination import KINDS, pause, resume
+from models.outbox import FAILED, PENDING, SENDING, STATES, retry_deliveries, retry_failed
+from models.outbox_report import list_deliveries, list_destinations
 from models.settings import Settings
 
 COLUMNS: Columns = {

@@ -1,0 +1,108 @@
+"""Owns the destinations of deliveries: which may leave now, and how long one that is down is left alone."""
+
+import enum
+import random
+from datetime import datetime, timedelta
+
+from peewee import IntegerField, TextField
+from playhouse.apsw_ext import BooleanField
+
+from models.database import Row, UtcDateTimeField, as_text
+
+EMAIL = "email"
+JUNE_HOMES = "june_homes"
+KINDS = (EMAIL, JUNE_HOMES)
+
+# How long a destination that is down is left alone before one delivery probes it: longer each time.
+PROBE_DELAYS = tuple(timedelta(seconds=s) for s in (5, 10, 20, 40, 60, 120, 300))
+LONGEST_RETRY_AFTER = timedelta(days=1)
+FAR_FUTURE = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
+JITTER = 0.2  # the most that is added to a delay, as a part of it
+
+
+class Destination(Row):
+    """Where the deliveries of one kind go. While it is paused or held, none of them is claimed."""
+
+    kind = TextField(primary_key=True)
+    configured = BooleanField(default=False)  # the server was started with an address for it
+    paused = BooleanField(default=False)  # by the operator; only the operator resumes it
+    failures = IntegerField(
+        default=0
+    )  # in a row, of the destination as a whole; while > 0 one probe at a time
+    hold_until = UtcDateTimeField(null=True)
+    reason = TextField(null=True)  # of the hold
+
+
+class Openness(enum.Enum):
+    """Whether deliveries of a kind may leave: all, one at a time to see if it is back, or none."""
+
+    OPEN = enum.auto()
+    PROBING = enum.auto()
+    CLOSED = enum.auto()
+
+
+def openness(kind: str, now: datetime) -> Openness:
+    """Whether deliveries of this kind may leave now."""
+    destination = Destination.get_by_id(kind)
+    if destination.paused or (destination.hold_until is not None and destination.hold_until > now):
+        return Openness.CLOSED
+    return Openness.PROBING if destination.failures else Openness.OPEN
+
+
+def hold(
+    kind: str, reason: str, now: datetime, *, retry_after: timedelta | None, until_resumed: bool
+) -> None:
+    """Let nothing leave for a while: for retry_after if that is longer, or until the operator resumes it."""
+    destination = Destination.get_by_id(kind)
+    held_until = destination.hold_until
+    if held_until is None or held_until <= now:  # else it is the same trouble, met by several at once
+        destination.failures += 1
+    delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS)) - 1]
+    delay *= 1 + random.random() * JITTER
+    if retry_after is not None:
+        delay = min(max(retry_after, delay), LONGEST_RETRY_AFTER)
+    until = FAR_FUTURE if until_resumed else now + delay
+    destination.hold_until = max(held_until or until, until)
+    destination.reason = reason
+    destination.save()
+
+
+def note_answer(kind: str, now: datetime) -> None:
+    """It answered, if only to refuse a delivery, so it is not down. A hold that runs is not cut short: what
+    answered had left before it began.
+    """
+    Destination.update(failures=0, hold_until=None, reason=None).where(
+        Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
+    ).execute()
+
+
+def configure_destinations(kinds: set[str]) -> None:
+    """At a server's start: note which kinds have an address, and lift the holds: settings may be new."""
+    Destination.update(
+        configured=Destination.kind.in_(kinds), failures=0, hold_until=None, reason=None
+    ).execute()
+
+
+def pause(kind: str) -> None:
+    """Claim nothing of this kind until it is resumed; what is on its way arrives."""
+    Destination.update(paused=True).where(Destination.kind == kind).execute()
+
+
+def resume(kind: str) -> None:
+    """Let this kind leave again at once, whatever held it."""
+    Destination.update(paused=False, failures=0, hold_until=None, reason=None).where(
+        Destination.kind == kind
+    ).execute()
+
+
+def why_waiting(destination: Destination, now: datetime) -> str | None:
+    """Why deliveries of this kind wait, for the operator; None if they don't."""
+    if destination.paused:
+        return "paused by the operator"
+    if not destination.configured:
+        setting = {EMAIL: "LEADS_SMTP_URL", JUNE_HOMES: "LEADS_JUNE_HOMES_URL"}[destination.kind]
+        return f"no destination: {setting} is not set"
+    if destination.hold_until is not None and destination.hold_until > now:
+        until = "resumed" if destination.hold_until == FAR_FUTURE else as_text(destination.hold_until)
+        return f"held until {until}: {destination.reason}"
+    return None
