@@ -317,4 +317,5 @@ def house(io_loop: IOLoop, open_house: OpenHouse) -> House:
         await house.building(website_url="https://maple.test", address_line_one="12 Maple Street")
         return house
 
-    return io_loop.run_sync(open_one)
+    opened: House = io_loop.run_sync(open_one)
+    return opened

@@ -1,11 +1,18 @@
 """The body of a lead: what is taken, as what, and with which words the rest is refused."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from conftest import LEADS, House
+from hypothesis import given
+from hypothesis import strategies as st
 from tornado.httpclient import HTTPResponse
+
+from handlers.api.body import decode_body
+from handlers.api.schemas import Receipt, read_submission
+from handlers.errors import BadRequest
 
 MISSING = "param is missing or the value is empty: tour_request"
 EMAIL = {"requestor_email": "jane@renter.test"}
@@ -354,11 +361,11 @@ async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(house: Hou
 @pytest.mark.parametrize("field", ["token", "unified_address_id", "address_line_one", *FIELDS])
 async def test_C16_a_field_has_its_longest_length(house: House, field: str) -> None:
     most = 10_000 if field == "message" else 1_000
-    outer = {"tour_request": dict(EMAIL)}
-    (outer if field in ("token", "unified_address_id", "address_line_one") else outer["tour_request"])[
-        field
-    ] = "é" * (most + 1)
-    response = await house.post(outer)
+    too_long = {field: "é" * (most + 1)}
+    at_the_top = field not in FIELDS
+    response = await house.post(
+        {**too_long, "tour_request": EMAIL} if at_the_top else {"tour_request": {**EMAIL, **too_long}}
+    )
     expected = f"{field} is too long (maximum is {most} characters)"
     assert (response.code, error_of(response)) == (400, expected)
     assert await nothing_stored(house)
@@ -378,3 +385,53 @@ async def test_C16_control_characters_are_dropped_but_for_lines_and_tabs_of_the_
     lead = await house.stored(1)
     assert (lead["requestor_name"], lead["message"]) == ("Jane", "a\t\n\rb\r\nc")
     assert lead["utm_data"] == {"utm_source": "abc"}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=8,
+)
+documents = st.fixed_dictionaries(
+    {"tour_request": json_values | st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6)},
+    optional={name: json_values for name in ("token", "unified_address_id", "address_line_one", "other")},
+)
+form_texts = st.text("tour_request[]token=&%;+aZ0é\x00\r\n-", max_size=80)
+
+
+def judged(content_type: str, body: bytes) -> str | None:
+    """The refusal's sentence, or None if it is a lead. Anything else raised would have been a 500."""
+    receipt = Receipt("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, None)
+    try:
+        submission = read_submission(decode_body(content_type, body), receipt)
+    except BadRequest as refusal:
+        assert isinstance(refusal.message, str)
+        return refusal.message
+    assert "\x00" not in f"{submission}"
+    return None
+
+
+@given(documents)
+def test_C7_any_json_is_a_lead_or_is_refused_in_one_line(document: Any) -> None:
+    said = judged("application/json", json.dumps(document).encode())
+    assert said is None or said
+
+
+@given(
+    st.sampled_from(
+        [
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=b",
+            "",
+            ";",
+            "\xff",
+        ]
+    ),
+    st.binary(max_size=200)
+    | form_texts.map(str.encode)
+    | form_texts.map(lambda t: f"--b\r\n{t}\r\n--b--".encode()),
+)
+def test_C7_any_bytes_are_a_lead_or_are_refused_in_one_line(content_type: str, body: bytes) -> None:
+    said = judged(content_type, body)
+    assert said is None or (said and "\n" not in said)

@@ -90,7 +90,7 @@ async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(house
     ] * 8
     await asyncio.gather(*(house.lead(**lead) for lead in leads))
 
-    def customers() -> list[tuple[str, str | None]]:
+    def customers() -> list[tuple[str | None, str | None]]:
         return [(c.email_key, c.phone_key) for c in Customer.select().order_by(Customer.id)]
 
     found = await house.server.reader.read(customers)

@@ -118,6 +118,15 @@ async def listening(
             await asyncio.sleep(0.001)
 
 
+def deliver_by(server: SmtpServer, parcel: Parcel = PARCEL) -> None:
+    """Deliver the parcel by whatever is there."""
+
+    async def conversation() -> None:
+        await email_adapter(server, "leads@example.test")(parcel)
+
+    asyncio.run(conversation())
+
+
 def deliver(
     mailbox: Mailbox,
     parcel: Parcel = PARCEL,
@@ -330,7 +339,7 @@ def test_implicit_tls_encrypts_from_the_start(certificate: ssl.SSLContext) -> No
 @pytest.mark.parametrize("mode", ["implicit", "starttls"])
 def test_a_certificate_that_is_not_trusted_is_an_outage(mode: str, certificate: ssl.SSLContext) -> None:
     stranger = server_context(trustme.CA(), "127.0.0.1")
-    options = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
+    options: Any = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
     error = failure(lambda: deliver(Mailbox(), **options))
     assert verdict(error) == DOWN and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
@@ -347,7 +356,7 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
     with socket.socket() as taken:  # bound but not listening: refuses
         taken.bind(("127.0.0.1", 0))
         settings = SmtpServer(host, taken.getsockname()[1], False, "auto", None, None)
-        error = failure(lambda: asyncio.run(email_adapter(settings, "leads@example.test")(PARCEL)))
+        error = failure(lambda: deliver_by(settings))
     assert verdict(error) == DOWN and str(error).startswith(f"{host}:")
 
 
@@ -478,7 +487,7 @@ def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
 )
 def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(parcel: Parcel, reason: str) -> None:
     nowhere = SmtpServer("no-such-host.invalid", 25, False, "never", None, None)
-    error = failure(lambda: asyncio.run(email_adapter(nowhere, "leads@example.test")(parcel)))
+    error = failure(lambda: deliver_by(nowhere, parcel))
     assert verdict(error) == PERMANENT and reason in str(error)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Iterator
 
 import pytest
 from conftest import LEADS, House
@@ -13,7 +14,7 @@ SECRETS = ("jane", "renter.test", "555", "maple", "Hello", "127.0.0.1", "evil", 
 
 
 @pytest.fixture(params=[TextFormatter, JsonFormatter])
-def written(request: pytest.FixtureRequest) -> io.StringIO:
+def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(request.param())
@@ -21,8 +22,9 @@ def written(request: pytest.FixtureRequest) -> io.StringIO:
     root.addHandler(handler)
     level = logging.getLogger("leads").level
     logging.getLogger("leads").setLevel(logging.INFO)
-    request.addfinalizer(lambda: (root.removeHandler(handler), logging.getLogger("leads").setLevel(level)))
-    return stream
+    yield stream
+    root.removeHandler(handler)
+    logging.getLogger("leads").setLevel(level)
 
 
 async def test_no_renters_data_and_no_token_is_ever_in_it(house: House, written: io.StringIO) -> None:

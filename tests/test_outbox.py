@@ -7,7 +7,7 @@ import pytest
 from conftest import House, OpenHouse, SteppedClock, until
 
 from models import destination, outbox
-from models.building import find_building, update_building
+from models.building import Refused, find_building, update_building
 from models.customer import find_customer, flag_spam
 from models.erasure import erase_customer
 
@@ -128,7 +128,7 @@ async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_someb
 async def test_what_is_delivered_or_unknown_is_not_sent_again(house: House, state: str) -> None:
     await house.lead(token="maple")
     await house.settled()
-    with pytest.raises(outbox.Refused):
+    with pytest.raises(Refused):
         await house.change(
             lambda: outbox.retry_deliveries([1 if state == "delivered" else 9], house.clock.now())
         )
@@ -244,7 +244,7 @@ async def test_an_erased_customers_mail_does_not_leave(house: House) -> None:
     await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
     await house.change(lambda: destination.resume("email"))
     assert [(d["state"], d["reason"]) for d in await house.settled()] == [("skipped", outbox.ERASED)]
-    with pytest.raises(outbox.Refused, match="erased"):
+    with pytest.raises(Refused, match="erased"):
         await house.change(lambda: outbox.retry_deliveries([1], house.clock.now()))
     assert house.mail.mails == []
 

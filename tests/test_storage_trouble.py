@@ -5,14 +5,16 @@ import json
 import sys
 import threading
 from asyncio.subprocess import PIPE
+from collections.abc import Sequence
 from typing import Any
 
 import apsw
 import pytest
 from conftest import LEADS, House, OpenHouse, SteppedClock
+from tornado.httpclient import HTTPResponse
 
 from models import intake
-from models.database import database
+from models.database import StorageError, database
 from models.destination import pause
 from models.writer import Overloaded, Writer
 
@@ -50,7 +52,7 @@ async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
     assert (await house.post(LEAD)).body == b'{"id": 1}'
 
 
-def _set_busy_timeout(milliseconds: list[int]) -> list[None]:
+def _set_busy_timeout(milliseconds: Sequence[int]) -> list[None]:
     database.connection().setbusytimeout(milliseconds[0])
     return [None for _ in milliseconds]
 
@@ -58,7 +60,7 @@ def _set_busy_timeout(milliseconds: list[int]) -> list[None]:
 async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: House) -> None:
     """SQLite's own limit on the number of pages stands in for the disk's end: it fails in the same place."""
     pages = await house.server.writer.write(_limit_pages, 0)
-    answers = []
+    answers: list[HTTPResponse] = []
     while not answers or answers[-1].code == 201:
         body = {
             **LEAD,
@@ -74,7 +76,7 @@ async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: H
     assert (await house.post(LEAD)).code == 201
 
 
-def _limit_pages(spare: list[int]) -> list[int]:
+def _limit_pages(spare: Sequence[int]) -> list[int]:
     (now,) = database.execute_sql("PRAGMA page_count").fetchone()
     database.execute_sql(f"PRAGMA max_page_count = {now + (spare[0] or 10)}")
     return [now for _ in spare]
@@ -100,7 +102,7 @@ async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: 
     assert (await house.post(LEAD)).code == 201
 
 
-def _wait_for(gates: list[threading.Event]) -> list[bool]:
+def _wait_for(gates: Sequence[threading.Event]) -> list[bool]:
     return [gate.wait(30) for gate in gates]
 
 
@@ -152,7 +154,7 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
 ) -> None:
     statements: list[str] = []
 
-    def listen(gates: list[threading.Event]) -> list[bool]:
+    def listen(gates: Sequence[threading.Event]) -> list[bool]:
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
         return _wait_for(gates)
 
@@ -186,3 +188,14 @@ async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:
     writer = Writer(queue_size=0)
     with pytest.raises(Overloaded):
         writer.write(_wait_for, threading.Event())
+
+
+async def test_C32_so_is_one_whose_buildings_cannot_be_read(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*args: Any) -> None:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(house.server.reader, "read", fail)
+    response = await house.post(LEAD, Origin="https://unknown.test")
+    assert (response.code, response.headers["Retry-After"]) == (503, "5")

@@ -10,8 +10,9 @@ from tornado.http1connection import HTTP1Connection
 from handlers.api.cors import Allowlist
 from handlers.api.throttle import Throttle, Verdict, source_address
 from handlers.base import Handler
-from handlers.errors import Refusal
+from handlers.errors import Refusal, Unavailable
 from models.clock import Clock
+from models.database import StorageError
 from models.intake import Submission
 from models.settings import Network
 
@@ -67,6 +68,8 @@ class ApiHandler(Handler):
             await self._admit()
         except Refusal as refusal:
             self._refusal = refusal
+        except StorageError:
+            self._refusal = Unavailable("the server can't read its data now", 5)
         if isinstance(self.request.connection, HTTP1Connection):
             # The size is judged here; Tornado's own limit would add a bare 400 to the 413.
             self.request.connection.set_max_body_size(sys.maxsize)
@@ -145,8 +148,8 @@ class ApiHandler(Handler):
             self.body += chunk
         else:
             self.body.clear()
-        if self._received > MAX_DRAINED_BYTES:
-            self.send_error(413, exc_info=(Refusal, self._refusal, None))
+        if self._refusal is not None and self._received > MAX_DRAINED_BYTES:
+            self.send_error(self._refusal.status_code, exc_info=(Refusal, self._refusal, None))
 
     async def _respond(self) -> None:
         if self._refusal is not None:
