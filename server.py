@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from tornado.httpserver import HTTPServer
-from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
 
 from handlers import make_application, terminal
@@ -23,13 +22,14 @@ from jobs.delivery import Adapter
 from jobs.dispatcher import Dispatcher
 from jobs.email import email_adapter
 from jobs.june_homes import june_homes_adapter
+from jobs.watchdog import watch_the_clock
 from models.building import registered_origins
 from models.clock import Clock
 from models.database import close_database, open_database
 from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
-from models.outbox import open_outbox
+from models.outbox import Opening, open_outbox
 from models.reader import Reader
 from models.settings import SettingError, Settings
 from models.storage_check import check_storage
@@ -39,7 +39,6 @@ log = logging.getLogger("leads.server")
 
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
-WATCHDOG_MS = 5_000  # the tick's own timer goes by the time of day, and stops if that is set back
 FINISH_SECONDS = 10  # how long a stop waits for the requests that are being answered
 
 
@@ -71,7 +70,7 @@ class Server:
         adapters = _adapters(settings, clock)
         self.dispatcher = Dispatcher(adapters, self.writer, self.reader, clock)
         self.writer.after_commit_of(record_leads, self.dispatcher.wake)
-        unsettled = await self.writer.write(open_outbox, set(adapters))
+        unsettled = await self.writer.write(open_outbox, Opening(frozenset(adapters), clock.now()))
         api = Api(
             record_lead=lambda submission: self.writer.write(record_leads, submission),
             throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
@@ -87,7 +86,6 @@ class Server:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
-        self._watchdog = PeriodicCallback(self.dispatcher.wake, WATCHDOG_MS)
         self._http = HTTPServer(
             self._application,
             idle_connection_timeout=SLOW_CLIENT_SECONDS,
@@ -96,7 +94,7 @@ class Server:
         )
         self.dispatcher.start()
         self._scheduler.start()
-        self._watchdog.start()
+        self._watchdog = asyncio.create_task(watch_the_clock(clock, self.writer, self.dispatcher.wake))
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -111,22 +109,24 @@ class Server:
             if not in_flight:
                 break
             await asyncio.sleep(0.02)
+        cut_off = len(in_flight)
         await self._http.close_all_connections()
-        self._watchdog.stop()
+        self._watchdog.cancel()
         self._scheduler.shutdown(wait=False)
         await self.dispatcher.stop()
         await self.writer.close()
         await self.reader.close()
         self._lock.release()
-        log.info("stopped", extra={"cut_off_requests": len(in_flight)})
+        log.info("stopped", extra={"cut_off_requests": cut_off})
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
     try:
         return bind_sockets(settings.port, settings.host or None)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "that is no host name"
         raise SettingError(
-            f"can't listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            f"can't listen on {settings.host} port {settings.port}: {reason}; "
             "choose another with --host or --port"
         ) from None
 

@@ -12,6 +12,8 @@ from handlers.errors import Refusal
 
 log = logging.getLogger("leads.http")
 
+STANDARD_METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
+
 
 class Handler(tornado.web.RequestHandler):
     """A handler that answers in JSON, errors too."""
@@ -80,7 +82,8 @@ class NotFound(Handler):
 
 def log_answer(handler: tornado.web.RequestHandler) -> None:
     """Write the access log's line: no path from outside, no address, no body. For Tornado's log_function."""
-    fields: dict[str, Any] = {"method": handler.request.method}
+    method = handler.request.method
+    fields: dict[str, Any] = {"method": method if method in STANDARD_METHODS else "(other)"}
     if isinstance(handler, Handler):
         fields = {"request": handler.request_id, **fields, "route": handler.route, **handler.log_fields}
     fields |= {"status": handler.get_status(), "ms": round(1e3 * handler.request.request_time(), 1)}

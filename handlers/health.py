@@ -1,5 +1,6 @@
 """Owns the health checks: is the process alive, and could it store a lead now."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from handlers.base import Handler
@@ -8,28 +9,36 @@ from models.clock import Clock
 from models.database import StorageError
 
 REMEMBER_FOR_NS = 1_000_000_000
+PATIENCE_SECONDS = 2.0
 
 
 class Readiness:
-    """Whether a lead could be stored: found out by a write, at most once a second."""
+    """Whether a lead could be stored: found out by a write, at most once a second, one at a time."""
 
     def __init__(self, write: Callable[[], Awaitable[object]], clock: Clock) -> None:
         self._write = write
         self._clock = clock
-        self._asked_at_ns: int | None = None
-        self._failure: str | None = None
+        self._asked_at_ns = 0
+        self._asking: asyncio.Task[str | None] | None = None
 
     async def failure(self) -> str | None:
         """Why no lead could be stored now; None if one could."""
         now = self._clock.monotonic_ns()
-        if self._asked_at_ns is None or now - self._asked_at_ns >= REMEMBER_FOR_NS:
+        asking = self._asking
+        if asking is None or (asking.done() and now - self._asked_at_ns >= REMEMBER_FOR_NS):
             self._asked_at_ns = now
-            try:
-                await self._write()
-                self._failure = None
-            except StorageError as error:
-                self._failure = str(error)
-        return self._failure
+            asking = self._asking = asyncio.create_task(self._ask())
+        try:
+            return await asyncio.wait_for(asyncio.shield(asking), PATIENCE_SECONDS)
+        except TimeoutError:
+            return "the disk does not answer"
+
+    async def _ask(self) -> str | None:
+        try:
+            await self._write()
+        except StorageError as error:
+            return str(error)
+        return None
 
 
 class Livez(Handler):

@@ -15,6 +15,14 @@ class Formatter(logging.Formatter):
     quote what a client sent.
     """
 
+    def event(self, record: logging.LogRecord) -> str:
+        """What happened, on one line. Of other people's records only the words that are fixed: what they
+        fill in may quote a client.
+        """
+        if record.name.startswith("leads"):
+            return record.getMessage()
+        return f"{record.name}: {str(record.msg).partition(chr(10))[0]}"
+
     def facts(self, record: logging.LogRecord) -> dict[str, Any]:
         """The fields given with `extra`, and the exception's."""
         facts = {name: value for name, value in vars(record).items() if name not in STANDARD}
@@ -32,14 +40,14 @@ class TextFormatter(Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_quoted(value)}" for name, value in self.facts(record).items())
-        return f"{_time(record)} {record.levelname} {record.getMessage()}{fields}"
+        return f"{_time(record)} {record.levelname} {self.event(record)}{fields}"
 
 
 class JsonFormatter(Formatter):
     """For programs: one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record), "level": record.levelname, "event": record.getMessage()}
+        line = {"time": _time(record), "level": record.levelname, "event": self.event(record)}
         return json.dumps(line | self.facts(record), default=str)
 
 

@@ -27,8 +27,9 @@ class DeliveryError(Exception):
     """An attempt failed. The message is for the operator: one line, who refused what, and what to do.
 
     permanent: trying this one again is of no use.
-    destination_down: not this delivery but the destination as a whole failed; hold all that goes there,
-    for retry_after if the destination named a time, or until_resumed if only the operator can mend it.
+    destination_down: the destination as a whole failed; hold all that goes there: for retry_after if it
+    named a time, for an hour if it needs_operator, else for a little while. That doesn't count against the
+    delivery, unless it is suspect: perhaps it alone was the cause.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class DeliveryError(Exception):
         *,
         permanent: bool = False,
         destination_down: bool = False,
-        until_resumed: bool = False,
+        needs_operator: bool = False,
+        suspect: bool = False,
         retry_after: timedelta | None = None,
     ) -> None:
         super().__init__(reason)
         self.permanent = permanent
-        self.destination_down = destination_down or until_resumed
-        self.until_resumed = until_resumed
+        self.destination_down = destination_down or needs_operator
+        self.needs_operator = needs_operator
+        self.suspect = suspect
         self.retry_after = retry_after

@@ -114,8 +114,13 @@ class _Lane:
                 reason=str(error),
                 permanent=error.permanent,
                 destination_down=error.destination_down,
-                until_resumed=error.until_resumed,
+                needs_operator=error.needs_operator,
+                suspect=error.suspect,
                 retry_after=error.retry_after,
+            )
+        except StorageError as error:
+            outcome = Outcome(
+                claimed, self._clock.now(), f"the lead can't be read: {error}", destination_down=True
             )
         except Exception as error:
             log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
@@ -130,7 +135,9 @@ class _Lane:
             try:
                 state = await self._writer.write(settle, outcome)
                 break
-            except StorageError:
+            except Exception as error:
+                if not isinstance(error, StorageError):  # that one the writer has logged
+                    log.exception("can't settle", extra={"delivery": outcome.claimed.delivery_id})
                 await asyncio.sleep(SETTLE_AGAIN_SECONDS)
         level = logging.INFO if outcome.reason is None else logging.WARNING
         log.log(

@@ -17,7 +17,9 @@ from jobs.delivery import Adapter, DeliveryError, Parcel
 from jobs.email_message import mailbox, one_line, render
 from models.settings import SmtpServer
 
-DEADLINE = 30.0  # seconds for the whole conversation, from looking up the host to the answer to QUIT
+DEADLINE = 30.0  # seconds for the conversation, from looking up the host to the recipient
+DATA_DEADLINE = 600.0  # seconds for the mail itself (RFC 5321, 4.5.3.2): given up too soon it arrives twice
+GOODBYE_SECONDS = 2.0
 REASON_LIMIT = 300
 REPLY_LIMIT = 160
 
@@ -25,15 +27,18 @@ Verdict = Callable[[str], DeliveryError]
 PASSING: Verdict = DeliveryError
 PERMANENT: Verdict = partial(DeliveryError, permanent=True)
 DOWN: Verdict = partial(DeliveryError, destination_down=True)
-FOR_THE_OPERATOR: Verdict = partial(DeliveryError, until_resumed=True)
+SUSPECT: Verdict = partial(DeliveryError, destination_down=True, suspect=True)
+FOR_THE_OPERATOR: Verdict = partial(DeliveryError, needs_operator=True)
 
 
-def email_adapter(server: SmtpServer, mail_from: str, *, deadline: float = DEADLINE) -> Adapter:
+def email_adapter(
+    server: SmtpServer, mail_from: str, *, deadline: float = DEADLINE, data_deadline: float = DATA_DEADLINE
+) -> Adapter:
     """An adapter that mails a parcel's lead to its building's agent, from mail_from, by this server.
 
-    deadline: seconds. It raises DeliveryError: permanent if this mail can't be delivered at all,
-    destination_down if the server can't be reached, until_resumed if a setting is wrong. Lost after MAIL FROM
-    it is none of these: the mail may have been taken, and its Message-ID will show that a second is the same.
+    The deadlines are in seconds. It raises DeliveryError: permanent if this mail can't be delivered at all,
+    destination_down if the server can't be reached, needs_operator if a setting is wrong. Lost after MAIL
+    FROM it is none of these: the mail may have been taken, and its Message-ID tells that a second is the same.
     """
     # Made once: it reads hundreds of certificates. Without encryption there is no need to.
     tls = None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
@@ -57,9 +62,9 @@ def email_adapter(server: SmtpServer, mail_from: str, *, deadline: float = DEADL
                 await smtp.ehlo()
             await _encrypt(talk)
             await _log_in(talk)
-            await _hand_over(talk, parcel, mail_from, agent)
+            await _hand_over(talk, parcel, mail_from, agent, data_deadline)
             with suppress(SMTPException, OSError):  # the mail is delivered, whatever comes of the goodbye
-                async with asyncio.timeout_at(talk.until):
+                async with asyncio.timeout(GOODBYE_SECONDS):
                     await smtp.execute_command(b"QUIT")
         finally:
             # Closing alone leaves a TLS connection open until the other side says goodbye as well.
@@ -90,17 +95,25 @@ class _Conversation:
 
     @asynccontextmanager
     async def step(
-        self, name: str, *, lost: Verdict, refused: Verdict, hint: str = "", lost_hint: str = ""
+        self,
+        name: str,
+        *,
+        lost: Verdict,
+        refused: Verdict,
+        closing: Verdict = DOWN,
+        hint: str = "",
+        lost_hint: str = "",
+        until: float | None = None,
     ) -> AsyncIterator[None]:
-        """A step of it. refused: the verdict on a 5xx; lost: on anything else but 421, which is DOWN.
+        """A step of it. refused: the verdict on a 5xx; closing: on a 421; lost: on anything else.
 
         The cause is left off: whoever logged it would log what the server quoted.
         """
         try:
-            async with asyncio.timeout_at(self.until):
+            async with asyncio.timeout_at(until or self.until):
                 yield
         except SMTPResponseException as error:
-            verdict = DOWN if error.code == 421 else refused if 500 <= error.code <= 599 else lost
+            verdict = closing if error.code == 421 else refused if 500 <= error.code <= 599 else lost
             reply = f"answered {name} with {error.code} {self._quotable(error.message)}".strip()
             raise self.problem(verdict, reply, hint if verdict is refused else "") from None
         except TimeoutError:
@@ -164,8 +177,12 @@ def _can_be_overheard(smtp: SMTP) -> bool:
     return smtp.get_transport_info("sslcontext") is None and not peer.is_loopback
 
 
-async def _hand_over(talk: _Conversation, parcel: Parcel, mail_from: str, agent: str) -> None:
-    """MAIL FROM, RCPT TO and DATA. From here on what is lost may have arrived."""
+async def _hand_over(
+    talk: _Conversation, parcel: Parcel, mail_from: str, agent: str, data_deadline: float
+) -> None:
+    """MAIL FROM, RCPT TO and DATA. From here on what is lost may have arrived, and a 421 may be for this
+    mail alone: without counting it, one such mail would hold up all others for good.
+    """
     smtp = talk.smtp
     # Asked for only if our own side's addresses need it: a server further on that doesn't speak it would
     # send the whole lead back. What is left out for it otherwise is a renter's Reply-To; the text has it.
@@ -183,9 +200,16 @@ async def _hand_over(talk: _Conversation, parcel: Parcel, mail_from: str, agent:
     mail = render(parcel, mail_from, utf8=utf8)
     options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
     hint = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
-    async with talk.step("MAIL FROM", lost=PASSING, refused=FOR_THE_OPERATOR, hint=hint):
+    async with talk.step("MAIL FROM", lost=PASSING, refused=FOR_THE_OPERATOR, closing=SUSPECT, hint=hint):
         await smtp.mail(sender, options=options, encoding="utf-8")
-    async with talk.step("RCPT TO", lost=PASSING, refused=PERMANENT):
+    async with talk.step("RCPT TO", lost=PASSING, refused=PERMANENT, closing=SUSPECT):
         await smtp.rcpt(recipient, encoding="utf-8")
-    async with talk.step("DATA", lost=PASSING, refused=PERMANENT, lost_hint="it may have taken the mail"):
+    async with talk.step(
+        "DATA",
+        lost=PASSING,
+        refused=PERMANENT,
+        closing=SUSPECT,
+        lost_hint="it may have taken the mail",
+        until=asyncio.get_running_loop().time() + data_deadline,
+    ):
         await smtp.data(mail)

@@ -1,7 +1,6 @@
 """Owns the copy that June Homes gets of its leads: a JSON POST, signed the Standard Webhooks way."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -20,9 +19,8 @@ DEADLINE_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 * 1024
 
 
-def june_homes_adapter(url: str, secret: str, clock: Clock) -> Adapter:
-    """An adapter that POSTs leads to this URL, signed with this secret. Redirects are not followed."""
-    key = signing_key(secret)
+def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
+    """An adapter that POSTs leads to this URL, signed with this key. Redirects are not followed."""
 
     async def deliver(parcel: Parcel) -> None:
         body = payload(parcel)
@@ -70,16 +68,6 @@ def payload(parcel: Parcel) -> bytes:
     return orjson.dumps(message)
 
 
-def signing_key(secret: str) -> bytes:
-    """The key's bytes: base64 behind 'whsec_', or else the text itself."""
-    if secret.startswith("whsec_"):
-        try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            pass
-    return secret.encode()
-
-
 def signed(key: bytes, message_id: str, sent_at: datetime, body: bytes) -> dict[str, str]:
     """The Standard Webhooks headers: HMAC-SHA256 over id, time and body."""
     timestamp = str(int(sent_at.timestamp()))
@@ -96,15 +84,15 @@ def judge(response: HTTPResponse, now: datetime) -> None:
     said = f"June Homes answered {code} {_one_line(response.reason)}"
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)
-        raise DeliveryError(said, destination_down=True, retry_after=retry_after)
+        raise DeliveryError(said, destination_down=True, suspect=True, retry_after=retry_after)
     if 300 <= code < 400:
         raise DeliveryError(
-            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", until_resumed=True
+            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", needs_operator=True
         )
     if code in (401, 403):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", until_resumed=True)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", needs_operator=True)
     if code in (404, 405, 410):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", until_resumed=True)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", needs_operator=True)
     raise DeliveryError(said, permanent=400 <= code < 500 and code not in (408, 409, 425))
 
 

@@ -1,5 +1,7 @@
 """Owns buildings and their tokens: registration, rotation, and which building a lead is for."""
 
+import ipaddress
+import re
 import secrets
 import string
 from collections.abc import Iterable, Sequence
@@ -17,6 +19,8 @@ from models.email_address import normal_form
 
 # 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
+
+HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
 class Refused(Exception):
@@ -127,13 +131,17 @@ def origin_of(url: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise ValueError(f"{url!r} is not a URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
     try:
         host = idna.encode(host, uts46=True).decode() if not host.isascii() else host
-    except idna.IDNAError:
-        raise ValueError(f"{url!r} has a host name that can't be encoded") from None
-    host = f"[{host}]" if ":" in host else host
+        if ":" in host or host.rpartition(".")[2].isdigit():
+            address = ipaddress.ip_address(host)
+            host = f"[{address}]" if address.version == 6 else str(address)
+        elif not HOST_NAME.fullmatch(host):
+            raise ValueError
+    except ValueError:  # an IDNAError is one
+        host = ""
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
     default = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
 

@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import phonenumbers
-from peewee import AutoField, TextField
-from playhouse.apsw_ext import BooleanField
+from peewee import AutoField, BooleanField, TextField
 
 from models.building import Refused
 from models.database import Row, UtcDateTimeField, as_text
@@ -79,7 +78,7 @@ def find_or_create(renters: Sequence[Renter], now: datetime) -> list[Customer]:
         elif _fill_in(customer, renter) and customer.id is not None:
             filled[customer] = None
         if customer.phone_key:
-            by_phone.setdefault(customer.phone_key, customer)
+            _remember(by_phone, customer.phone_key, customer)
         customers.append(customer)
     _insert(created)
     for customer in filled:
@@ -97,8 +96,15 @@ def _known(renters: Iterable[Renter]) -> tuple[dict[str, Customer], dict[str, Cu
         if row.email_key:
             by_email[row.email_key] = row
         if row.phone_key:
-            by_phone.setdefault(row.phone_key, row)
+            _remember(by_phone, row.phone_key, row)
     return by_email, by_phone
+
+
+def _remember(by_phone: dict[str, Customer], phone_key: str, customer: Customer) -> None:
+    # Of several with one number it is the one that was registered first; one not yet stored comes last.
+    first = by_phone.get(phone_key)
+    if first is None or (customer.id is not None and (first.id is None or customer.id < first.id)):
+        by_phone[phone_key] = customer
 
 
 def _fill_in(customer: Customer, renter: Renter) -> bool:

@@ -1,6 +1,7 @@
 """Owns the database file: connections with their pragmas asserted, and transactions."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from playhouse.apsw_ext import APSWDatabase
 FILE_NAME = "leads.db"
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
 BUSY_TIMEOUT_SECONDS = 5.0
+EMPTY_JOURNAL_TRIES = 100
 WAL_RESET_FIXED_IN = (3, 51, 3)  # before it, a checkpoint beside a writer could lose committed rows
 CHECK_WHOLE_FILE_UP_TO_BYTES = (
     64 * 2**20
@@ -172,6 +174,12 @@ def open_database(data_dir: Path) -> None:
         raise
 
 
+def connect_for_reading() -> None:
+    """Give this thread a connection that can't write."""
+    database.connect()
+    database.execute_sql("PRAGMA query_only = on")
+
+
 def close_database() -> None:
     """Close this thread's connection, if it has one."""
     if database.database is not None and not database.is_closed():
@@ -228,11 +236,13 @@ def scrub() -> None:
         database.execute_sql("PRAGMA temp_store = file")  # or the whole file is rewritten in memory
         database.execute_sql("VACUUM")
         database.execute_sql("PRAGMA temp_store = memory")
-        emptied = empty_journal()
+        for _ in range(EMPTY_JOURNAL_TRIES):  # a busy server is in the way now and then, but not all the time
+            if empty_journal():
+                return
+            time.sleep(0.1)
     except (DatabaseError, apsw.Error) as error:
         raise StorageError(storage_reason(error)) from error
-    if not emptied:
-        raise StorageError("the journal is in use")
+    raise StorageError("the journal is in use, and still holds what was deleted; try again")
 
 
 def _refusal(path: Path, error: Exception) -> str:

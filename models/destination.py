@@ -4,8 +4,7 @@ import enum
 import random
 from datetime import datetime, timedelta
 
-from peewee import IntegerField, TextField
-from playhouse.apsw_ext import BooleanField
+from peewee import BooleanField, IntegerField, TextField
 
 from models.database import Row, UtcDateTimeField, as_text
 
@@ -16,7 +15,7 @@ KINDS = (EMAIL, JUNE_HOMES)
 # How long a destination that is down is left alone before one delivery probes it: longer each time.
 PROBE_DELAYS = tuple(timedelta(seconds=s) for s in (5, 10, 20, 40, 60, 120, 300))
 LONGEST_RETRY_AFTER = timedelta(days=1)
-FAR_FUTURE = datetime.fromisoformat("9999-01-01T00:00:00+00:00")
+OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator is likely to mend it
 JITTER = 0.2  # the most that is added to a delay, as a part of it
 
 
@@ -50,21 +49,27 @@ def openness(kind: str, now: datetime) -> Openness:
 
 
 def hold(
-    kind: str, reason: str, now: datetime, *, retry_after: timedelta | None, until_resumed: bool
+    kind: str, reason: str, now: datetime, *, retry_after: timedelta | None, needs_operator: bool
 ) -> None:
-    """Let nothing leave for a while: for retry_after if that is longer, or until the operator resumes it."""
+    """Let nothing leave for a while: longer each time, for an hour, or for retry_after if that is longer."""
     destination = Destination.get_by_id(kind)
     held_until = destination.hold_until
     if held_until is None or held_until <= now:  # else it is the same trouble, met by several at once
         destination.failures += 1
     delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS)) - 1]
-    delay *= 1 + random.random() * JITTER
+    delay = (OPERATOR_DELAY if needs_operator else delay) * (1 + random.random() * JITTER)
     if retry_after is not None:
         delay = min(max(retry_after, delay), LONGEST_RETRY_AFTER)
-    until = FAR_FUTURE if until_resumed else now + delay
-    destination.hold_until = max(held_until or until, until)
+    destination.hold_until = max(held_until or now, now + delay)
     destination.reason = reason
     destination.save()
+
+
+def move_holds(step: timedelta) -> None:
+    """Move the ends of all holds by this much: the clock was set."""
+    for destination in Destination.select().where(Destination.hold_until.is_null(False)):
+        destination.hold_until += step
+        destination.save()
 
 
 def note_answer(kind: str, now: datetime) -> None:
@@ -76,7 +81,7 @@ def note_answer(kind: str, now: datetime) -> None:
     ).execute()
 
 
-def configure_destinations(kinds: set[str]) -> None:
+def configure_destinations(kinds: frozenset[str]) -> None:
     """At a server's start: note which kinds have an address, and lift the holds: settings may be new."""
     Destination.update(
         configured=Destination.kind.in_(kinds), failures=0, hold_until=None, reason=None
@@ -103,6 +108,5 @@ def why_waiting(destination: Destination, now: datetime) -> str | None:
         setting = {EMAIL: "LEADS_SMTP_URL", JUNE_HOMES: "LEADS_JUNE_HOMES_URL"}[destination.kind]
         return f"no destination: {setting} is not set"
     if destination.hold_until is not None and destination.hold_until > now:
-        until = "resumed" if destination.hold_until == FAR_FUTURE else as_text(destination.hold_until)
-        return f"held until {until}: {destination.reason}"
+        return f"held until {as_text(destination.hold_until)}: {destination.reason}"
     return None

@@ -32,8 +32,7 @@ def erase_customer(customer: Customer, now: datetime) -> int:
     # What a mail server said of an attempt may quote the renter.
     DeliveryAttempt.update(outcome=ERASED).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
-        DeliveryAttempt.outcome
-        != DELIVERED,  # nor null: that one still runs, and learns of this as it settles
+        DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED),
     ).execute()
     erased: int = (
         Lead.update(
@@ -41,12 +40,18 @@ def erase_customer(customer: Customer, now: datetime) -> int:
             requestor_email=None,
             requestor_phone=None,
             message=None,
+            unit_preference=None,
             slot=None,
             sent_slot=None,
             utm_data=None,
             sent_utm_data=None,
+            listing_source_original_id=None,
+            request_host=None,
+            sent_unified_address_id=None,
+            sent_address_line_one=None,
             sms_consent_ip=None,
             sms_consent_user_agent=None,
+            sms_consent_host=None,
         )
         .where(Lead.customer == customer)
         .execute()

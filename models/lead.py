@@ -1,7 +1,6 @@
 """Owns leads: what a renter sent, and what was made of it."""
 
-from peewee import AutoField, ForeignKeyField, TextField
-from playhouse.apsw_ext import BooleanField
+from peewee import AutoField, BooleanField, ForeignKeyField, TextField
 
 from models.building import Building
 from models.customer import Customer

@@ -34,6 +34,7 @@ from models.destination import (
     Openness,
     configure_destinations,
     hold,
+    move_holds,
     note_answer,
     openness,
 )
@@ -50,6 +51,7 @@ ERASED = "the customer was erased"
 RETRY_DELAYS = tuple(
     timedelta(minutes=m) for m in (0.25, 1, 5, 15, 30, 60, 120, 240, 480, 720, 1080, 1080, 1320)
 )
+LONGEST_DELAY = max(RETRY_DELAYS) * (1 + JITTER)
 
 
 class Delivery(Row):
@@ -112,9 +114,9 @@ class Claimed:
 class Outcome:
     """How an attempt ended.
 
-    reason None: delivered. permanent: give it up. destination_down: the destination as a whole failed, so
-    the delivery keeps its place and its count, and the destination is held: for `retry_after` if that is
-    given, until the operator resumes it or the server starts anew if `until_resumed`, else a while.
+    reason None: delivered. permanent: give it up. destination_down: the destination as a whole failed and is
+    held: for `retry_after` if that is given, an hour if it `needs_operator`, else a while. Unless it is
+    `suspect`, perhaps the cause itself, that doesn't count against the delivery.
     """
 
     claimed: Claimed
@@ -122,7 +124,8 @@ class Outcome:
     reason: str | None = None
     permanent: bool = False
     destination_down: bool = False
-    until_resumed: bool = False
+    needs_operator: bool = False
+    suspect: bool = False
     retry_after: timedelta | None = None
     jitter: float = field(default_factory=lambda: random.random() * JITTER)
 
@@ -226,15 +229,16 @@ def _settle_failed(outcome: Outcome) -> str:
         return SKIPPED
     delivery.reason = outcome.reason
     if outcome.destination_down:
-        delivery.state = PENDING
-        delivery.due_at = outcome.ended_at  # behind all that waited longer: each probe is another delivery
         hold(
             claimed.kind,
             outcome.reason or "",
             outcome.ended_at,
             retry_after=outcome.retry_after,
-            until_resumed=outcome.until_resumed,
+            needs_operator=outcome.needs_operator,
         )
+    if outcome.destination_down and not outcome.suspect:
+        delivery.state = PENDING
+        delivery.due_at = outcome.ended_at  # behind all that waited longer: each probe is another delivery
     elif outcome.permanent or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, outcome.ended_at
     else:
@@ -247,13 +251,25 @@ def _settle_failed(outcome: Outcome) -> str:
     return delivery.state
 
 
-def open_outbox(configured: Sequence[set[str]]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The start of a server: the kinds that have an address, and the time of day."""
+
+    kinds: frozenset[str]
+    now: datetime
+
+
+def open_outbox(openings: Sequence[Opening]) -> list[int]:
     """At a server's start: note which kinds have a destination, lift the holds, and put back to pending
-    what a crash left in `sending`. Answers with how many of those there were, an operation of the writer.
+    what a crash left in `sending`. Answers with how many of those there were. An operation of the writer.
     """
     counts = []
-    for kinds in configured:
-        configure_destinations(kinds)
+    for opening in openings:
+        configure_destinations(opening.kinds)
+        # Nothing is put off for longer than that, so it was put off by a clock that was ahead.
+        Delivery.update(due_at=opening.now).where(
+            state_is(PENDING), Delivery.due_at > opening.now + LONGEST_DELAY
+        ).execute()
         sending = state_is(SENDING)
         DeliveryAttempt.update(outcome=CUT_OFF).where(
             DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
@@ -261,6 +277,26 @@ def open_outbox(configured: Sequence[set[str]]) -> list[int]:
         ).execute()
         counts.append(Delivery.update(state=PENDING).where(sending).execute())
     return counts
+
+
+@dataclass(frozen=True, slots=True)
+class SetBack:
+    """The time of day was set back by so much, and is now this."""
+
+    by: timedelta
+    now: datetime
+
+
+def follow_the_clock(steps: Sequence[SetBack]) -> list[None]:
+    """Move what deliveries and destinations wait for back with the clock. An operation of the writer."""
+    for step in steps:
+        waiting = Delivery.select(Delivery.id, Delivery.due_at).where(
+            state_is(PENDING), Delivery.due_at > step.now
+        )
+        for row in list(waiting):
+            Delivery.update(due_at=row.due_at - step.by).where(Delivery.id == row.id).execute()
+        move_holds(-step.by)
+    return [None for _ in steps]
 
 
 def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:

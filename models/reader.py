@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 from models.database import (
     StorageError,
     close_database,
+    connect_for_reading,
     database,
     is_storage_failure,
     storage_reason,
@@ -42,8 +43,7 @@ class Reader:
 def _with_connection(query: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
     try:
         if database.is_closed():
-            database.connect()
-            database.execute_sql("PRAGMA query_only = on")
+            connect_for_reading()
         return query(*args, **kwargs)
     except Exception as error:
         if is_storage_failure(error):

@@ -1,5 +1,6 @@
 """Owns the settings: parsed once, checked, each with its origin. Flag > LEADS_* > file > default."""
 
+import base64
 import ipaddress
 import os
 import re
@@ -91,10 +92,21 @@ def parse_partner_url(text: str) -> str:
     parts = urlsplit(text)
     if text and not (
         parts.hostname
+        and parts.port != 0  # which raises ValueError for a port that is no number
         and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)))
     ):
         raise ValueError
     return text
+
+
+def parse_signing_secret(text: str) -> bytes:
+    """The bytes of a key: base64 behind 'whsec_', or else the text's own. Raises ValueError."""
+    if text.startswith("whsec_"):
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)  # binascii.Error is a ValueError
+        if not key:
+            raise ValueError
+        return key
+    return text.encode()
 
 
 def parse_public_url(text: str) -> str:
@@ -163,9 +175,9 @@ class Settings:
         "an https:// URL (http:// to this machine only)",
         "where June Homes takes leads",
     )
-    june_homes_secret: str = _setting(
+    june_homes_secret: bytes = _setting(
         "",
-        str,
+        parse_signing_secret,
         "the secret agreed with June Homes, whsec_…",
         "what their copies are signed with",
         secret=True,
@@ -240,6 +252,10 @@ def load(
         except ValueError:
             shown = "its value" if about(name)["secret"] else repr(masked(name, text))
             raise SettingError(f"{origin}: {shown} can't be used; it takes {about(name)['takes']}") from None
+    if values["june_homes_url"] and not values["june_homes_secret"]:
+        raise SettingError(
+            "LEADS_JUNE_HOMES_SECRET is not set; without it no one can trust what is sent there"
+        )
     if not values["mail_from"]:
         smtp = values["smtp_url"]
         user = smtp.user if smtp and smtp.user and "@" in smtp.user else None

@@ -66,6 +66,10 @@ class SteppedClock(Clock):
     def monotonic_ns(self) -> int:
         return self._monotonic_ns
 
+    def set_time_of_day(self, seconds: float) -> None:
+        """Set the time of day on by so much, or back; the running time goes on as ever."""
+        self._now += timedelta(seconds=seconds)
+
     def step(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._monotonic_ns += int(seconds * 1e9)
@@ -79,6 +83,7 @@ class MailServer:
         self.raw: list[bytes] = []
         self.recipients: list[list[str]] = []
         self.replies: list[str] = []
+        self.refused: dict[str, str] = {}  # what it answers to mail for these recipients
         self.gate = asyncio.Event()  # closed, a mail waits with its answer
         self.gate.set()
 
@@ -91,6 +96,8 @@ class MailServer:
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         await self.gate.wait()
+        if reply := self.refused.get(envelope.rcpt_tos[0]):
+            return reply
         if self.replies:
             return self.replies.pop(0)
         self.raw.append(envelope.content)

@@ -46,7 +46,19 @@ def test_C25_an_origin_is_written_as_browsers_write_it(url: str, origin: str) ->
     assert origin_of(url) == origin
 
 
-@pytest.mark.parametrize("url", ["maple.test", "ftp://maple.test", "https://", "https://[", "http://a:b", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["maple.test", "ftp://maple.test", "https://", "https://[", "http://a:b", ""]
+    + [
+        "https://exa mple.com",
+        "https://*.x.test",
+        "https://.",
+        "https://a..b",
+        "http://127.1",
+        "https://a@b.test",
+    ]
+    + ["https://x.test\\@evil.test"],
+)
 def test_an_origin_is_asked_of_web_urls_alone(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         origin_of(url)

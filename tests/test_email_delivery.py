@@ -41,11 +41,12 @@ BUILDING: dict[str, Any] = {
 PARCEL = Parcel("email_1", LEAD, BUILDING)
 PASSWORD = "correct horse"
 
-# What a failed attempt says of itself: permanent, destination_down, until_resumed.
-PASSING = (False, False, False)
-PERMANENT = (True, False, False)
-DOWN = (False, True, False)
-UNTIL_RESUMED = (False, True, True)
+# What a failed attempt says of itself: permanent, destination_down, needs_operator, suspect.
+PASSING = (False, False, False, False)
+PERMANENT = (True, False, False, False)
+DOWN = (False, True, False, False)
+SUSPECT = (False, True, False, True)
+NEEDS_OPERATOR = (False, True, True, False)
 
 
 def to_agent(agent: str | None) -> Parcel:
@@ -185,7 +186,7 @@ async def converse(
 
     async with listening(protocol) as port:
         settings = SmtpServer("127.0.0.1", port, False, starttls, user, PASSWORD)
-        await email_adapter(settings, "leads@example.test", deadline=deadline)(PARCEL)
+        await email_adapter(settings, "leads@example.test", deadline=deadline, data_deadline=deadline)(PARCEL)
 
 
 def failure(of: Callable[[], Any]) -> DeliveryError:
@@ -198,8 +199,8 @@ def failure(of: Callable[[], Any]) -> DeliveryError:
     return caught.value
 
 
-def verdict(error: DeliveryError) -> tuple[bool, bool, bool]:
-    return error.permanent, error.destination_down, error.until_resumed
+def verdict(error: DeliveryError) -> tuple[bool, bool, bool, bool]:
+    return error.permanent, error.destination_down, error.needs_operator, error.suspect
 
 
 @pytest.fixture(scope="session")
@@ -242,20 +243,20 @@ def test_a_second_attempt_sends_the_same_bytes() -> None:
     ("command", "reply", "expected"),
     [
         ("AUTH", "454 4.7.0 later", DOWN),
-        ("AUTH", "535 5.7.8 bad credentials", UNTIL_RESUMED),
+        ("AUTH", "535 5.7.8 bad credentials", NEEDS_OPERATOR),
         ("MAIL", "451 4.3.0 later", PASSING),
-        ("MAIL", "550 5.7.1 not you", UNTIL_RESUMED),
-        ("MAIL", "421 4.3.2 closing", DOWN),
+        ("MAIL", "550 5.7.1 not you", NEEDS_OPERATOR),
+        ("MAIL", "421 4.3.2 closing", SUSPECT),
         ("RCPT", "450 4.2.1 later", PASSING),
         ("RCPT", "550 5.1.1 no such user", PERMANENT),
-        ("RCPT", "421 4.3.2 closing", DOWN),
+        ("RCPT", "421 4.3.2 closing", SUSPECT),
         ("DATA", "452 4.3.1 full", PASSING),
         ("DATA", "554 5.7.1 spam", PERMANENT),
-        ("DATA", "421 4.3.2 closing", DOWN),
+        ("DATA", "421 4.3.2 closing", SUSPECT),
     ],
 )
 def test_each_refusal_has_its_verdict_and_is_quoted(
-    command: str, reply: str, expected: tuple[bool, bool, bool]
+    command: str, reply: str, expected: tuple[bool, bool, bool, bool]
 ) -> None:
     mailbox = Mailbox(**{command: reply})
     user = "leads" if command == "AUTH" else None
@@ -271,12 +272,12 @@ def test_a_5xx_to_the_sender_points_to_its_setting() -> None:
 
 def test_a_5xx_to_the_login_points_to_its_setting() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", password="wrong", auth_require_tls=False))
-    assert verdict(error) == UNTIL_RESUMED and "LEADS_SMTP_URL" in str(error)
+    assert verdict(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
 
 
 def test_a_login_that_is_not_offered_waits_for_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", auth_require_tls=True))
-    assert verdict(error) == UNTIL_RESUMED and "offers no login" in str(error)
+    assert verdict(error) == NEEDS_OPERATOR and "offers no login" in str(error)
 
 
 def test_the_password_goes_in_the_clear_to_this_machine() -> None:
@@ -300,7 +301,7 @@ def other_address() -> str:
 def test_the_password_does_not_go_in_the_clear_to_another_machine(other_address: str) -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, host=other_address, user="leads", auth_require_tls=False))
-    assert verdict(error) == UNTIL_RESUMED and "no encryption" in str(error)
+    assert verdict(error) == NEEDS_OPERATOR and "no encryption" in str(error)
     assert not mailbox.logins
 
 
@@ -326,7 +327,7 @@ def test_starttls_never_does_not_even_if_it_is_offered(certificate: ssl.SSLConte
 def test_starttls_that_is_required_but_not_offered_waits_for_the_operator() -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, starttls="always"))
-    assert verdict(error) == UNTIL_RESUMED and "LEADS_SMTP_URL" in str(error)
+    assert verdict(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
     assert not mailbox.envelopes
 
 
@@ -416,7 +417,7 @@ def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -
     ids=["greeting", "EHLO", "TLS handshake", "MAIL", "after the mail"],
 )
 def test_a_server_that_never_answers_is_left_at_the_deadline(
-    replies: list[str], expected: tuple[bool, bool, bool]
+    replies: list[str], expected: tuple[bool, bool, bool, bool]
 ) -> None:
     script = answers(*replies, then="silence")
     error = failure(lambda: asyncio.run(converse(script, deadline=0.2)))
@@ -466,7 +467,7 @@ def test_without_smtputf8_an_agent_whose_address_needs_it_is_permanent() -> None
 
 def test_without_smtputf8_a_sender_whose_address_needs_it_waits_for_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), mail_from="jürgen@maple.test"))
-    assert verdict(error) == UNTIL_RESUMED and "LEADS_MAIL_FROM" in str(error)
+    assert verdict(error) == NEEDS_OPERATOR and "LEADS_MAIL_FROM" in str(error)
 
 
 @pytest.mark.parametrize("agent", ["agent@maple.test", "agent@bücher.test"])

@@ -1,6 +1,7 @@
 """The copy that June Homes gets: what is in it, how it is signed, and what each answer means."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from conftest import SECRET, House, OpenHouse, SteppedClock
@@ -110,19 +111,34 @@ async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
         (403, "LEADS_JUNE_HOMES_SECRET"),
     ],
 )
-async def test_C24_what_only_the_operator_can_mend_holds_all_until_it_is_resumed(
+async def test_C24_what_the_operator_is_to_mend_is_told_and_probed_by_the_hour(
     house: House, clock: SteppedClock, status: int, hint: str
 ) -> None:
-    house.partner.replies = [(status, {"Location": house.partner.url})]
+    house.partner.replies = [(status, {"Location": house.partner.url})] * 2
     await sent(house)
-    clock.step(30 * 86_400)
+    clock.step(3_599)
     await sent(house)
     assert len(house.partner.calls) == 1, "a redirect must not be followed"
     reason = (await house.destination("june_homes"))["waits_because"]
-    assert reason.startswith("held until resumed")
+    assert reason.startswith("held until 2026-11-23T16:")
     assert hint in reason
+    clock.step(722)
+    await house.settled()
+    assert len(house.partner.calls) == 2
     await house.change(lambda: destination.resume("june_homes"))
     assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"] * 2
+
+
+async def test_C24_a_lead_that_is_answered_503_again_and_again_is_given_up_at_last(
+    house: House, clock: SteppedClock
+) -> None:
+    house.partner.replies = [(503, {})] * 1_000
+    await sent(house)
+    began = clock.now()
+    while (await house.settled(kind="june_homes"))[0]["state"] == "pending":
+        clock.step(600)
+    assert clock.now() - began >= timedelta(hours=72)
+    assert (await house.deliveries(kind="june_homes"))[0]["state"] == "failed"
 
 
 async def test_C24_a_partner_that_cannot_be_reached_is_held_and_probed(

@@ -1,14 +1,18 @@
 """What follows a 201: the outbox, its retries, and that no destination delays another."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
 from conftest import House, OpenHouse, SteppedClock, until
 
+from jobs import dispatcher
+from jobs.watchdog import Watchdog
 from models import destination, outbox
 from models.building import Refused, find_building, update_building
 from models.customer import find_customer, flag_spam
+from models.database import StorageError
 from models.erasure import erase_customer
 
 
@@ -287,3 +291,91 @@ async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
     rows = await house.settled()
     assert sorted(row["state"] for row in rows) == ["delivered", "pending"]
     assert "421 too much" in (await house.destination("email"))["waits_because"]
+
+
+async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for_good(
+    house: House, clock: SteppedClock
+) -> None:
+    await house.building(token="oak", agent_email="bad@oak.test")
+    house.mail.refused = {"bad@oak.test": "421 go away"}
+    await house.lead(token="oak")
+    while (await house.settled())[0]["state"] == "pending":
+        clock.step(900)
+        good = await house.lead(token="maple")
+        clock.step(900)
+        await house.settled()
+        clock.step(900)
+        await house.settled()
+        assert (await house.stored(good))["deliveries"][0]["state"] == "delivered"
+    assert (await house.deliveries())[0]["state"] == "failed"
+
+
+async def test_a_clock_set_back_an_hour_holds_nothing_up(house: House, clock: SteppedClock) -> None:
+    watchdog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake)
+    house.mail.replies = ["451 later", "421 closing"]
+    await house.lead(token="maple")
+    await house.lead(token="maple", listing_source="june_homes")
+    await house.settled()
+    clock.set_time_of_day(-3_600)
+    await watchdog.look()
+    clock.step(20)  # what they would have waited without it
+    await watchdog.look()
+    assert {d["state"] for d in await house.settled()} == {"delivered"}
+    assert len(house.mail.mails) == 2
+
+
+async def test_a_clock_set_on_an_hour_is_only_impatient(house: House, clock: SteppedClock) -> None:
+    watchdog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake)
+    house.mail.replies = ["451 later"]
+    await house.lead(token="maple")
+    await house.settled()
+    clock.set_time_of_day(3_600)
+    await watchdog.look()
+    assert {d["state"] for d in await house.settled()} == {"delivered"}
+
+
+async def test_what_a_clock_years_ahead_put_off_leaves_at_the_next_start(
+    house: House, clock: SteppedClock
+) -> None:
+    clock.set_time_of_day(10 * 365 * 86_400)
+    house.mail.replies = ["451 later"]
+    await house.lead(token="maple")
+    await house.settled()
+    clock.set_time_of_day(-10 * 365 * 86_400)
+    await house.restart()
+    assert [d["state"] for d in await house.settled()] == ["delivered"]
+
+
+async def test_a_settling_that_fails_is_made_again_until_it_is_done(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = outbox.settle, [ValueError("odd"), StorageError("disk I/O error")]
+
+    def settle(outcomes: Sequence[outbox.Outcome]) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return real(outcomes)
+
+    monkeypatch.setattr(dispatcher, "settle", settle)
+    monkeypatch.setattr(dispatcher, "SETTLE_AGAIN_SECONDS", 0.01)
+    await house.lead(token="maple")
+    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]
+    assert len(house.mail.mails) == 1
+
+
+async def test_a_lead_that_cannot_be_read_is_tried_again_and_not_held_against_it(
+    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def fail(*args: object) -> None:
+        asked.append(args)
+        raise StorageError("disk I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(house.server.reader, "read", fail)
+        await house.lead(token="maple")
+        await until(lambda: asked and not house.server.dispatcher._lanes[0]._on_their_way)
+    clock.step(10)
+    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 2)]
+    assert await house.server.reader.read(lambda: outbox.Delivery.get_by_id(1).failures) == 0

@@ -116,3 +116,11 @@ async def test_outside_api_nothing_is_there_and_it_says_so_in_json(house: House)
     response = await house.request("GET", "/")
     assert response.code == 404
     assert "/api/v1/website_leads" in json.loads(response.body)["error"]
+
+
+@pytest.mark.parametrize("length", ["abc", "+5", "-5", "9" * 5_000, "99999999999999999999"])
+async def test_an_absurd_content_length_is_refused_in_json(house: House, length: str) -> None:
+    answer = await house.raw(f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+    status, body = answer.split(maxsplit=2)[1], answer.partition(b"\r\n\r\n")[2]
+    assert status == (b"413" if length.isdigit() else b"400")
+    assert list(json.loads(body)) == ["error"]

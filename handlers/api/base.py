@@ -1,5 +1,6 @@
 """Owns what is decided of an API request before its body is looked at: limit, CORS, path, method, size."""
 
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from tornado.http1connection import HTTP1Connection
 
 from handlers.api.cors import Allowlist
 from handlers.api.throttle import Throttle, Verdict, source_address
-from handlers.base import Handler
-from handlers.errors import Refusal, Unavailable
+from handlers.base import STANDARD_METHODS, Handler
+from handlers.errors import BadRequest, Refusal, Unavailable
+from models.building import origin_of
 from models.clock import Clock
 from models.database import StorageError
 from models.intake import Submission
@@ -23,7 +25,7 @@ MAX_DRAINED_BYTES = 1024 * 1024
 
 THROTTLED = {"message": "throttled", "human_message": "Too many requests. Please try again later."}
 EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
-STANDARD_METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
+DIGITS = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,13 @@ class ApiHandler(Handler):
         if isinstance(self.request.connection, HTTP1Connection):
             # The size is judged here; Tornado's own limit would add a bare 400 to the 413.
             self.request.connection.set_max_body_size(sys.maxsize)
-        announced = self._announced_bytes()
-        if announced > MAX_BODY_BYTES:
+        announced = self.request.headers.get("Content-Length", "0")
+        if not DIGITS.fullmatch(announced):
+            raise self._refusal or BadRequest("malformed Content-Length")
+        size = int(announced) if len(announced) <= 18 else sys.maxsize
+        if size > MAX_BODY_BYTES:
             self._refusal = self._refusal or _too_large()
-        if self._refusal and (announced > MAX_DRAINED_BYTES or self.request.method not in STANDARD_METHODS):
+        if self._refusal and (size > MAX_DRAINED_BYTES or self.request.method not in STANDARD_METHODS):
             raise self._refusal
 
     async def _admit(self) -> None:
@@ -84,11 +89,12 @@ class ApiHandler(Handler):
         # nothing more is looked at, and the buildings aren't read (C29); a refused origin learns no more.
         request = self.request
         origin = request.headers.get("Origin")
-        allowlist, addressed_to = self.api.allowlist, self._addressed_to()
+        allowlist = self.api.allowlist
         self.source = source_address(
             request.remote_ip or "", request.headers.get("X-Forwarded-For"), self.api.trusted_proxies
         )
         preflight = origin is not None and request.method == "OPTIONS"
+        addressed_to = self._addressed_to() if origin is not None else ""
         known = origin is not None and allowlist.knows(origin, addressed_to)
         if origin is not None and known:
             self._allow(origin)
@@ -134,11 +140,10 @@ class ApiHandler(Handler):
             peer = source_address(self.request.remote_ip or "", None, ())
             if any(peer in network for network in proxies):
                 protocol = self.request.headers["X-Forwarded-Proto"].rpartition(",")[2].strip().lower()
-        return f"{protocol}://{self.request.host.lower()}"
-
-    def _announced_bytes(self) -> int:
-        length = self.request.headers.get("Content-Length", "")
-        return int(length) if length.isascii() and length.isdigit() else 0
+        try:
+            return origin_of(f"{protocol}://{self.request.host}")
+        except ValueError:
+            return ""  # a Host that no browser has sent
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)

@@ -44,10 +44,6 @@ class Allowlist:
                 self._read_at_ns = read_at_ns
         return origin in self._origins
 
-    def forget(self) -> None:
-        """Read the buildings again at the next question: one of them was changed by this very server."""
-        self._read_at_ns = None
-
     def _age_ns(self) -> float:
         if self._read_at_ns is None:
             return float("inf")

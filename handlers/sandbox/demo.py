@@ -44,7 +44,7 @@ async def demo_world(settings: Settings) -> AsyncIterator[Settings]:
             data_dir=Path(folder),
             smtp_url=SmtpServer("127.0.0.1", mailbox.port, False, "never", None, None),
             june_homes_url=partner.url,
-            june_homes_secret=secrets.token_hex(),
+            june_homes_secret=secrets.token_bytes(),
         )
         await partner.stop()
         await mailbox.stop()

@@ -1,0 +1,54 @@
+"""Owns the watch over the time of day: set back, it holds the outbox up for seconds, not for hours."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from models.clock import Clock
+from models.database import StorageError
+from models.outbox import SetBack, follow_the_clock
+from models.writer import Writer
+
+LOOK_EVERY_SECONDS = 5.0
+SLEWING = timedelta(seconds=2)  # what a clock may be put right by between two looks; more is a step
+
+
+async def watch_the_clock(clock: Clock, writer: Writer, wake: Callable[[], None]) -> None:
+    """Wake the dispatcher now and then, by the loop's own time, which no one can set; never returns.
+
+    The scheduler's ticks go by the time of day: set back an hour, they stop for an hour, and what is to
+    leave at a certain time waits an hour longer.
+    """
+    watchdog = Watchdog(clock, writer, wake)
+    while True:
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await watchdog.look()
+
+
+class Watchdog:
+    """Compares the time of day with the running time, from one look to the next."""
+
+    def __init__(self, clock: Clock, writer: Writer, wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._writer = writer
+        self._wake = wake
+        self._ahead = self._time_of_day_ahead()
+        self._owed = timedelta(0)  # by how much what waits is still to be moved
+
+    async def look(self) -> None:
+        """Move what waits along if the clock was set back, and wake the dispatcher."""
+        ahead = self._time_of_day_ahead()
+        if self._ahead - ahead > SLEWING:
+            self._owed += self._ahead - ahead
+        self._ahead = ahead
+        if self._owed:
+            try:
+                await self._writer.write(follow_the_clock, SetBack(self._owed, self._clock.now()))
+                self._owed = timedelta(0)
+            except StorageError:
+                pass  # the writer has logged it; at the next look again
+        self._wake()
+
+    def _time_of_day_ahead(self) -> timedelta:
+        running = timedelta(microseconds=self._clock.monotonic_ns() // 1_000)
+        return timedelta(seconds=self._clock.now().timestamp()) - running
