@@ -25,7 +25,7 @@ check: $(VENV)/.dev ## format, lint, types and imports
 	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)
 	@$(BIN)/flake8 $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@said=$$($(BIN)/lint-imports) || { echo "$$said"; exit 1; }
 
 format: $(VENV)/.dev ## write the code the way `make check` wants it
 	@$(BIN)/ruff check --quiet --select I --fix --line-length $(LINE) $(CODE)

@@ -30,6 +30,7 @@ from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
 from models.outbox import Opening, open_outbox
+from models.outbox_report import list_destinations
 from models.reader import Reader
 from models.settings import SettingError, Settings
 from models.storage_check import check_storage
@@ -37,6 +38,7 @@ from models.writer import Writer
 
 log = logging.getLogger("leads.server")
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
 FINISH_SECONDS = 10  # how long a stop waits for the requests that are being answered
@@ -70,7 +72,7 @@ class Server:
         adapters = _adapters(settings, clock)
         self.dispatcher = Dispatcher(adapters, self.writer, self.reader, clock)
         self.writer.after_commit_of(record_leads, self.dispatcher.wake)
-        unsettled = await self.writer.write(open_outbox, Opening(frozenset(adapters), clock.now()))
+        await self.writer.write(open_outbox, Opening(frozenset(adapters), clock.now()))
         api = Api(
             record_lead=lambda submission: self.writer.write(record_leads, submission),
             throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
@@ -98,7 +100,11 @@ class Server:
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        log.info("listening", extra={"url": self.url, "unsettled_deliveries": unsettled})
+        log.info("listening", extra={"url": self.url})
+        for place in await self.reader.read(list_destinations, clock.now()):
+            if place["waits_because"] and (place["pending"] or place["kind"] == EMAIL):
+                waiting = {name: place[name] for name in ("kind", "pending", "waits_because")}
+                log.warning("the outbox waits", extra=waiting)
 
     async def stop(self) -> None:
         """Take no more requests, finish those in flight and the deliveries on their way, close."""
@@ -149,10 +155,10 @@ async def _started(settings: Settings) -> Server:
 
 async def _until_told_to_stop() -> None:
     loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, told.set)
     await told.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         loop.remove_signal_handler(number)  # told twice, it ends at once
 
 
@@ -182,8 +188,9 @@ def demo(settings: Settings) -> int:
             except SettingError:
                 if settings.origin("port") != "default":
                     raise
+                print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
                 server = await _started(replace(demo_settings, port=0))
-            print(banner(server.url), flush=True)
+            print(banner(server.url, demo_settings.data_dir), flush=True)
             await _until_told_to_stop()
             await server.stop()
 

@@ -60,6 +60,8 @@ class Handler(tornado.web.RequestHandler):
         message: str | dict[str, str]
         if isinstance(error, Refusal):
             message = error.message
+            if not error.quotes_client and isinstance(message, str):
+                self.log_fields["refused"] = message
             for name, value in error.headers.items():
                 self.set_header(name, value)
         elif status_code >= 500:

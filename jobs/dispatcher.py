@@ -149,5 +149,7 @@ class _Lane:
                 "delivery": outcome.claimed.delivery_id,
                 "attempt": outcome.claimed.attempt,
                 "state": state,
+                # What was said before the renter was named can't name them; anything else is in the outbox.
+                **({"reason": outcome.reason} if outcome.destination_down and not outcome.suspect else {}),
             },
         )

@@ -38,7 +38,7 @@ def email_adapter(
 
     The deadlines are in seconds. It raises DeliveryError: permanent if this mail can't be delivered at all,
     destination_down if the server can't be reached, needs_operator if a setting is wrong. Lost after MAIL
-    FROM it is none of these: the mail may have been taken, and its Message-ID tells that a second is the same.
+    FROM it is none of these: the mail may have been taken, and a second will have the same Message-ID.
     """
     # Made once: it reads hundreds of certificates. Without encryption there is no need to.
     tls = None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
@@ -76,7 +76,9 @@ def email_adapter(
 
 
 def _agent_of(parcel: Parcel) -> str:
-    agent: str | None = parcel.building["agent_email"] if parcel.building else None
+    if parcel.building is None:
+        raise PERMANENT("no building matched the lead, so there is nobody to tell")
+    agent: str | None = parcel.building["agent_email"]
     if not agent:
         raise PERMANENT("the building has no agent e-mail; set one with 'building update' and retry")
     if parcel.lead["requestor_email"] is None:

@@ -146,6 +146,14 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
 
 
+def is_origin(text: str) -> bool:
+    """True if the text is an origin as a browser writes it, and no more than that."""
+    try:
+        return origin_of(text) == text
+    except ValueError:
+        return False
+
+
 def add_building(fields: dict[str, str | None], token: str | None, now: datetime) -> tuple[Building, str]:
     """Register a building and issue its first token. Raises Refused for a bad value or a token in use."""
     building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))

@@ -44,8 +44,16 @@ class Submission:
     sms_consent: SmsConsent | None = None
 
 
-def record_leads(submissions: Sequence[Submission]) -> list[int]:
-    """Store these leads with all that belongs to them; answers with their ids. An operation of the writer."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A lead that was stored: its id, and why no agent is told of it, if none is."""
+
+    lead_id: int
+    not_told: str | None
+
+
+def record_leads(submissions: Sequence[Submission]) -> list[Recorded]:
+    """Store these leads with all that belongs to them. An operation of the writer."""
     now = max(s.received_at for s in submissions)
     buildings = match_buildings((s.clues for s in submissions), now)
     customers = find_or_create([s.renter for s in submissions], now)
@@ -57,15 +65,19 @@ def record_leads(submissions: Sequence[Submission]) -> list[int]:
     ids = dict(inserted)  # by request: the order of returned rows is nobody's promise
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
+    recorded = [
+        Recorded(lead_id, _why_not_told(customer, buildings.get(submission.clues)))
+        for lead_id, submission, customer in zip(lead_ids, submissions, customers, strict=True)
+    ]
     enqueue(
         [
             delivery
-            for lead_id, submission, customer in zip(lead_ids, submissions, customers, strict=True)
-            for delivery in _deliveries(lead_id, submission, customer, buildings.get(submission.clues))
+            for lead, submission in zip(recorded, submissions, strict=True)
+            for delivery in _deliveries(lead, submission)
         ],
         now,
     )
-    return lead_ids
+    return recorded
 
 
 def _lead_row(submission: Submission, building: Building | None, customer: Customer) -> dict[str, Any]:
@@ -106,16 +118,14 @@ def _instant(slot: datetime | None, building: Building | None) -> datetime | Non
     return slot and slot.astimezone(UTC)
 
 
-def _deliveries(
-    lead_id: int, submission: Submission, customer: Customer, building: Building | None
-) -> list[NewDelivery]:
-    deliveries = [NewDelivery(lead_id, EMAIL, _why_not_notified(customer, building))]
+def _deliveries(lead: Recorded, submission: Submission) -> list[NewDelivery]:
+    deliveries = [NewDelivery(lead.lead_id, EMAIL, lead.not_told)]
     if submission.listing_source == JUNE_HOMES_SOURCE:
-        deliveries.append(NewDelivery(lead_id, JUNE_HOMES))
+        deliveries.append(NewDelivery(lead.lead_id, JUNE_HOMES))
     return deliveries
 
 
-def _why_not_notified(customer: Customer, building: Building | None) -> str | None:
+def _why_not_told(customer: Customer, building: Building | None) -> str | None:
     if building is None:
         return "no building matched"
     if not building.agent_email:

@@ -251,7 +251,8 @@ def load(
             values[name] = about(name)["parse"](text.strip())
         except ValueError:
             shown = "its value" if about(name)["secret"] else repr(masked(name, text))
-            raise SettingError(f"{origin}: {shown} can't be used; it takes {about(name)['takes']}") from None
+            where = f"{origin}: {name}" if origin.startswith("the file") else origin
+            raise SettingError(f"{where}: {shown} can't be used; it takes {about(name)['takes']}") from None
     if values["june_homes_url"] and not values["june_homes_secret"]:
         raise SettingError(
             "LEADS_JUNE_HOMES_SECRET is not set; without it no one can trust what is sent there"

@@ -481,7 +481,7 @@ def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
 @pytest.mark.parametrize(
     ("parcel", "reason"),
     [
-        (Parcel("email_1", LEAD, None), "the building has no agent e-mail"),
+        (Parcel("email_1", LEAD, None), "no building matched the lead"),
         (to_agent(None), "the building has no agent e-mail"),
         (Parcel("email_1", {**LEAD, "requestor_email": None}, BUILDING), "the renter's data was erased"),
     ],

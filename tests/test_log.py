@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from conftest import LEADS, House
+from conftest import LEADS, House, OpenHouse
 
 from handlers.log import JsonFormatter, TextFormatter
 
-SECRETS = ("jane", "renter.test", "555", "maple", "Hello", "127.0.0.1", "evil", "news")
+SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
 
 @pytest.fixture(params=[TextFormatter, JsonFormatter])
@@ -28,13 +28,15 @@ def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
 
 
 async def test_no_renters_data_and_no_token_is_ever_in_it(house: House, written: io.StringIO) -> None:
-    jane = {"requestor_email": "jane@renter.test", "requestor_phone": "555", "requestor_name": "jane"}
+    jane = {"requestor_email": "jane@renter.test", "requestor_phone": "5550104477", "requestor_name": "jane"}
     house.mail.replies = ["554 jane@renter.test is not wanted"]
     await house.lead(token="maple", message="Hello", listing_source="june_homes", **jane)
     await house.request("GET", LEADS + "/jane@renter.test?token=maple")
     await house.request("POST", "/jane", '{"token": "maple"')
     await house.request("POST", LEADS, '{"token": "maple"')
-    await house.post({"tour_request": jane}, Origin="https://evil.test")
+    await house.post({"tour_request": jane}, Origin="https://evil.test/jane")
+    await house.post({"tour_request": {**jane, "listing_source": "news"}})
+    await house.request("jane", LEADS)
     await house.raw(b"POST jane HTTP/9.9\r\njane: renter.test\r\n\r\n")
     await house.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: jane\r\n\r\n")
     await house.settled()
@@ -69,3 +71,33 @@ async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
         assert (facts["status"], facts["lead"], facts["route"]) == (201, 1, LEADS)
     else:
         assert f"route={LEADS} lead=1 status=201" in lines[0]
+
+
+async def test_it_says_why_a_request_was_refused(house: House, written: io.StringIO) -> None:
+    await house.post({"tour_request": {"requestor_email": "jane@renter.test", "slot": "soon"}})
+    await house.post({}, Origin="https://unknown.test")
+    text = written.getvalue()
+    assert "invalid date: slot" in text
+    assert "origin https://unknown.test is not registered for any building" in text
+
+
+async def test_a_lead_that_nobody_is_told_of_is_a_warning(house: House, written: io.StringIO) -> None:
+    await house.lead(token="mapel")
+    (line,) = [line for line in written.getvalue().splitlines() if "WARNING" in line]
+    assert "nobody is told of a lead" in line
+    assert "no building matched" in line
+
+
+async def test_it_says_why_a_destination_is_down(house: House, written: io.StringIO) -> None:
+    await house.mail.stop()
+    await house.lead(token="maple")
+    await house.settled()
+    (line,) = [line for line in written.getvalue().splitlines() if "not delivered" in line]
+    assert "failed at connecting" in line
+
+
+async def test_a_server_without_a_mail_server_says_at_its_start_that_mail_waits(
+    open_house: OpenHouse, written: io.StringIO
+) -> None:
+    await open_house(smtp_url="")
+    assert "LEADS_SMTP_URL is not set" in written.getvalue()

@@ -12,10 +12,10 @@ from handlers.api.cors import Allowlist
 from handlers.api.throttle import Throttle, Verdict, source_address
 from handlers.base import STANDARD_METHODS, Handler
 from handlers.errors import BadRequest, Refusal, Unavailable
-from models.building import origin_of
+from models.building import is_origin, origin_of
 from models.clock import Clock
 from models.database import StorageError
-from models.intake import Submission
+from models.intake import Recorded, Submission
 from models.settings import Network
 
 MAX_BODY_BYTES = 64 * 1024
@@ -32,7 +32,7 @@ DIGITS = re.compile("[0-9]+")
 class Api:
     """What the API's handlers work with."""
 
-    record_lead: Callable[[Submission], Awaitable[int]]
+    record_lead: Callable[[Submission], Awaitable[Recorded]]
     throttle: Throttle
     allowlist: Allowlist
     trusted_proxies: tuple[Network, ...]
@@ -103,7 +103,12 @@ class ApiHandler(Handler):
             raise Refusal(429, THROTTLED, Retry_After=str(verdict.retry_after))
         if origin is not None and not known:
             if not await allowlist.allows(origin, addressed_to):
-                raise Refusal(403, f"origin {origin} is not registered for any building")
+                # An origin is a host's name; what isn't one could be anything, and is not logged.
+                raise Refusal(
+                    403,
+                    f"origin {origin} is not registered for any building",
+                    quotes_client=not is_origin(origin),
+                )
             self._allow(origin)
             if preflight:
                 self._take(-1)
@@ -131,7 +136,8 @@ class ApiHandler(Handler):
             raise Refusal(404, "there is no such path; leads are POSTed to /api/v1/website_leads")
         if self.request.method not in (*self.methods, "OPTIONS"):
             allow = ", ".join((*self.methods, "OPTIONS"))
-            raise Refusal(405, f"{self.request.method} is not allowed here; allowed: {allow}", Allow=allow)
+            said = f"{self.request.method} is not allowed here; allowed: {allow}"
+            raise Refusal(405, said, quotes_client=True, Allow=allow)
 
     def _addressed_to(self) -> str:
         protocol = self.request.protocol

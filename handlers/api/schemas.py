@@ -99,7 +99,8 @@ def read_submission(document: dict[str, Any], receipt: Receipt) -> Submission:
     elif inner is not None:
         sent["tour_request"] = inner
     if not _validator.validate(sent, normalize=False):
-        raise BadRequest(_validator.errors)
+        sentence = _validator.errors
+        raise BadRequest(sentence, quotes_client=sentence.startswith("'"))
     tour = sent["tour_request"]
     slot, utm = tour.get("slot"), tour.get("utm_data")
     request_host = tour.get("request_host") or receipt.host

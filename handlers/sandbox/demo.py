@@ -58,7 +58,7 @@ def seed(data_dir: Path) -> None:
     close_database()
 
 
-def banner(url: str) -> str:
+def banner(url: str, data_dir: Path) -> str:
     """What a newcomer needs: where it is, and a lead to send."""
     leads_url = f"{url}/api/v1/website_leads"
     return f"""
@@ -66,6 +66,8 @@ def banner(url: str) -> str:
 
   POST leads to   {leads_url}
   building token  {TOKEN}
+  from a page at  {BUILDING["website_url"]}
+  look inside     .venv/bin/python server.py lead list --data-dir {data_dir}
   health          {url}/livez  {url}/readyz
 
   Send one from another terminal:

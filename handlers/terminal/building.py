@@ -76,6 +76,7 @@ def _add(args: argparse.Namespace, settings: Settings) -> None:
         f"Building {building.id} was added: {building.name}",
         f"Its token: {token}",
         f'Paste it into its website, to be sent as "token" to {settings.public_url}/api/v1/website_leads',
+        f"Its leads are taken by the server that runs on {settings.data_dir.absolute()}.",
     )
     _warn_of_what_is_missing(building)
 
