@@ -114,7 +114,7 @@ class Commands:
         with self.database():
             if Customer.select().count() == 0:
                 add_building({"name": "Maple Court", "agent_email": "agent@maple.test"}, "maple", NOW)
-            return record_leads([_submission(**renter) for renter in renters])
+            return [lead.lead_id for lead in record_leads([_submission(**r) for r in renters])]
 
 
 def _submission(
