@@ -153,13 +153,18 @@ async def _started(settings: Settings) -> Server:
     return server
 
 
-async def _until_told_to_stop() -> None:
+def _listen_to_signals() -> asyncio.Event:
+    """An event that is set when the process is told to stop. Told twice, it ends at once."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        told.set()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)  # told twice, it ends at once
+        loop.add_signal_handler(number, tell)
+    return told
 
 
 def serve(settings: Settings) -> int:
@@ -167,9 +172,10 @@ def serve(settings: Settings) -> int:
     configure(settings.log_format)
 
     async def run() -> None:
+        told_to_stop = _listen_to_signals()
         server = await _started(settings)
         print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
-        await _until_told_to_stop()
+        await told_to_stop.wait()
         await server.stop()
 
     asyncio.run(run())
@@ -182,6 +188,7 @@ def demo(settings: Settings) -> int:
     logging.getLogger("leads").setLevel(logging.WARNING)  # the terminal is for what leaves
 
     async def run() -> None:
+        told_to_stop = _listen_to_signals()
         async with demo_world(settings) as demo_settings:
             try:
                 server = await _started(demo_settings)
@@ -191,7 +198,7 @@ def demo(settings: Settings) -> int:
                 print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
                 server = await _started(replace(demo_settings, port=0))
             print(banner(server.url, demo_settings.data_dir), flush=True)
-            await _until_told_to_stop()
+            await told_to_stop.wait()
             await server.stop()
 
     asyncio.run(run())
