@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from models.outbox import Failure, Verdict
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -24,27 +26,10 @@ Adapter = Callable[[Parcel], Awaitable[None]]
 
 
 class DeliveryError(Exception):
-    """An attempt failed. The message is for the operator: one line, who refused what, and what to do.
-
-    permanent: trying this one again is of no use.
-    destination_down: the destination as a whole failed; hold all that goes there: for retry_after if it
-    named a time, for an hour if it needs_operator, else for a little while. That doesn't count against the
-    delivery, unless it is suspect: perhaps it alone was the cause.
-    """
+    """An attempt failed. The reason is for the operator: one line, who refused what, and what to do."""
 
     def __init__(
-        self,
-        reason: str,
-        *,
-        permanent: bool = False,
-        destination_down: bool = False,
-        needs_operator: bool = False,
-        suspect: bool = False,
-        retry_after: timedelta | None = None,
+        self, reason: str, verdict: Verdict = Verdict.PASSING, *, retry_after: timedelta | None = None
     ) -> None:
         super().__init__(reason)
-        self.permanent = permanent
-        self.destination_down = destination_down or needs_operator
-        self.needs_operator = needs_operator
-        self.suspect = suspect
-        self.retry_after = retry_after
+        self.failure = Failure(reason, verdict, retry_after)

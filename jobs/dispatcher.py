@@ -8,7 +8,7 @@ from jobs.delivery import Adapter, DeliveryError, Parcel
 from models.clock import Clock
 from models.database import StorageError
 from models.lead_record import load_records
-from models.outbox import Claim, Claimed, Outcome, claim, settle
+from models.outbox import Claim, Claimed, Failure, Outcome, Verdict, claim, settle
 from models.reader import Reader
 from models.writer import Writer
 
@@ -106,28 +106,15 @@ class _Lane:
             record = (await self._reader.read(load_records, [claimed.lead_id]))[claimed.lead_id]
             parcel = Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
             await self._adapter(parcel)
-            outcome = Outcome(claimed, self._clock.now())
+            failure = None
         except DeliveryError as error:
-            outcome = Outcome(
-                claimed,
-                self._clock.now(),
-                reason=str(error),
-                permanent=error.permanent,
-                destination_down=error.destination_down,
-                needs_operator=error.needs_operator,
-                suspect=error.suspect,
-                retry_after=error.retry_after,
-            )
+            failure = error.failure
         except StorageError as error:
-            outcome = Outcome(
-                claimed, self._clock.now(), f"the lead can't be read: {error}", destination_down=True
-            )
+            failure = Failure(f"the lead can't be read: {error}", Verdict.DOWN)
         except Exception as error:
             log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
-            outcome = Outcome(
-                claimed, self._clock.now(), reason=f"the adapter failed: {type(error).__name__}"
-            )
-        await self._settle(outcome)
+            failure = Failure(f"the adapter failed: {type(error).__name__}")
+        await self._settle(Outcome(claimed, self._clock.now(), failure))
 
     async def _settle(self, outcome: Outcome) -> None:
         # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
@@ -139,17 +126,18 @@ class _Lane:
                 if not isinstance(error, StorageError):  # that one the writer has logged
                     log.exception("can't settle", extra={"delivery": outcome.claimed.delivery_id})
                 await asyncio.sleep(SETTLE_AGAIN_SECONDS)
-        level = logging.INFO if outcome.reason is None else logging.WARNING
-        log.log(
-            level,
-            state if outcome.reason is None else "not delivered",
-            extra={
-                "kind": self._kind,
-                "lead": outcome.claimed.lead_id,
-                "delivery": outcome.claimed.delivery_id,
-                "attempt": outcome.claimed.attempt,
-                "state": state,
-                # What was said before the renter was named can't name them; anything else is in the outbox.
-                **({"reason": outcome.reason} if outcome.destination_down and not outcome.suspect else {}),
-            },
-        )
+        failure = outcome.failure
+        facts = {
+            "kind": self._kind,
+            "lead": outcome.claimed.lead_id,
+            "delivery": outcome.claimed.delivery_id,
+            "attempt": outcome.claimed.attempt,
+            "state": state,
+        }
+        if failure is None:
+            log.info("delivered", extra=facts)
+            return
+        # What was said before the renter was named can't name them; the rest is in the outbox alone.
+        if failure.verdict in (Verdict.DOWN, Verdict.NEEDS_OPERATOR):
+            facts["reason"] = failure.reason
+        log.warning("not delivered", extra=facts)

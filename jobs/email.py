@@ -5,16 +5,16 @@ import ipaddress
 import re
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
 from jobs.delivery import Adapter, DeliveryError, Parcel
 from jobs.email_message import mailbox, one_line, render
+from models.outbox import Verdict
 from models.settings import SmtpServer
 
 DEADLINE = 30.0  # seconds for the conversation, from looking up the host to the recipient
@@ -23,22 +23,14 @@ GOODBYE_SECONDS = 2.0
 REASON_LIMIT = 300
 REPLY_LIMIT = 160
 
-Verdict = Callable[[str], DeliveryError]
-PASSING: Verdict = DeliveryError
-PERMANENT: Verdict = partial(DeliveryError, permanent=True)
-DOWN: Verdict = partial(DeliveryError, destination_down=True)
-SUSPECT: Verdict = partial(DeliveryError, destination_down=True, suspect=True)
-FOR_THE_OPERATOR: Verdict = partial(DeliveryError, needs_operator=True)
-
 
 def email_adapter(
     server: SmtpServer, mail_from: str, *, deadline: float = DEADLINE, data_deadline: float = DATA_DEADLINE
 ) -> Adapter:
     """An adapter that mails a parcel's lead to its building's agent, from mail_from, by this server.
 
-    The deadlines are in seconds. It raises DeliveryError: permanent if this mail can't be delivered at all,
-    destination_down if the server can't be reached, needs_operator if a setting is wrong. Lost after MAIL
-    FROM it is none of these: the mail may have been taken, and a second will have the same Message-ID.
+    The deadlines are in seconds. Lost after MAIL FROM the verdict is that it may pass: the mail may have been
+    taken, and a second will have the same Message-ID.
     """
     # Made once: it reads hundreds of certificates. Without encryption there is no need to.
     tls = None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
@@ -56,9 +48,9 @@ def email_adapter(
         until = asyncio.get_running_loop().time() + deadline
         talk = _Conversation(server, smtp, until, _secrets(server, parcel))
         try:
-            async with talk.step("connecting", lost=DOWN, refused=DOWN):
+            async with talk.step("connecting", lost=Verdict.DOWN, refused=Verdict.DOWN):
                 await smtp.connect()
-            async with talk.step("EHLO", lost=DOWN, refused=DOWN):
+            async with talk.step("EHLO", lost=Verdict.DOWN, refused=Verdict.DOWN):
                 await smtp.ehlo()
             await _encrypt(talk)
             await _log_in(talk)
@@ -77,12 +69,14 @@ def email_adapter(
 
 def _agent_of(parcel: Parcel) -> str:
     if parcel.building is None:
-        raise PERMANENT("no building matched the lead, so there is nobody to tell")
+        raise DeliveryError("no building matched the lead, so there is nobody to tell", Verdict.PERMANENT)
     agent: str | None = parcel.building["agent_email"]
     if not agent:
-        raise PERMANENT("the building has no agent e-mail; set one with 'building update' and retry")
+        raise DeliveryError(
+            "the building has no agent e-mail; set one with 'building update' and retry", Verdict.PERMANENT
+        )
     if parcel.lead["requestor_email"] is None:
-        raise PERMANENT("the renter's data was erased")
+        raise DeliveryError("the renter's data was erased", Verdict.PERMANENT)
     return agent
 
 
@@ -102,7 +96,7 @@ class _Conversation:
         *,
         lost: Verdict,
         refused: Verdict,
-        closing: Verdict = DOWN,
+        closing: Verdict = Verdict.DOWN,
         hint: str = "",
         lost_hint: str = "",
         until: float | None = None,
@@ -127,7 +121,7 @@ class _Conversation:
     def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:
         """The error to raise: who, what they did, and what the operator can do about it."""
         reason = f"{self.server.host}:{self.server.port} {what}" + (f"; {hint}" if hint else "")
-        return verdict(one_line(reason, REASON_LIMIT))
+        return DeliveryError(one_line(reason, REASON_LIMIT), verdict)
 
     def _quotable(self, reply: str) -> str:
         return one_line(self.secrets.sub("***", reply), REPLY_LIMIT)
@@ -150,11 +144,11 @@ async def _encrypt(talk: _Conversation) -> None:
         return
     if talk.smtp.supports_extension("starttls"):
         # Not without it if it fails: whoever can break the handshake could then read along.
-        async with talk.step("STARTTLS", lost=DOWN, refused=DOWN):
+        async with talk.step("STARTTLS", lost=Verdict.DOWN, refused=Verdict.DOWN):
             await talk.smtp.starttls()
             await talk.smtp.ehlo()
     elif talk.server.starttls == "always":
-        raise talk.problem(FOR_THE_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL")
+        raise talk.problem(Verdict.NEEDS_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL")
 
 
 async def _log_in(talk: _Conversation) -> None:
@@ -162,15 +156,15 @@ async def _log_in(talk: _Conversation) -> None:
     if server.user is None:
         return
     hint = "check the user and password in LEADS_SMTP_URL"
-    async with talk.step("AUTH", lost=DOWN, refused=FOR_THE_OPERATOR, hint=hint):
+    async with talk.step("AUTH", lost=Verdict.DOWN, refused=Verdict.NEEDS_OPERATOR, hint=hint):
         if server.starttls != "never" and _can_be_overheard(smtp):
             raise talk.problem(
-                FOR_THE_OPERATOR,
+                Verdict.NEEDS_OPERATOR,
                 "offers no encryption, and the password is not sent without",
                 "use smtps:// or, at your own risk, starttls=never in LEADS_SMTP_URL",
             )
         if not smtp.supported_auth_methods:
-            raise talk.problem(FOR_THE_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL")
+            raise talk.problem(Verdict.NEEDS_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL")
         await smtp.login(server.user, server.password or "")
 
 
@@ -192,25 +186,29 @@ async def _hand_over(
     utf8 = needed and smtp.supports_extension("smtputf8")
     sender, recipient = mailbox(mail_from, utf8=utf8), mailbox(agent, utf8=utf8)
     if sender is None:
-        raise talk.problem(FOR_THE_OPERATOR, "takes ASCII addresses alone", "set another LEADS_MAIL_FROM")
+        raise talk.problem(
+            Verdict.NEEDS_OPERATOR, "takes ASCII addresses alone", "set another LEADS_MAIL_FROM"
+        )
     if recipient is None:
         raise talk.problem(
-            PERMANENT,
+            Verdict.PERMANENT,
             "takes ASCII addresses alone, and the agent's is not one",
             "set another with 'building update' and retry",
         )
     mail = render(parcel, mail_from, utf8=utf8)
     options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
     hint = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
-    async with talk.step("MAIL FROM", lost=PASSING, refused=FOR_THE_OPERATOR, closing=SUSPECT, hint=hint):
+    async with talk.step(
+        "MAIL FROM", lost=Verdict.PASSING, refused=Verdict.NEEDS_OPERATOR, closing=Verdict.SUSPECT, hint=hint
+    ):
         await smtp.mail(sender, options=options, encoding="utf-8")
-    async with talk.step("RCPT TO", lost=PASSING, refused=PERMANENT, closing=SUSPECT):
+    async with talk.step("RCPT TO", lost=Verdict.PASSING, refused=Verdict.PERMANENT, closing=Verdict.SUSPECT):
         await smtp.rcpt(recipient, encoding="utf-8")
     async with talk.step(
         "DATA",
-        lost=PASSING,
-        refused=PERMANENT,
-        closing=SUSPECT,
+        lost=Verdict.PASSING,
+        refused=Verdict.PERMANENT,
+        closing=Verdict.SUSPECT,
         lost_hint="it may have taken the mail",
         until=asyncio.get_running_loop().time() + data_deadline,
     ):

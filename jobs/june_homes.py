@@ -14,6 +14,7 @@ from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
 from jobs.delivery import Adapter, DeliveryError, Parcel
 from models.clock import Clock
+from models.outbox import Verdict
 
 DEADLINE_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 * 1024
@@ -38,14 +39,12 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
         try:
             response = await client.fetch(request, raise_error=False)
         except HTTPTimeoutError as error:
-            connecting = "connecting" in str(error)
-            raise DeliveryError(f"June Homes: {_one_line(error)}", destination_down=connecting) from error
+            verdict = Verdict.DOWN if "connecting" in str(error) else Verdict.PASSING
+            raise DeliveryError(f"June Homes: {_one_line(error)}", verdict) from error
         except HTTPStreamClosedError as error:
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
-            raise DeliveryError(
-                f"June Homes can't be reached: {_one_line(error)}", destination_down=True
-            ) from error
+            raise DeliveryError(f"June Homes can't be reached: {_one_line(error)}", Verdict.DOWN) from error
         finally:
             client.close()
         judge(response, clock.now())
@@ -84,16 +83,17 @@ def judge(response: HTTPResponse, now: datetime) -> None:
     said = f"June Homes answered {code} {_one_line(response.reason)}"
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)
-        raise DeliveryError(said, destination_down=True, suspect=True, retry_after=retry_after)
+        raise DeliveryError(said, Verdict.SUSPECT, retry_after=retry_after)
     if 300 <= code < 400:
         raise DeliveryError(
-            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", needs_operator=True
+            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", Verdict.NEEDS_OPERATOR
         )
     if code in (401, 403):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", needs_operator=True)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", Verdict.NEEDS_OPERATOR)
     if code in (404, 405, 410):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", needs_operator=True)
-    raise DeliveryError(said, permanent=400 <= code < 500 and code not in (408, 409, 425))
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", Verdict.NEEDS_OPERATOR)
+    permanent = 400 <= code < 500 and code not in (408, 409, 425)
+    raise DeliveryError(said, Verdict.PERMANENT if permanent else Verdict.PASSING)
 
 
 def _retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -49,7 +49,7 @@ def openness(kind: str, now: datetime) -> Openness:
 
 
 def hold(
-    kind: str, reason: str, now: datetime, *, retry_after: timedelta | None, needs_operator: bool
+    kind: str, reason: str, now: datetime, retry_after: timedelta | None, *, needs_operator: bool
 ) -> None:
     """Let nothing leave for a while: longer each time, for an hour, or for retry_after if that is longer."""
     destination = Destination.get_by_id(kind)

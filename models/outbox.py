@@ -12,9 +12,10 @@ From sending it goes back to pending when an attempt failed for a time, and at t
 folder's lock proves that nobody else is sending it.
 """
 
+import enum
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -110,24 +111,32 @@ class Claimed:
     attempt: int
 
 
+class Verdict(enum.Enum):
+    """What a failed attempt means for the delivery and for its destination."""
+
+    PASSING = enum.auto()  # this delivery failed, for a time: it backs off
+    PERMANENT = enum.auto()  # this delivery can't arrive: it is given up
+    DOWN = enum.auto()  # the destination failed: it is held for a while; not counted against the delivery
+    NEEDS_OPERATOR = enum.auto()  # the same, but only the operator is likely to mend it: held for an hour
+    SUSPECT = enum.auto()  # the destination failed, perhaps at this delivery alone: held, and counted
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, in one line for the operator; retry_after: what the destination asked for."""
+
+    reason: str
+    verdict: Verdict = Verdict.PASSING
+    retry_after: timedelta | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended.
-
-    reason None: delivered. permanent: give it up. destination_down: the destination as a whole failed and is
-    held: for `retry_after` if that is given, an hour if it `needs_operator`, else a while. Unless it is
-    `suspect`, perhaps the cause itself, that doesn't count against the delivery.
-    """
+    """How an attempt ended: delivered, unless there is a failure."""
 
     claimed: Claimed
     ended_at: datetime
-    reason: str | None = None
-    permanent: bool = False
-    destination_down: bool = False
-    needs_operator: bool = False
-    suspect: bool = False
-    retry_after: timedelta | None = None
-    jitter: float = field(default_factory=lambda: random.random() * JITTER)
+    failure: Failure | None = None
 
 
 def enqueue(deliveries: Sequence[NewDelivery], now: datetime) -> None:
@@ -198,9 +207,11 @@ def state_is(state: str) -> Any:
 
 def settle(outcomes: Sequence[Outcome]) -> list[str]:
     """Record how attempts ended; answers with the state each delivery is in now."""
-    delivered = [o for o in outcomes if o.reason is None]
-    _settle_delivered(delivered)
-    return [DELIVERED if o.reason is None else _settle_failed(o) for o in outcomes]
+    _settle_delivered([outcome for outcome in outcomes if outcome.failure is None])
+    return [
+        DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure)
+        for outcome in outcomes
+    ]
 
 
 def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
@@ -218,36 +229,31 @@ def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
         note_answer(kind, latest)
 
 
-def _settle_failed(outcome: Outcome) -> str:
-    claimed = outcome.claimed
+def _settle_failed(outcome: Outcome, failure: Failure) -> str:
+    claimed, now = outcome.claimed, outcome.ended_at
     delivery = Delivery.get_by_id(claimed.delivery_id)
     erased = delivery.reason == ERASED  # meanwhile; and then the reason may quote whom nobody is to know of
-    DeliveryAttempt.update(ended_at=outcome.ended_at, outcome=ERASED if erased else outcome.reason).where(
+    DeliveryAttempt.update(ended_at=now, outcome=ERASED if erased else failure.reason).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
     if erased:
         return SKIPPED
-    delivery.reason = outcome.reason
-    if outcome.destination_down:
-        hold(
-            claimed.kind,
-            outcome.reason or "",
-            outcome.ended_at,
-            retry_after=outcome.retry_after,
-            needs_operator=outcome.needs_operator,
-        )
-    if outcome.destination_down and not outcome.suspect:
-        delivery.state = PENDING
-        delivery.due_at = outcome.ended_at  # behind all that waited longer: each probe is another delivery
-    elif outcome.permanent or delivery.failures >= len(RETRY_DELAYS):
-        delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, outcome.ended_at
+    if failure.verdict in (Verdict.PASSING, Verdict.PERMANENT):
+        note_answer(claimed.kind, now)
     else:
-        delay = RETRY_DELAYS[delivery.failures] * (1 + outcome.jitter)
+        needs_operator = failure.verdict is Verdict.NEEDS_OPERATOR
+        hold(claimed.kind, failure.reason, now, failure.retry_after, needs_operator=needs_operator)
+    delivery.reason = failure.reason
+    if failure.verdict in (Verdict.DOWN, Verdict.NEEDS_OPERATOR):
+        delivery.state = PENDING
+        delivery.due_at = now  # behind all that waited longer: each probe is another delivery
+    elif failure.verdict is Verdict.PERMANENT or delivery.failures >= len(RETRY_DELAYS):
+        delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, now
+    else:
+        delay = RETRY_DELAYS[delivery.failures] * (1 + random.random() * JITTER)
         delivery.failures += 1
-        delivery.state, delivery.due_at = PENDING, outcome.ended_at + delay
+        delivery.state, delivery.due_at = PENDING, now + delay
     delivery.save()
-    if not outcome.destination_down:
-        note_answer(claimed.kind, outcome.ended_at)
     return delivery.state
 
 

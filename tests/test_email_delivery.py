@@ -15,6 +15,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 from jobs.delivery import DeliveryError, Parcel
 from jobs.email import email_adapter
+from models.outbox import Verdict
 from models.settings import SmtpServer
 
 LEAD: dict[str, Any] = {
@@ -41,12 +42,8 @@ BUILDING: dict[str, Any] = {
 PARCEL = Parcel("email_1", LEAD, BUILDING)
 PASSWORD = "correct horse"
 
-# What a failed attempt says of itself: permanent, destination_down, needs_operator, suspect.
-PASSING = (False, False, False, False)
-PERMANENT = (True, False, False, False)
-DOWN = (False, True, False, False)
-SUSPECT = (False, True, False, True)
-NEEDS_OPERATOR = (False, True, True, False)
+PASSING, PERMANENT, DOWN = Verdict.PASSING, Verdict.PERMANENT, Verdict.DOWN
+NEEDS_OPERATOR, SUSPECT = Verdict.NEEDS_OPERATOR, Verdict.SUSPECT
 
 
 def to_agent(agent: str | None) -> Parcel:
@@ -199,8 +196,8 @@ def failure(of: Callable[[], Any]) -> DeliveryError:
     return caught.value
 
 
-def verdict(error: DeliveryError) -> tuple[bool, bool, bool, bool]:
-    return error.permanent, error.destination_down, error.needs_operator, error.suspect
+def verdict(error: DeliveryError) -> Verdict:
+    return error.failure.verdict
 
 
 @pytest.fixture(scope="session")
@@ -255,9 +252,7 @@ def test_a_second_attempt_sends_the_same_bytes() -> None:
         ("DATA", "421 4.3.2 closing", SUSPECT),
     ],
 )
-def test_each_refusal_has_its_verdict_and_is_quoted(
-    command: str, reply: str, expected: tuple[bool, bool, bool, bool]
-) -> None:
+def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, expected: Verdict) -> None:
     mailbox = Mailbox(**{command: reply})
     user = "leads" if command == "AUTH" else None
     error = failure(lambda: deliver(mailbox, user=user, auth_require_tls=False))
@@ -416,9 +411,7 @@ def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -
     ],
     ids=["greeting", "EHLO", "TLS handshake", "MAIL", "after the mail"],
 )
-def test_a_server_that_never_answers_is_left_at_the_deadline(
-    replies: list[str], expected: tuple[bool, bool, bool, bool]
-) -> None:
+def test_a_server_that_never_answers_is_left_at_the_deadline(replies: list[str], expected: Verdict) -> None:
     script = answers(*replies, then="silence")
     error = failure(lambda: asyncio.run(converse(script, deadline=0.2)))
     assert verdict(error) == expected and "in time" in str(error)
