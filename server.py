@@ -94,6 +94,10 @@ class Server:
             body_timeout=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
         )
+        for place in await self.reader.read(list_destinations, clock.now()):
+            if place["waits_because"] and (place["pending"] or place["kind"] == EMAIL):
+                waiting = {name: place[name] for name in ("kind", "pending", "waits_because")}
+                log.warning("the outbox waits", extra=waiting)
         self.dispatcher.start()
         self._scheduler.start()
         self._watchdog = asyncio.create_task(watch_the_clock(clock, self.writer, self.dispatcher.wake))
@@ -101,10 +105,6 @@ class Server:
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
-        for place in await self.reader.read(list_destinations, clock.now()):
-            if place["waits_because"] and (place["pending"] or place["kind"] == EMAIL):
-                waiting = {name: place[name] for name in ("kind", "pending", "waits_because")}
-                log.warning("the outbox waits", extra=waiting)
 
     async def stop(self) -> None:
         """Take no more requests, finish those in flight and the deliveries on their way, close."""
@@ -163,7 +163,8 @@ def _listen_to_signals() -> asyncio.Event:
             loop.remove_signal_handler(number)
 
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, tell)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it for SIGHUP
+            loop.add_signal_handler(number, tell)
     return told
 
 

@@ -57,8 +57,6 @@ def configure(log_format: str) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("leads").setLevel(logging.INFO)
-    # What these say of a malformed request quotes it, with the address it came from.
-    logging.getLogger("tornado.general").setLevel(logging.ERROR)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -8,7 +8,7 @@ from jobs.delivery import Adapter, DeliveryError, Parcel
 from models.clock import Clock
 from models.database import StorageError
 from models.lead_record import load_records
-from models.outbox import Claim, Claimed, Failure, Outcome, Verdict, claim, settle
+from models.outbox import ERASED, Claim, Claimed, Failure, Outcome, Verdict, claim, settle
 from models.reader import Reader
 from models.writer import Writer
 
@@ -104,13 +104,15 @@ class _Lane:
     async def _deliver(self, claimed: Claimed) -> None:
         try:
             record = (await self._reader.read(load_records, [claimed.lead_id]))[claimed.lead_id]
+            if record.lead["requestor_email"] is None:
+                raise DeliveryError(ERASED, Verdict.PERMANENT)
             parcel = Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
             await self._adapter(parcel)
             failure = None
         except DeliveryError as error:
             failure = error.failure
         except StorageError as error:
-            failure = Failure(f"the lead can't be read: {error}", Verdict.DOWN)
+            failure = Failure(f"the lead can't be read: {error}", Verdict.SUSPECT)
         except Exception as error:
             log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
             failure = Failure(f"the adapter failed: {type(error).__name__}")

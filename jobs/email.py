@@ -75,8 +75,6 @@ def _agent_of(parcel: Parcel) -> str:
         raise DeliveryError(
             "the building has no agent e-mail; set one with 'building update' and retry", Verdict.PERMANENT
         )
-    if parcel.lead["requestor_email"] is None:
-        raise DeliveryError("the renter's data was erased", Verdict.PERMANENT)
     return agent
 
 
@@ -198,8 +196,10 @@ async def _hand_over(
     mail = render(parcel, mail_from, utf8=utf8)
     options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
     hint = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
+    # With an option that only this agent's address asks for, it is this mail that is refused.
+    refused = Verdict.PERMANENT if options else Verdict.NEEDS_OPERATOR
     async with talk.step(
-        "MAIL FROM", lost=Verdict.PASSING, refused=Verdict.NEEDS_OPERATOR, closing=Verdict.SUSPECT, hint=hint
+        "MAIL FROM", lost=Verdict.PASSING, refused=refused, closing=Verdict.SUSPECT, hint=hint
     ):
         await smtp.mail(sender, options=options, encoding="utf-8")
     async with talk.step("RCPT TO", lost=Verdict.PASSING, refused=Verdict.PERMANENT, closing=Verdict.SUSPECT):

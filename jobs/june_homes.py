@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import hmac
+import http.client
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,7 +19,6 @@ from models.clock import Clock
 from models.outbox import Verdict
 
 DEADLINE_SECONDS = 30.0
-MAX_ANSWER_BYTES = 64 * 1024
 
 
 def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
@@ -32,10 +33,11 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
             headers={"Content-Type": "application/json", **signed(key, parcel.stable_id, clock.now(), body)},
             user_agent="website-leads/1",
             follow_redirects=False,
+            streaming_callback=lambda chunk: None,  # what it says besides the status is of no interest
             connect_timeout=DEADLINE_SECONDS / 2,
             request_timeout=DEADLINE_SECONDS,
         )
-        client = AsyncHTTPClient(force_instance=True, max_body_size=MAX_ANSWER_BYTES)
+        client = AsyncHTTPClient(force_instance=True, max_body_size=sys.maxsize)
         try:
             response = await client.fetch(request, raise_error=False)
         except HTTPTimeoutError as error:
@@ -80,18 +82,17 @@ def judge(response: HTTPResponse, now: datetime) -> None:
     code = response.code
     if 200 <= code < 300:
         return
-    said = f"June Homes answered {code} {_one_line(response.reason)}"
+    # Whatever it is, it came after the lead was shown, so this lead may be the cause: all of them count.
+    said = f"June Homes answered {code} {http.client.responses.get(code, '')}".strip()
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)
         raise DeliveryError(said, Verdict.SUSPECT, retry_after=retry_after)
     if 300 <= code < 400:
-        raise DeliveryError(
-            f"{said}, a redirect; set LEADS_JUNE_HOMES_URL to where it leads", Verdict.NEEDS_OPERATOR
-        )
+        raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", Verdict.SUSPECT)
     if code in (401, 403):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", Verdict.NEEDS_OPERATOR)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", Verdict.SUSPECT)
     if code in (404, 405, 410):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", Verdict.NEEDS_OPERATOR)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", Verdict.SUSPECT)
     permanent = 400 <= code < 500 and code not in (408, 409, 425)
     raise DeliveryError(said, Verdict.PERMANENT if permanent else Verdict.PASSING)
 
@@ -103,9 +104,9 @@ def _retry_after(value: str | None, now: datetime) -> timedelta | None:
         return timedelta(seconds=int(value))
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+    except (ValueError, OverflowError):
         return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
 
 
 def _one_line(text: object) -> str:

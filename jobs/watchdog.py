@@ -1,13 +1,15 @@
 """Owns the watch over the time of day: set back, it holds the outbox up for seconds, not for hours."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 
 from models.clock import Clock
-from models.database import StorageError
 from models.outbox import SetBack, follow_the_clock
 from models.writer import Writer
+
+log = logging.getLogger("leads.watchdog")
 
 LOOK_EVERY_SECONDS = 5.0
 SLEWING = timedelta(seconds=2)  # what a clock may be put right by between two looks; more is a step
@@ -22,7 +24,10 @@ async def watch_the_clock(clock: Clock, writer: Writer, wake: Callable[[], None]
     watchdog = Watchdog(clock, writer, wake)
     while True:
         await asyncio.sleep(LOOK_EVERY_SECONDS)
-        await watchdog.look()
+        try:
+            await watchdog.look()
+        except Exception:  # it is the net under the others, and must not tear
+            log.exception("the watchdog stumbled")
 
 
 class Watchdog:
@@ -41,13 +46,11 @@ class Watchdog:
         if self._ahead - ahead > SLEWING:
             self._owed += self._ahead - ahead
         self._ahead = ahead
-        if self._owed:
-            try:
-                await self._writer.write(follow_the_clock, SetBack(self._owed, self._clock.now()))
-                self._owed = timedelta(0)
-            except StorageError:
-                pass  # the writer has logged it; at the next look again
         self._wake()
+        if self._owed:  # and still is after a failure, at the next look
+            await self._writer.write(follow_the_clock, SetBack(self._owed, self._clock.now()))
+            self._owed = timedelta(0)
+            self._wake()
 
     def _time_of_day_ahead(self) -> timedelta:
         running = timedelta(microseconds=self._clock.monotonic_ns() // 1_000)

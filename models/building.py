@@ -1,6 +1,7 @@
 """Owns buildings and their tokens: registration, rotation, and which building a lead is for."""
 
 import ipaddress
+import logging
 import re
 import secrets
 import string
@@ -18,6 +19,8 @@ from models.database import Row, UtcDateTimeField, as_text
 from models.email_address import normal_form
 
 # 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
+log = logging.getLogger("leads.buildings")
+
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
 
 HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -118,7 +121,13 @@ def registered_origins() -> frozenset[str]:
     urls = Building.select(Building.website_url).where(
         Building.removed_at.is_null(), Building.website_url.is_null(False)
     )
-    return frozenset(origin_of(url) for url in urls.scalars())
+    origins = set()
+    for url in urls.scalars():
+        try:
+            origins.add(origin_of(url))
+        except ValueError as error:  # from a version that was less strict; it must not cost the others theirs
+            log.warning("a website is left out", extra={"reason": str(error)})
+    return frozenset(origins)
 
 
 def origin_of(url: str) -> str:

@@ -236,12 +236,16 @@ def scrub() -> None:
         database.execute_sql("PRAGMA temp_store = file")  # or the whole file is rewritten in memory
         database.execute_sql("VACUUM")
         database.execute_sql("PRAGMA temp_store = memory")
-        for _ in range(EMPTY_JOURNAL_TRIES):  # a busy server is in the way now and then, but not all the time
+        # Without waiting: a checkpoint waits for readers with the write lock held, and leads wait for that.
+        database.connection().set_busy_timeout(0)
+        for _ in range(EMPTY_JOURNAL_TRIES):
             if empty_journal():
                 return
             time.sleep(0.1)
     except (DatabaseError, apsw.Error) as error:
         raise StorageError(storage_reason(error)) from error
+    finally:
+        database.connection().set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
     raise StorageError("the journal is in use, and still holds what was deleted; try again")
 
 

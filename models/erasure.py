@@ -4,6 +4,7 @@ from datetime import datetime
 
 from models.building import Refused
 from models.customer import Customer
+from models.destination import Destination
 from models.lead import Lead
 from models.outbox import (
     DELIVERED,
@@ -34,6 +35,8 @@ def erase_customer(customer: Customer, now: datetime) -> int:
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
         DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED),
     ).execute()
+    # And so may the reason of a hold.
+    Destination.update(reason=ERASED).where(Destination.reason.is_null(False)).execute()
     erased: int = (
         Lead.update(
             requestor_name=None,

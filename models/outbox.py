@@ -52,7 +52,6 @@ ERASED = "the customer was erased"
 RETRY_DELAYS = tuple(
     timedelta(minutes=m) for m in (0.25, 1, 5, 15, 30, 60, 120, 240, 480, 720, 1080, 1080, 1320)
 )
-LONGEST_DELAY = max(RETRY_DELAYS) * (1 + JITTER)
 
 
 class Delivery(Row):
@@ -236,13 +235,14 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     DeliveryAttempt.update(ended_at=now, outcome=ERASED if erased else failure.reason).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
-    if erased:
-        return SKIPPED
     if failure.verdict in (Verdict.PASSING, Verdict.PERMANENT):
         note_answer(claimed.kind, now)
     else:
         needs_operator = failure.verdict is Verdict.NEEDS_OPERATOR
-        hold(claimed.kind, failure.reason, now, failure.retry_after, needs_operator=needs_operator)
+        reason = ERASED if erased else failure.reason
+        hold(claimed.kind, reason, now, failure.retry_after, needs_operator=needs_operator)
+    if erased:
+        return SKIPPED
     delivery.reason = failure.reason
     if failure.verdict in (Verdict.DOWN, Verdict.NEEDS_OPERATOR):
         delivery.state = PENDING
@@ -272,10 +272,7 @@ def open_outbox(openings: Sequence[Opening]) -> list[int]:
     counts = []
     for opening in openings:
         configure_destinations(opening.kinds)
-        # Nothing is put off for longer than that, so it was put off by a clock that was ahead.
-        Delivery.update(due_at=opening.now).where(
-            state_is(PENDING), Delivery.due_at > opening.now + LONGEST_DELAY
-        ).execute()
+        _call_in_what_waits_too_long(opening.now)
         sending = state_is(SENDING)
         DeliveryAttempt.update(outcome=CUT_OFF).where(
             DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
@@ -283,6 +280,17 @@ def open_outbox(openings: Sequence[Opening]) -> list[int]:
         ).execute()
         counts.append(Delivery.update(state=PENDING).where(sending).execute())
     return counts
+
+
+def _call_in_what_waits_too_long(now: datetime) -> None:
+    # What waits longer than its backoff allows was put off by a clock that was ahead.
+    waiting = Delivery.select(Delivery.id, Delivery.due_at, Delivery.failures).where(
+        state_is(PENDING), Delivery.due_at > now
+    )
+    for row in list(waiting):
+        longest = RETRY_DELAYS[row.failures - 1] * (1 + JITTER) if row.failures else timedelta(0)
+        if row.due_at - now > longest:
+            Delivery.update(due_at=now).where(Delivery.id == row.id).execute()
 
 
 @dataclass(frozen=True, slots=True)

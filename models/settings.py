@@ -147,7 +147,8 @@ def _is_loopback(host: str) -> bool:
 
 def _setting(default: str, parse: Callable[[str], Any], takes: str, help: str, secret: bool = False) -> Any:
     return field(
-        metadata={"default": default, "parse": parse, "takes": takes, "help": help, "secret": secret}
+        repr=not secret,
+        metadata={"default": default, "parse": parse, "takes": takes, "help": help, "secret": secret},
     )
 
 

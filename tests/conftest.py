@@ -113,11 +113,14 @@ class MailServer:
 
 
 class PartnerServer:
-    """A real HTTP server. `replies` are (status, headers) for the next calls; after those it answers 204."""
+    """A real HTTP server. `replies` are (status, headers) for the next calls; after those it answers 200."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, str], bytes]] = []
         self.replies: list[tuple[int, dict[str, str]]] = []
+        self.refused: bytes | None = None  # a body with this in it is answered 403
+        self.reason: str | None = None  # what it says besides the status
+        self.answer = b""
 
     def start(self) -> None:
         partner = self
@@ -125,8 +128,11 @@ class PartnerServer:
         class Leads(tornado.web.RequestHandler):
             def post(self) -> None:
                 partner.calls.append((dict(self.request.headers), self.request.body))
-                status, headers = partner.replies.pop(0) if partner.replies else (204, {})
-                self.set_status(status)
+                status, headers = partner.replies.pop(0) if partner.replies else (200, {})
+                if partner.refused and partner.refused in self.request.body:
+                    status = 403
+                self.set_status(status, partner.reason)
+                self.write(partner.answer)
                 for name, value in headers.items():
                     self.set_header(name, value)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import LEADS, House, OpenHouse, SteppedClock
 
-from models.building import find_building, origin_of, remove_building, update_building
+from models.building import Building, find_building, origin_of, remove_building, update_building
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
 EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
@@ -171,3 +171,17 @@ async def test_behind_a_trusted_proxy_the_forwarded_scheme_is_the_requests_own(o
 async def test_an_untrusted_peer_cannot_forward_a_scheme(house: House) -> None:
     asked = {"Host": "leads.box", "Origin": "https://leads.box"}
     assert (await house.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 403
+
+
+async def test_an_empty_origin_beside_an_absurd_host_is_refused_too(house: House) -> None:
+    assert (await house.post(LEAD, Origin="", Host="a..b")).code == 403
+
+
+async def test_a_website_that_is_no_url_does_not_cost_the_others_theirs(
+    house: House, clock: SteppedClock
+) -> None:
+    oak = await house.building(token="oak")
+    await house.change(
+        lambda: Building.update(website_url="https://*.x.test").where(Building.id == oak).execute()
+    )
+    assert (await house.post(LEAD, Origin="https://maple.test")).code == 201

@@ -1,13 +1,16 @@
 """How a renter is recognised, and that each call makes a lead and a deal of its own."""
 
 import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
 
 import phonenumbers
 from conftest import House
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.customer import Customer, phone_key
+from models.customer import Customer, Renter, find_or_create, phone_key
+from models.database import close_database, open_database, transaction
 
 
 async def customer_of(house: House, **fields: str | None) -> dict[str, object]:
@@ -118,6 +121,25 @@ def test_C19_the_key_of_a_key_is_itself(country: int, number: int) -> None:
     key = phone_key(f"+{country} {number}")
     assert phone_key(key) == key
     assert phonenumbers.parse(key).country_code == country
+
+
+def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+
+    def renter(email: str, phone: str | None) -> Renter:
+        return Renter(None, email, email, phone, phone)
+
+    open_database(tmp_path)
+    try:
+        with transaction():
+            find_or_create([renter("a@x.test", None), renter("b@x.test", "+15551111111")], now)
+        with transaction():  # the first is given the second's phone, and then somebody comes by that phone
+            found = find_or_create(
+                [renter("a@x.test", "+15551111111"), renter("c@x.test", "+15551111111")], now
+            )
+        assert [customer.id for customer in found] == [1, 1]
+    finally:
+        close_database()
 
 
 async def test_C20_each_call_makes_a_new_lead(house: House) -> None:

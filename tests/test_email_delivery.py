@@ -476,7 +476,6 @@ def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
     [
         (Parcel("email_1", LEAD, None), "no building matched the lead"),
         (to_agent(None), "the building has no agent e-mail"),
-        (Parcel("email_1", {**LEAD, "requestor_email": None}, BUILDING), "the renter's data was erased"),
     ],
 )
 def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(parcel: Parcel, reason: str) -> None:

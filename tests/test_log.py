@@ -101,3 +101,10 @@ async def test_a_server_without_a_mail_server_says_at_its_start_that_mail_waits(
 ) -> None:
     await open_house(smtp_url="")
     assert "LEADS_SMTP_URL is not set" in written.getvalue()
+
+
+async def test_of_others_records_only_the_fixed_words_are_written(house: House, written: io.StringIO) -> None:
+    logging.getLogger("elsewhere").error("seen %s", "jane@renter.test\nat home")
+    logging.getLogger("elsewhere").error("first line\njane@renter.test")
+    assert "jane" not in written.getvalue()
+    assert "elsewhere: first line" in written.getvalue()

@@ -1,10 +1,13 @@
 """The routes: where leads go, what else is answered, and what every answer carries."""
 
+import asyncio
 import json
 import re
 
 import pytest
-from conftest import LEADS, House
+from conftest import LEADS, House, SteppedClock
+
+from handlers import health
 
 EXACT_LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 
@@ -124,3 +127,29 @@ async def test_an_absurd_content_length_is_refused_in_json(house: House, length:
     status, body = answer.split(maxsplit=2)[1], answer.partition(b"\r\n\r\n")[2]
     assert status == (b"413" if length.isdigit() else b"400")
     assert list(json.loads(body)) == ["error"]
+
+
+async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waited_for_in_vain() -> None:
+    clock, asked, gate = SteppedClock(), [], asyncio.Event()
+
+    async def write() -> None:
+        asked.append(1)
+        await gate.wait()
+
+    readiness = health.Readiness(write, clock)
+    health_patience, health.PATIENCE_SECONDS = health.PATIENCE_SECONDS, 0.01
+    try:
+        answers = await asyncio.gather(readiness.failure(), readiness.failure())
+        clock.step(5)
+        assert [*answers, await readiness.failure()] == ["the disk does not answer"] * 3
+        assert len(asked) == 1
+        gate.set()
+        await asyncio.sleep(0)
+        assert await readiness.failure() is None
+    finally:
+        health.PATIENCE_SECONDS = health_patience
+    for step, expected in ((0.9, 2), (0.2, 3), (0.5, 3)):
+        clock.step(step)
+        assert await readiness.failure() is None
+        assert len(asked) <= expected
+    assert len(asked) >= 2

@@ -94,7 +94,7 @@ class ApiHandler(Handler):
             request.remote_ip or "", request.headers.get("X-Forwarded-For"), self.api.trusted_proxies
         )
         preflight = origin is not None and request.method == "OPTIONS"
-        addressed_to = self._addressed_to() if origin is not None else ""
+        addressed_to = self._addressed_to() if origin is not None else None
         known = origin is not None and allowlist.knows(origin, addressed_to)
         if origin is not None and known:
             self._allow(origin)
@@ -139,7 +139,7 @@ class ApiHandler(Handler):
             said = f"{self.request.method} is not allowed here; allowed: {allow}"
             raise Refusal(405, said, quotes_client=True, Allow=allow)
 
-    def _addressed_to(self) -> str:
+    def _addressed_to(self) -> str | None:
         protocol = self.request.protocol
         proxies = self.api.trusted_proxies
         if proxies and "X-Forwarded-Proto" in self.request.headers:
@@ -149,7 +149,7 @@ class ApiHandler(Handler):
         try:
             return origin_of(f"{protocol}://{self.request.host}")
         except ValueError:
-            return ""  # a Host that no browser has sent
+            return None  # a Host that no browser has sent
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)

@@ -27,13 +27,13 @@ class Allowlist:
         self._read_at_ns: int | None = None
         self._reading = asyncio.Lock()
 
-    def knows(self, origin: str, addressed_to: str) -> bool:
+    def knows(self, origin: str, addressed_to: str | None) -> bool:
         """True if the page's origin is allowed, by what is in memory; `addressed_to`: the request's own."""
         return origin == (self._own_origin or addressed_to) or (
             origin in self._origins and self._age_ns() <= TRUST_FOR_NS
         )
 
-    async def allows(self, origin: str, addressed_to: str) -> bool:
+    async def allows(self, origin: str, addressed_to: str | None) -> bool:
         """True if the page's origin is allowed; reads the buildings again if memory doesn't know."""
         if self.knows(origin, addressed_to):
             return True
