@@ -29,7 +29,8 @@ from models.database import close_database, open_database
 from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
-from models.outbox import Opening, open_outbox
+from models.outbox import open_outbox
+from models.outbox_clock import call_in
 from models.outbox_report import list_destinations
 from models.reader import Reader
 from models.settings import SettingError, Settings
@@ -72,7 +73,8 @@ class Server:
         adapters = _adapters(settings, clock)
         self.dispatcher = Dispatcher(adapters, self.writer, self.reader, clock)
         self.writer.after_commit_of(record_leads, self.dispatcher.wake)
-        await self.writer.write(open_outbox, Opening(frozenset(adapters), clock.now()))
+        await self.writer.write(open_outbox, frozenset(adapters))
+        await self.writer.write(call_in, clock.now())
         api = Api(
             record_lead=lambda submission: self.writer.write(record_leads, submission),
             throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from models.clock import Clock
-from models.outbox import SetBack, follow_the_clock
+from models.outbox_clock import SetBack, follow_the_clock
 from models.writer import Writer
 
 log = logging.getLogger("leads.watchdog")

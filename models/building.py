@@ -1,29 +1,24 @@
 """Owns buildings and their tokens: registration, rotation, and which building a lead is for."""
 
-import ipaddress
 import logging
-import re
 import secrets
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-import idna
 from peewee import AutoField, ForeignKeyField, TextField
 
 from models.database import Row, UtcDateTimeField, as_text
 from models.email_address import normal_form
+from models.origin import origin_of
 
 # 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
 log = logging.getLogger("leads.buildings")
 
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
-
-HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
 class Refused(Exception):
@@ -128,39 +123,6 @@ def registered_origins() -> frozenset[str]:
         except ValueError as error:  # from a version that was less strict; it must not cost the others theirs
             log.warning("a website is left out", extra={"reason": str(error)})
     return frozenset(origins)
-
-
-def origin_of(url: str) -> str:
-    """The origin of an http(s) URL as a browser writes it: lower case, IDNA, no default port, no path.
-
-    Raises ValueError, saying what is wrong, if it isn't one.
-    """
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from None
-    try:
-        host = idna.encode(host, uts46=True).decode() if not host.isascii() else host
-        if ":" in host or host.rpartition(".")[2].isdigit():
-            address = ipaddress.ip_address(host)
-            host = f"[{address}]" if address.version == 6 else str(address)
-        elif not HOST_NAME.fullmatch(host):
-            raise ValueError
-    except ValueError:  # an IDNAError is one
-        host = ""
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
-    default = {"http": 80, "https": 443}[parts.scheme]
-    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
-
-
-def is_origin(text: str) -> bool:
-    """True if the text is an origin as a browser writes it, and no more than that."""
-    try:
-        return origin_of(text) == text
-    except ValueError:
-        return False
 
 
 def add_building(fields: dict[str, str | None], token: str | None, now: datetime) -> tuple[Building, str]:

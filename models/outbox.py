@@ -35,7 +35,6 @@ from models.destination import (
     Openness,
     configure_destinations,
     hold,
-    move_holds,
     note_answer,
     openness,
 )
@@ -257,22 +256,13 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     return delivery.state
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """The start of a server: the kinds that have an address, and the time of day."""
-
-    kinds: frozenset[str]
-    now: datetime
-
-
-def open_outbox(openings: Sequence[Opening]) -> list[int]:
+def open_outbox(configured: Sequence[frozenset[str]]) -> list[int]:
     """At a server's start: note which kinds have a destination, lift the holds, and put back to pending
     what a crash left in `sending`. Answers with how many of those there were. An operation of the writer.
     """
     counts = []
-    for opening in openings:
-        configure_destinations(opening.kinds)
-        _call_in_what_waits_too_long(opening.now)
+    for kinds in configured:
+        configure_destinations(kinds)
         sending = state_is(SENDING)
         DeliveryAttempt.update(outcome=CUT_OFF).where(
             DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
@@ -280,37 +270,6 @@ def open_outbox(openings: Sequence[Opening]) -> list[int]:
         ).execute()
         counts.append(Delivery.update(state=PENDING).where(sending).execute())
     return counts
-
-
-def _call_in_what_waits_too_long(now: datetime) -> None:
-    # What waits longer than its backoff allows was put off by a clock that was ahead.
-    waiting = Delivery.select(Delivery.id, Delivery.due_at, Delivery.failures).where(
-        state_is(PENDING), Delivery.due_at > now
-    )
-    for row in list(waiting):
-        longest = RETRY_DELAYS[row.failures - 1] * (1 + JITTER) if row.failures else timedelta(0)
-        if row.due_at - now > longest:
-            Delivery.update(due_at=now).where(Delivery.id == row.id).execute()
-
-
-@dataclass(frozen=True, slots=True)
-class SetBack:
-    """The time of day was set back by so much, and is now this."""
-
-    by: timedelta
-    now: datetime
-
-
-def follow_the_clock(steps: Sequence[SetBack]) -> list[None]:
-    """Move what deliveries and destinations wait for back with the clock. An operation of the writer."""
-    for step in steps:
-        waiting = Delivery.select(Delivery.id, Delivery.due_at).where(
-            state_is(PENDING), Delivery.due_at > step.now
-        )
-        for row in list(waiting):
-            Delivery.update(due_at=row.due_at - step.by).where(Delivery.id == row.id).execute()
-        move_holds(-step.by)
-    return [None for _ in steps]
 
 
 def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:

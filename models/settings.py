@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from models.building import origin_of
 from models.email_address import normal_form
+from models.origin import origin_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

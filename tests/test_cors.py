@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import LEADS, House, OpenHouse, SteppedClock
 
-from models.building import Building, find_building, origin_of, remove_building, update_building
+from models.building import Building, find_building, remove_building, update_building
+from models.origin import origin_of
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
 EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"

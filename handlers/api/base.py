@@ -12,10 +12,10 @@ from handlers.api.cors import Allowlist
 from handlers.api.throttle import Throttle, Verdict, source_address
 from handlers.base import STANDARD_METHODS, Handler
 from handlers.errors import BadRequest, Refusal, Unavailable
-from models.building import is_origin, origin_of
 from models.clock import Clock
 from models.database import StorageError
 from models.intake import Recorded, Submission
+from models.origin import is_origin, origin_of
 from models.settings import Network
 
 MAX_BODY_BYTES = 64 * 1024

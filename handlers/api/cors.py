@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from models.building import origin_of
 from models.clock import Clock
+from models.origin import origin_of
 
 NS = 1_000_000_000
 TRUST_FOR_NS = 300 * NS  # how long an origin that was registered is taken to be so still (C25)

@@ -1,0 +1,42 @@
+"""Owns what a web origin is: scheme, host and port of a page, as a browser writes them."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+import idna
+
+HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+
+
+def origin_of(url: str) -> str:
+    """The origin of an http(s) URL as a browser writes it: lower case, IDNA, no default port, no path.
+
+    Raises ValueError, saying what is wrong, if it isn't one.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from None
+    try:
+        host = idna.encode(host, uts46=True).decode() if not host.isascii() else host
+        if ":" in host or host.rpartition(".")[2].isdigit():
+            address = ipaddress.ip_address(host)
+            host = f"[{address}]" if address.version == 6 else str(address)
+        elif not HOST_NAME.fullmatch(host):
+            raise ValueError
+    except ValueError:  # an IDNAError is one
+        host = ""
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+
+
+def is_origin(text: str) -> bool:
+    """True if the text is an origin as a browser writes it, and no more than that."""
+    try:
+        return origin_of(text) == text
+    except ValueError:
+        return False
