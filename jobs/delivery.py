@@ -1,11 +1,17 @@
 """Owns the vocabulary of delivering: the parcel an adapter is given, and the error it answers with."""
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from models.outbox import Failure, Verdict
+
+REASON_LIMIT = 300  # characters
+
+# White space of any kind, controls, what turns the direction of writing, halves of surrogate pairs.
+_UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +37,12 @@ class DeliveryError(Exception):
     def __init__(
         self, reason: str, verdict: Verdict = Verdict.PASSING, *, retry_after: timedelta | None = None
     ) -> None:
+        reason = one_line(reason, REASON_LIMIT)
         super().__init__(reason)
         self.failure = Failure(reason, verdict, retry_after)
+
+
+def one_line(text: object, limit: int | None = None) -> str:
+    """The text on one line, free of controls; cut to so many characters, the last of which is then '…'."""
+    line = _UNSAFE.sub(" ", str(text)).strip()
+    return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"

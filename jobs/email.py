@@ -12,15 +12,14 @@ from typing import cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
-from jobs.delivery import Adapter, DeliveryError, Parcel
-from jobs.email_message import mailbox, one_line, render
+from jobs.delivery import Adapter, DeliveryError, Parcel, one_line
+from jobs.email_message import mailbox, render
 from models.outbox import Verdict
 from models.settings import SmtpServer
 
 DEADLINE = 30.0  # seconds for the conversation, from looking up the host to the recipient
 DATA_DEADLINE = 600.0  # seconds for the mail itself (RFC 5321, 4.5.3.2): given up too soon it arrives twice
 GOODBYE_SECONDS = 2.0
-REASON_LIMIT = 300
 REPLY_LIMIT = 160
 
 
@@ -119,7 +118,7 @@ class _Conversation:
     def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:
         """The error to raise: who, what they did, and what the operator can do about it."""
         reason = f"{self.server.host}:{self.server.port} {what}" + (f"; {hint}" if hint else "")
-        return DeliveryError(one_line(reason, REASON_LIMIT), verdict)
+        return DeliveryError(reason, verdict)
 
     def _quotable(self, reply: str) -> str:
         return one_line(self.secrets.sub("***", reply), REPLY_LIMIT)

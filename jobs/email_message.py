@@ -21,7 +21,7 @@ import idna
 from icalendar import Calendar, Event, vCalAddress
 from tornado.template import Loader
 
-from jobs.delivery import Parcel
+from jobs.delivery import Parcel, one_line
 from models.email_address import normal_form
 
 SENDER_NAME = "Website leads"
@@ -34,8 +34,6 @@ LISTING_NAMES = {
     "zillow": "Zillow",
 }
 
-# White space of any kind, controls, what turns the direction of writing, halves of surrogate pairs.
-_UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 _PHONE = re.compile(r"\+?[0-9 ().\-/]{5,40}")
 _TEMPLATES = Loader(str(Path(__file__).parent / "templates"))
 _HTML = _TEMPLATES.load("lead.html")
@@ -118,12 +116,6 @@ def mailbox(address: str, *, utf8: bool) -> str | None:
     if not local.isascii():
         return normal if utf8 else None
     return f"{local}@{_ascii_domain(normal)}"
-
-
-def one_line(text: object, limit: int | None = None) -> str:
-    """The text on one line, free of controls; cut to so many characters, the last of which is then '…'."""
-    line = _UNSAFE.sub(" ", str(text)).strip()
-    return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def _ascii_domain(address: str) -> str:

@@ -42,11 +42,11 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
             response = await client.fetch(request, raise_error=False)
         except HTTPTimeoutError as error:
             verdict = Verdict.DOWN if "connecting" in str(error) else Verdict.PASSING
-            raise DeliveryError(f"June Homes: {_one_line(error)}", verdict) from error
+            raise DeliveryError(f"June Homes: {error}", verdict) from error
         except HTTPStreamClosedError as error:
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
-            raise DeliveryError(f"June Homes can't be reached: {_one_line(error)}", Verdict.DOWN) from error
+            raise DeliveryError(f"June Homes can't be reached: {error}", Verdict.DOWN) from error
         finally:
             client.close()
         judge(response, clock.now())
@@ -107,7 +107,3 @@ def _retry_after(value: str | None, now: datetime) -> timedelta | None:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
     except (ValueError, OverflowError):
         return None
-
-
-def _one_line(text: object) -> str:
-    return "".join(c if c.isprintable() else " " for c in str(text))[:200]

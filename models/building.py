@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 
 from peewee import AutoField, ForeignKeyField, TextField
 
-from models.database import Row, UtcDateTimeField, as_text
+from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
 from models.email_address import normal_form
 from models.origin import origin_of
 
-# 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
 log = logging.getLogger("leads.buildings")
 
+# 142 random bits. No punctuation: a token must not begin with -, or a command takes it for an option.
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
 
 
@@ -268,6 +268,6 @@ def token_as_dict(token: BuildingToken, now: datetime) -> dict[str, Any]:
         "building_id": token.building_id,
         "state": state,
         "created_at": as_text(token.created_at),
-        "expires_at": as_text(token.expires_at) if token.expires_at else None,
-        "revoked_at": as_text(token.revoked_at) if token.revoked_at else None,
+        "expires_at": as_text_or_none(token.expires_at),
+        "revoked_at": as_text_or_none(token.revoked_at),
     }

@@ -1,4 +1,4 @@
-"""Owns customers: how a renter is recognised, the spam flag, and erasure."""
+"""Owns customers: how a renter is recognised, and the spam flag."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import phonenumbers
 from peewee import AutoField, BooleanField, TextField
 
 from models.building import Refused
-from models.database import Row, UtcDateTimeField, as_text
+from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
 from models.email_address import comparison_key
 
 HOME_REGION = "US"  # where a phone number without a country code is from
@@ -38,7 +38,7 @@ def phone_key(phone: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Renter:
     """Who a lead came from: as typed, and the keys made of it."""
 
@@ -164,14 +164,21 @@ def flag_spam(customer: Customer, spam: bool) -> None:
     customer.save(only=[Customer.spam])
 
 
-def customer_as_dict(customer: Customer) -> dict[str, Any]:
-    """A customer as listings show it."""
+def customer_in_brief(customer: Customer) -> dict[str, Any]:
+    """A customer as it stands in the record of a lead."""
     return {
         "id": customer.id,
         "email": customer.email,
         "name": customer.name,
         "phone": customer.phone,
         "spam": bool(customer.spam),
+    }
+
+
+def customer_as_dict(customer: Customer) -> dict[str, Any]:
+    """A customer as listings show it."""
+    return {
+        **customer_in_brief(customer),
         "created_at": as_text(customer.created_at),
-        "erased_at": as_text(customer.erased_at) if customer.erased_at else None,
+        "erased_at": as_text_or_none(customer.erased_at),
     }

@@ -74,7 +74,7 @@ class UtcDateTimeField(Field):
     field_type = "TEXT"
 
     def db_value(self, value: datetime | None) -> str | None:
-        return None if value is None else as_text(value)
+        return as_text_or_none(value)
 
     def python_value(self, value: str | None) -> datetime | None:
         return None if value is None else datetime.fromisoformat(value)
@@ -93,6 +93,11 @@ class JsonField(TextField):
 def as_text(instant: datetime) -> str:
     """An aware instant as this database and every JSON listing writes it: 2026-11-23T10:00:00.000000Z."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def as_text_or_none(instant: datetime | None) -> str | None:
+    """The same of an instant that may be missing."""
+    return None if instant is None else as_text(instant)
 
 
 @contextmanager

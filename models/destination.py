@@ -18,6 +18,8 @@ LONGEST_RETRY_AFTER = timedelta(days=1)
 OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator is likely to mend it
 JITTER = 0.2  # the most that is added to a delay, as a part of it
 
+NOT_HELD = {"failures": 0, "hold_until": None, "reason": None}
+
 
 class Destination(Row):
     """Where the deliveries of one kind go. While it is paused or held, none of them is claimed."""
@@ -25,9 +27,7 @@ class Destination(Row):
     kind = TextField(primary_key=True)
     configured = BooleanField(default=False)  # the server was started with an address for it
     paused = BooleanField(default=False)  # by the operator; only the operator resumes it
-    failures = IntegerField(
-        default=0
-    )  # in a row, of the destination as a whole; while > 0 one probe at a time
+    failures = IntegerField(default=0)  # in a row, of it as a whole; while > 0 one probe at a time
     hold_until = UtcDateTimeField(null=True)
     reason = TextField(null=True)  # of the hold
 
@@ -76,16 +76,14 @@ def note_answer(kind: str, now: datetime) -> None:
     """It answered, if only to refuse a delivery, so it is not down. A hold that runs is not cut short: what
     answered had left before it began.
     """
-    Destination.update(failures=0, hold_until=None, reason=None).where(
+    Destination.update(**NOT_HELD).where(
         Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
     ).execute()
 
 
 def configure_destinations(kinds: frozenset[str]) -> None:
     """At a server's start: note which kinds have an address, and lift the holds: settings may be new."""
-    Destination.update(
-        configured=Destination.kind.in_(kinds), failures=0, hold_until=None, reason=None
-    ).execute()
+    Destination.update(configured=Destination.kind.in_(kinds), **NOT_HELD).execute()
 
 
 def pause(kind: str) -> None:
@@ -95,9 +93,7 @@ def pause(kind: str) -> None:
 
 def resume(kind: str) -> None:
     """Let this kind leave again at once, whatever held it."""
-    Destination.update(paused=False, failures=0, hold_until=None, reason=None).where(
-        Destination.kind == kind
-    ).execute()
+    Destination.update(paused=False, **NOT_HELD).where(Destination.kind == kind).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from models.building import Building, building_as_dict
-from models.customer import Customer
-from models.database import as_text
+from models.customer import Customer, customer_in_brief
+from models.database import as_text, as_text_or_none
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
 from models.outbox import Delivery, DeliveryAttempt
@@ -17,23 +17,16 @@ PAGE = 500
 
 def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> dict[str, Any]:
     """One lead with all that belongs to it, ready for JSON. Times are UTC text."""
-    customer = lead.customer
     return {
         "id": lead.id,
         "created_at": as_text(lead.created_at),
         "building_id": lead.building_id,
-        "customer": {
-            "id": customer.id,
-            "email": customer.email,
-            "name": customer.name,
-            "phone": customer.phone,
-            "spam": bool(customer.spam),
-        },
+        "customer": customer_in_brief(lead.customer),
         "requestor_name": lead.requestor_name,
         "requestor_email": lead.requestor_email,
         "requestor_phone": lead.requestor_phone,
         "message": lead.message,
-        "slot": as_text(lead.slot) if lead.slot else None,
+        "slot": as_text_or_none(lead.slot),
         "unit_preference": lead.unit_preference,
         "property_type": lead.property_type,
         "utm_data": lead.utm_data,
@@ -135,7 +128,7 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
             "utm_data": lead.sent_utm_data,
         },
         "sms_consent_evidence": {
-            "at": as_text(lead.sms_consent_at) if lead.sms_consent_at else None,
+            "at": as_text_or_none(lead.sms_consent_at),
             "ip": lead.sms_consent_ip,
             "user_agent": lead.sms_consent_user_agent,
             "host": lead.sms_consent_host,
@@ -147,7 +140,7 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
                 "kind": attempt.delivery.kind,
                 "number": attempt.number,
                 "started_at": as_text(attempt.started_at),
-                "ended_at": as_text(attempt.ended_at) if attempt.ended_at else None,
+                "ended_at": as_text_or_none(attempt.ended_at),
                 "outcome": attempt.outcome,
             }
             for attempt in attempts

@@ -256,11 +256,10 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     return delivery.state
 
 
-def open_outbox(configured: Sequence[frozenset[str]]) -> list[int]:
+def open_outbox(configured: Sequence[frozenset[str]]) -> list[None]:
     """At a server's start: note which kinds have a destination, lift the holds, and put back to pending
-    what a crash left in `sending`. Answers with how many of those there were. An operation of the writer.
+    what a crash left in `sending`. An operation of the writer.
     """
-    counts = []
     for kinds in configured:
         configure_destinations(kinds)
         sending = state_is(SENDING)
@@ -268,8 +267,8 @@ def open_outbox(configured: Sequence[frozenset[str]]) -> list[int]:
             DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
             DeliveryAttempt.outcome.is_null(),
         ).execute()
-        counts.append(Delivery.update(state=PENDING).where(sending).execute())
-    return counts
+        Delivery.update(state=PENDING).where(sending).execute()
+    return [None for _ in configured]
 
 
 def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
@@ -286,15 +285,17 @@ def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
             raise Refused(f"delivery {row_id} is {row.state} already")
         if row.reason == ERASED:
             raise Refused(f"delivery {row_id} can't leave: {ERASED}")
-    Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None).where(
-        Delivery.id.in_(ids), Delivery.state.in_((PENDING, FAILED, SKIPPED))
-    ).execute()
+    _due_anew(now).where(Delivery.id.in_(ids), Delivery.state.in_((PENDING, FAILED, SKIPPED))).execute()
     return list(ids)
 
 
 def retry_failed(kind: str | None, now: datetime) -> list[int]:
     """Make all deliveries that were given up, of this kind if given, due now; answers with their ids."""
     # One statement however many there are: after a long outage more than a statement has room for ids.
-    due = Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None).where(state_is(FAILED))
+    due = _due_anew(now).where(state_is(FAILED))
     due = due.where(Delivery.kind == kind) if kind else due
     return sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
+
+
+def _due_anew(now: datetime) -> Any:
+    return Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from peewee import fn
 
-from models.database import as_text
+from models.database import as_text_or_none
 from models.destination import Destination, why_waiting
 from models.outbox import FAILED, PENDING, SENDING, Delivery, state_is
 
@@ -26,8 +26,8 @@ def list_deliveries(state: str | None, kind: str | None, limit: int, now: dateti
             "state": row.state,
             "attempts": row.attempts,
             "reason": (waits[row.kind] if row.state == PENDING else None) or row.reason,
-            "due_at": as_text(row.due_at) if row.due_at else None,
-            "settled_at": as_text(row.settled_at) if row.settled_at else None,
+            "due_at": as_text_or_none(row.due_at),
+            "settled_at": as_text_or_none(row.settled_at),
         }
         for row in rows
     ]

@@ -23,7 +23,7 @@ from tornado.netutil import bind_sockets
 
 from models import building, settings
 from models.clock import Clock
-from models.database import transaction
+from models.database import as_text, close_database, database, transaction
 from models.lead_record import list_leads, show_lead
 from models.outbox_report import list_deliveries, list_destinations
 from server import Server
@@ -255,8 +255,6 @@ class House:
         """Do something to the database as a command beside the server would: on another connection."""
 
         def work() -> Any:
-            from models.database import close_database, database
-
             database.connect()
             try:
                 with transaction():
@@ -274,8 +272,6 @@ class House:
 
 
 def now_text(clock: Clock) -> str:
-    from models.database import as_text
-
     return as_text(clock.now())
 
 

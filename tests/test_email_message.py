@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icalendar import Calendar
 
-from jobs.delivery import Parcel
-from jobs.email_message import mailbox, one_line, render
+from jobs.delivery import Parcel, one_line
+from jobs.email_message import mailbox, render
 
 LEAD: dict[str, Any] = {
     "id": 1234,

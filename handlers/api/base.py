@@ -9,7 +9,7 @@ import tornado.web
 from tornado.http1connection import HTTP1Connection
 
 from handlers.api.cors import Allowlist
-from handlers.api.throttle import Throttle, Verdict, source_address
+from handlers.api.throttle import Throttle, Verdict, is_proxy, source_address
 from handlers.base import STANDARD_METHODS, Handler
 from handlers.errors import BadRequest, Refusal, Unavailable
 from models.clock import Clock
@@ -61,9 +61,7 @@ class ApiHandler(Handler):
         self.body = bytearray()
         self._received = 0
         self._refusal: Refusal | None = None
-        self._is_preflight = False
-        self.standing_headers["Vary"] = "Origin"
-        self.set_header("Vary", "Origin")
+        self._stand("Vary", "Origin")
 
     async def prepare(self) -> None:
         try:
@@ -93,7 +91,7 @@ class ApiHandler(Handler):
         self.source = source_address(
             request.remote_ip or "", request.headers.get("X-Forwarded-For"), self.api.trusted_proxies
         )
-        preflight = origin is not None and request.method == "OPTIONS"
+        preflight = self._is_preflight()
         addressed_to = self._addressed_to() if origin is not None else None
         known = origin is not None and allowlist.knows(origin, addressed_to)
         if origin is not None and known:
@@ -112,9 +110,11 @@ class ApiHandler(Handler):
             self._allow(origin)
             if preflight:
                 self._take(-1)
-        self._is_preflight = preflight
         if not preflight:
             self._check_route()
+
+    def _is_preflight(self) -> bool:
+        return self.request.method == "OPTIONS" and "Origin" in self.request.headers
 
     def _take(self, tokens: int) -> Verdict:
         verdict = self.api.throttle.take(self.source, self.api.clock.monotonic_ns(), tokens)
@@ -134,18 +134,17 @@ class ApiHandler(Handler):
     def _check_route(self) -> None:
         if not self.methods:
             raise Refusal(404, "there is no such path; leads are POSTed to /api/v1/website_leads")
-        if self.request.method not in (*self.methods, "OPTIONS"):
-            allow = ", ".join((*self.methods, "OPTIONS"))
+        allowed = (*self.methods, "OPTIONS")
+        if self.request.method not in allowed:
+            allow = ", ".join(allowed)
             said = f"{self.request.method} is not allowed here; allowed: {allow}"
             raise Refusal(405, said, quotes_client=True, Allow=allow)
 
     def _addressed_to(self) -> str | None:
         protocol = self.request.protocol
-        proxies = self.api.trusted_proxies
-        if proxies and "X-Forwarded-Proto" in self.request.headers:
-            peer = source_address(self.request.remote_ip or "", None, ())
-            if any(peer in network for network in proxies):
-                protocol = self.request.headers["X-Forwarded-Proto"].rpartition(",")[2].strip().lower()
+        forwarded = self.request.headers.get("X-Forwarded-Proto")
+        if forwarded is not None and is_proxy(self.request.remote_ip or "", self.api.trusted_proxies):
+            protocol = forwarded.rpartition(",")[2].strip().lower()
         try:
             return origin_of(f"{protocol}://{self.request.host}")
         except ValueError:
@@ -165,7 +164,7 @@ class ApiHandler(Handler):
     async def _respond(self) -> None:
         if self._refusal is not None:
             raise self._refusal
-        if self._is_preflight:
+        if self._is_preflight():
             self.set_header("Access-Control-Allow-Methods", "POST, OPTIONS")
             self.set_header("Access-Control-Allow-Headers", "Content-Type, Accept, Idempotency-Key")
             self.set_header("Access-Control-Max-Age", "300")

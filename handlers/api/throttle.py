@@ -98,13 +98,22 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
     """
     source = _parse(peer) or ipaddress.IPv4Address(0)
     for entry in reversed((forwarded_for or "").split(",")):
-        if not any(source in network for network in trusted_proxies):
+        if not _is_in(source, trusted_proxies):
             break
         address = _parse(entry)
         if address is None:
             break
         source = address
     return source
+
+
+def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
+    """True if the peer is a trusted proxy."""
+    return bool(trusted_proxies) and _is_in(source_address(peer, None, ()), trusted_proxies)
+
+
+def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _parse(text: str) -> Address | None:

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from handlers.sandbox.mailbox import Mailbox
 from handlers.sandbox.partner import Partner
 from models.building import add_building
+from models.clock import Clock
 from models.database import close_database, open_database, transaction
 from models.settings import Settings, SmtpServer
 
@@ -54,7 +54,7 @@ def seed(data_dir: Path) -> None:
     """Register the building whose token is always 'demo'."""
     open_database(data_dir)
     with transaction():
-        add_building(BUILDING, TOKEN, datetime.now(UTC))
+        add_building(BUILDING, TOKEN, Clock().now())
     close_database()
 
 
