@@ -18,6 +18,7 @@ from handlers.api.throttle import Throttle
 from handlers.health import Readiness
 from handlers.log import configure
 from handlers.sandbox.demo import banner, demo_world
+from jobs.backup import NightlyBackup
 from jobs.delivery import Adapter
 from jobs.dispatcher import Dispatcher
 from jobs.email import email_adapter
@@ -25,7 +26,8 @@ from jobs.june_homes import june_homes_adapter
 from jobs.watchdog import watch_the_clock
 from models.building import registered_origins
 from models.clock import Clock
-from models.database import close_database, open_database
+from models.data_folder import open_database, settle_journal
+from models.database import close_database
 from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
@@ -42,6 +44,7 @@ log = logging.getLogger("leads.server")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
+LOOK_FOR_BACKUP_MINUTES = 10  # how often it is asked whether a backup is due
 FINISH_SECONDS = 10  # how long a stop waits for the requests that are being answered
 
 
@@ -62,7 +65,8 @@ class Server:
         settings, clock = self._settings, self._clock
         self._lock.acquire()
         try:
-            open_database(settings.data_dir)
+            open_database(settings.data_dir, locked=True)
+            settle_journal()
             close_database()  # each thread has a connection of its own; the loop's has none
             sockets = _listen(settings)
         except BaseException:
@@ -90,6 +94,9 @@ class Server:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
+        if settings.backup_keep:
+            nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
+            self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
         self._http = HTTPServer(
             self._application,
             idle_connection_timeout=SLOW_CLIENT_SECONDS,

@@ -1,11 +1,9 @@
 """Owns the database file: connections with their pragmas asserted, and transactions."""
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -17,10 +15,6 @@ FILE_NAME = "leads.db"
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
 BUSY_TIMEOUT_SECONDS = 5.0
 EMPTY_JOURNAL_TRIES = 100
-WAL_RESET_FIXED_IN = (3, 51, 3)  # before it, a checkpoint beside a writer could lose committed rows
-CHECK_WHOLE_FILE_UP_TO_BYTES = (
-    64 * 2**20
-)  # quick_check reads every page; beyond this it would delay the start
 
 # Peewee and SQLite accept a misspelt pragma in silence, so each is read back: (as set, as read).
 PRAGMAS: dict[str, tuple[str, object]] = {
@@ -38,6 +32,10 @@ class DatabaseRefused(Exception):
 
 class StorageError(Exception):
     """The disk or the lock failed a transaction, which left nothing behind. Worth trying again later."""
+
+
+class OutcomeUnknown(StorageError):
+    """The disk failed a commit itself: what it was to write may be there after the next start, or may not."""
 
 
 class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no types
@@ -104,16 +102,21 @@ def as_text_or_none(instant: datetime | None) -> str | None:
 def transaction() -> Iterator[None]:
     """One write transaction, all or nothing, on disk (fsynced) when the block is left.
 
-    Raises StorageError if the disk or the lock failed it; any other error is the block's own. The write
-    lock is taken at once: a deferred transaction fails as 'locked' in spite of the busy timeout.
+    Raises StorageError if the disk or the lock failed it, OutcomeUnknown if it failed the commit; any other
+    error is the block's own. The write lock is taken at once: a deferred transaction fails as 'locked' in
+    spite of the busy timeout.
     """
+    committing = False
     try:
         with database.atomic("IMMEDIATE"):
             yield
+            committing = True
     except Exception as error:
-        if is_storage_failure(error):
-            raise StorageError(storage_reason(error)) from error
-        raise
+        if not is_storage_failure(error):
+            raise
+        # A full disk refuses a write, and that is known; of a write or an fsync that failed nothing is.
+        known = not committing or any(isinstance(cause, apsw.FullError) for cause in causes(error))
+        raise (StorageError if known else OutcomeUnknown)(storage_reason(error)) from error
 
 
 STORAGE_FAILURES = (
@@ -130,8 +133,8 @@ STORAGE_FAILURES = (
 )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    # A disk error surfaces as 'cannot rollback': what really happened is further down the context.
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from: a disk error surfaces as 'cannot rollback'."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -140,43 +143,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def is_storage_failure(error: BaseException) -> bool:
     """True if the disk, the file or its lock failed, rather than a row."""
-    return any(isinstance(cause, STORAGE_FAILURES) for cause in _causes(error))
+    return any(isinstance(cause, STORAGE_FAILURES) for cause in causes(error))
 
 
 def storage_reason(error: BaseException) -> str:
     """What SQLite said of it, for the log: 'database or disk is full'."""
-    return next((str(c) for c in _causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))
-
-
-def open_database(data_dir: Path) -> None:
-    """Open the database of this data folder, making folder and file if there are none.
-
-    Raises DatabaseRefused for a file that is corrupt, foreign, or of a newer version; it is left as it was.
-    """
-    from models import migrations  # its steps import this module
-
-    if LeadsDatabase.server_version < WAL_RESET_FIXED_IN:
-        raise DatabaseRefused(
-            f"SQLite {apsw.sqlitelibversion()} can lose committed rows; "
-            f"install an apsw built on {'.'.join(map(str, WAL_RESET_FIXED_IN))} or later"
-        )
-    path = data_dir / FILE_NAME
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatabaseRefused(f"the data folder {data_dir} can't be made: {error.strerror}") from error
-    close_database()
-    database.init(str(path))
-    try:
-        _check(path)
-        database.connect()
-        migrations.migrate()
-    except (DatabaseError, apsw.Error) as error:
-        close_database()
-        raise DatabaseRefused(_refusal(path, error)) from error
-    except BaseException:
-        close_database()
-        raise
+    return next((str(c) for c in causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))
 
 
 def connect_for_reading() -> None:
@@ -189,34 +161,6 @@ def close_database() -> None:
     """Close this thread's connection, if it has one."""
     if database.database is not None and not database.is_closed():
         database.close()
-
-
-def _check(path: Path) -> None:
-    # Through a connection that can't write: what is refused stays as it was, to the byte.
-    from models.migrations import NEWEST
-
-    if not path.exists():
-        if path.with_name(FILE_NAME + "-wal").exists():
-            raise DatabaseRefused(f"{path} is missing but its -wal file is there; put both back together")
-        return
-    if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
-        raise DatabaseRefused(f"{path} can't be read and written; check its owner and mode")
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-        connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
-        application_id = connection.pragma("application_id")
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-        if application_id != APPLICATION_ID and (application_id or tables):
-            raise DatabaseRefused(f"{path} is some other program's database; give another LEADS_DATA_DIR")
-        version = connection.pragma("user_version")
-        if version > NEWEST:
-            raise DatabaseRefused(
-                f"{path} has schema {version}, newer than this program's {NEWEST}; "
-                "run the newer version of this program"
-            )
-        if path.stat().st_size <= CHECK_WHOLE_FILE_UP_TO_BYTES:
-            verdict = connection.execute("PRAGMA quick_check(1)").get
-            if verdict != "ok":
-                raise DatabaseRefused(f"{path} is corrupt ({verdict}); keep it, and restore a backup")
 
 
 def pragma(name: str) -> Any:
@@ -252,9 +196,3 @@ def scrub() -> None:
     finally:
         database.connection().set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
     raise StorageError("the journal is in use, and still holds what was deleted; try again")
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    if any(isinstance(cause, apsw.NotADBError | apsw.CorruptError) for cause in _causes(error)):
-        return f"{path} is corrupt ({error}); it was left as it is: keep it, and restore a backup"
-    return f"{path} can't be opened: {storage_reason(error)}"

@@ -26,7 +26,8 @@ class Destination(Row):
 
     kind = TextField(primary_key=True)
     configured = BooleanField(default=False)  # the server was started with an address for it
-    paused = BooleanField(default=False)  # by the operator; only the operator resumes it
+    paused = BooleanField(default=False)  # until the operator resumes it
+    pause_reason = TextField(null=True)
     failures = IntegerField(default=0)  # in a row, of it as a whole; while > 0 one probe at a time
     hold_until = UtcDateTimeField(null=True)
     reason = TextField(null=True)  # of the hold
@@ -86,20 +87,20 @@ def configure_destinations(kinds: frozenset[str]) -> None:
     Destination.update(configured=Destination.kind.in_(kinds), **NOT_HELD).execute()
 
 
-def pause(kind: str) -> None:
+def pause(kind: str, reason: str = "by the operator") -> None:
     """Claim nothing of this kind until it is resumed; what is on its way arrives."""
-    Destination.update(paused=True).where(Destination.kind == kind).execute()
+    Destination.update(paused=True, pause_reason=reason).where(Destination.kind == kind).execute()
 
 
 def resume(kind: str) -> None:
     """Let this kind leave again at once, whatever held it."""
-    Destination.update(paused=False, **NOT_HELD).where(Destination.kind == kind).execute()
+    Destination.update(paused=False, pause_reason=None, **NOT_HELD).where(Destination.kind == kind).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:
     """Why deliveries of this kind wait, for the operator; None if they don't."""
     if destination.paused:
-        return "paused by the operator"
+        return f"paused {destination.pause_reason or 'by the operator'}"
     if not destination.configured:
         setting = {EMAIL: "LEADS_SMTP_URL", JUNE_HOMES: "LEADS_JUNE_HOMES_URL"}[destination.kind]
         return f"no destination: {setting} is not set"

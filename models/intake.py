@@ -1,6 +1,6 @@
 """Owns the one transaction behind a 201: customer, lead, deal and outbox rows, all or none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +10,7 @@ from models.building import Building, Clues, match_buildings
 from models.customer import Customer, Renter, find_or_create
 from models.deal import open_deals
 from models.destination import EMAIL, JUNE_HOMES
+from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_first_tries
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox import NewDelivery, enqueue
 
@@ -42,20 +43,68 @@ class Submission:
     listing_source_original_id: str | None = None
     request_host: str | None = None
     sms_consent: SmsConsent | None = None
+    retryable: Retryable | None = None  # None: every time it is sent it is another lead
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A lead that was stored: its id, and why no agent is told of it, if none is."""
+    """A lead that is stored: its id, and why no agent is told of it, if none is. again: it was so before."""
 
     lead_id: int
-    not_told: str | None
+    not_told: str | None = None
+    again: bool = False
 
 
-def record_leads(submissions: Sequence[Submission]) -> list[Recorded]:
-    """Store these leads with all that belongs to them. An operation of the writer."""
+@dataclass(frozen=True, slots=True)
+class KeyReused:
+    """A lead that was not stored: its Idempotency-Key came with another body before."""
+
+
+def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused]:
+    """Store these leads with all that belongs to them. An operation of the writer.
+
+    Of those that are the same by their Idempotency-Key the first is stored, if it isn't already, and all are
+    answered with its id: twins that come at once meet here, one behind the other.
+    """
     now = max(s.received_at for s in submissions)
     buildings = match_buildings((s.clues for s in submissions), now)
+    keys = [_key(submission, buildings) for submission in submissions]
+    tries = first_tries({key.digest for key in keys if key}, now)
+    first_at: dict[bytes, int] = {}
+    for position, key in enumerate(keys):
+        if key and key.digest not in tries:
+            first_at.setdefault(key.digest, position)
+    new = [at for at, key in enumerate(keys) if key is None or first_at.get(key.digest) == at]
+    stored = dict(zip(new, _store([submissions[at] for at in new], buildings, now), strict=True))
+    made = {
+        key.digest: FirstTry(stored[at].lead_id, key.body)
+        for at, key in enumerate(keys)
+        if key and at in stored
+    }
+    keep_first_tries(made, now)
+    tries |= made
+    return [
+        stored[at] if key is None or at in stored else _again(key, tries[key.digest])
+        for at, key in enumerate(keys)
+    ]
+
+
+def _key(submission: Submission, buildings: Mapping[Clues, Building]) -> OwnedKey | None:
+    if submission.retryable is None:
+        return None
+    building = buildings.get(submission.clues)
+    return submission.retryable.owned_by(None if building is None else building.id)
+
+
+def _again(key: OwnedKey, first: FirstTry) -> Recorded | KeyReused:
+    return Recorded(first.lead_id, again=True) if key.body == first.body else KeyReused()
+
+
+def _store(
+    submissions: Sequence[Submission], buildings: Mapping[Clues, Building], now: datetime
+) -> list[Recorded]:
+    if not submissions:
+        return []
     customers = find_or_create([s.renter for s in submissions], now)
     rows = [
         _lead_row(submission, buildings.get(submission.clues), customer)

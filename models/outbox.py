@@ -6,7 +6,7 @@ A delivery's states, and who moves it:
     sending    the dispatcher, by `claim`: counted as an attempt before anything leaves
     delivered  the dispatcher, by `settle`: the destination took it
     failed     the dispatcher, by `settle`: given up; stays until the operator retries it
-    skipped    intake, or an erasure: it is not to leave at all, `reason` says why
+    skipped    intake, an erasure, or the operator: it is not to leave at all, `reason` says why
 
 From sending it goes back to pending when an attempt failed for a time, and at the start of a server: the
 folder's lock proves that nobody else is sending it.
@@ -28,7 +28,6 @@ from peewee import (
     TextField,
 )
 
-from models.building import Refused
 from models.database import Row, UtcDateTimeField
 from models.destination import (
     JITTER,
@@ -269,33 +268,3 @@ def open_outbox(configured: Sequence[frozenset[str]]) -> list[None]:
         ).execute()
         Delivery.update(state=PENDING).where(sending).execute()
     return [None for _ in configured]
-
-
-def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
-    """Make these deliveries due now, their backoff begun anew, whether failed, skipped or waiting.
-
-    Answers with their ids. Raises Refused, and changes none, if one can't be sent again.
-    """
-    rows = {row.id: row for row in Delivery.select().where(Delivery.id.in_(ids))}
-    for row_id in ids:
-        if row_id not in rows:
-            raise Refused(f"there is no delivery {row_id}; see 'outbox list'")
-        row = rows[row_id]
-        if row.state in (SENDING, DELIVERED):
-            raise Refused(f"delivery {row_id} is {row.state} already")
-        if row.reason == ERASED:
-            raise Refused(f"delivery {row_id} can't leave: {ERASED}")
-    _due_anew(now).where(Delivery.id.in_(ids), Delivery.state.in_((PENDING, FAILED, SKIPPED))).execute()
-    return list(ids)
-
-
-def retry_failed(kind: str | None, now: datetime) -> list[int]:
-    """Make all deliveries that were given up, of this kind if given, due now; answers with their ids."""
-    # One statement however many there are: after a long outage more than a statement has room for ids.
-    due = _due_anew(now).where(state_is(FAILED))
-    due = due.where(Delivery.kind == kind) if kind else due
-    return sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
-
-
-def _due_anew(now: datetime) -> Any:
-    return Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None)

@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from models.email_address import normal_form
 from models.origin import origin_of
 
+BACKUPS = "backups"  # the folder of backups inside the data folder, unless another is set
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -131,6 +133,14 @@ def parse_port(text: str) -> int:
     return port
 
 
+def parse_count(text: str) -> int:
+    """'14' → 14. Raises ValueError."""
+    count = int(text)
+    if not 0 <= count <= 10_000:
+        raise ValueError
+    return count
+
+
 def parse_log_format(text: str) -> str:
     """'text' or 'json'. Raises ValueError."""
     if text not in ("text", "json"):
@@ -159,6 +169,15 @@ class Settings:
     host: str = _setting("127.0.0.1", str, "an address", "the address to listen on")
     port: int = _setting("8080", parse_port, "a port number, or 0 for any", "the port to listen on")
     data_dir: Path = _setting("./data", Path, "a folder", "where the leads are kept")
+    backup_dir: Path = _setting(
+        "",
+        Path,
+        "a folder, best on another disk; 'backups' in the data folder if not given",
+        "where backups go",
+    )
+    backup_keep: int = _setting(
+        "14", parse_count, "a number, 0 for no nightly backups", "how many nightly backups are kept"
+    )
     public_url: str = _setting(
         "", parse_public_url, "a URL like https://leads.example.com", "where browsers reach this server"
     )
@@ -263,6 +282,9 @@ def load(
         user = smtp.user if smtp and smtp.user and "@" in smtp.user else None
         values["mail_from"] = user or "leads@localhost"
         given["mail_from"] = (values["mail_from"], given["smtp_url"][1] if user else "default")
+    if not given["backup_dir"][0].strip():
+        values["backup_dir"] = values["data_dir"] / BACKUPS
+        given["backup_dir"] = (str(values["backup_dir"]), given["data_dir"][1])
     return Settings(**values, given=given)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from models.database import (
+    OutcomeUnknown,
     StorageError,
     close_database,
     database,
@@ -30,6 +31,10 @@ QUEUE_SIZE = 2_000
 
 class Overloaded(StorageError):
     """The queue of the writer is full: the disk does not keep up."""
+
+
+class Stopping(StorageError):
+    """Nothing is written any more: of an earlier commit nobody knows whether it is on the disk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +60,10 @@ class Writer:
         self._unanswered = 0  # touched by the loop's thread only
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._after: dict[Operation, Callable[[], None]] = {}
+        self._outcome_unknown = False
+        self.broken = (
+            asyncio.Event()
+        )  # set once a commit's outcome is unknown: the process is to be restarted
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +81,9 @@ class Writer:
         """Have the operation write this item. Done when it is on disk; call it on the loop's thread.
 
         Raises Overloaded at once if the queue is full. The future raises StorageError if the disk failed
-        (then nothing was written), or what the operation itself raised for this item.
+        (then nothing was written, unless it is OutcomeUnknown), or what the operation itself raised for this
+        item. After an OutcomeUnknown nothing more is written: what the disk has, and what the system only
+        remembers, is told apart by the next start.
         """
         if self._unanswered >= self._queue_size:
             raise Overloaded("too many writes are waiting for the disk")
@@ -104,6 +115,8 @@ class Writer:
         for position, request in enumerate(requests):
             by_operation.setdefault(request.operation, []).append(position)
         results: list[Any] = [None] * len(requests)
+        if self._outcome_unknown:
+            return [_Failure(Stopping("a commit failed; the server restarts"))] * len(requests)
         try:
             database.connect(reuse_if_open=True)
             with transaction():
@@ -112,7 +125,9 @@ class Writer:
                     for position, result in zip(positions, written, strict=True):
                         results[position] = result
         except StorageError as error:
-            log.error("storage failed", extra={"reason": str(error), "writes": len(requests)})
+            self._outcome_unknown = isinstance(error, OutcomeUnknown)
+            event = "a commit failed" if self._outcome_unknown else "storage failed"
+            log.error(event, extra={"reason": str(error), "writes": len(requests)})
             return [_Failure(error)] * len(requests)
         except Exception as error:  # the thread must outlive any surprise, and its clients must be answered
             log.exception("a batch failed")
@@ -124,6 +139,8 @@ class Writer:
         committed: set[Operation] = set()
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, _Failure):
+                if isinstance(result.error, OutcomeUnknown):
+                    self.broken.set()
                 if not request.answer.done():
                     request.answer.set_exception(result.error)
                 continue

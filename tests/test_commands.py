@@ -26,9 +26,10 @@ from running import ROOT, environment, started
 
 from models.building import Clues, add_building
 from models.customer import Customer, Renter, phone_key
-from models.database import close_database, open_database, transaction
+from models.data_folder import open_database
+from models.database import close_database, transaction
 from models.destination import EMAIL, Destination
-from models.intake import Submission, record_leads
+from models.intake import Recorded, Submission, record_leads
 from models.outbox import FAILED, Delivery
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
@@ -114,7 +115,8 @@ class Commands:
         with self.database():
             if Customer.select().count() == 0:
                 add_building({"name": "Maple Court", "agent_email": "agent@maple.test"}, "maple", NOW)
-            return [lead.lead_id for lead in record_leads([_submission(**r) for r in renters])]
+            recorded = record_leads([_submission(**renter) for renter in renters])
+            return [lead.lead_id for lead in recorded if isinstance(lead, Recorded)]
 
 
 def _submission(

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.customer import Customer, Renter, find_or_create, phone_key
-from models.database import close_database, open_database, transaction
+from models.data_folder import open_database
+from models.database import close_database, transaction
 
 
 async def customer_of(house: House, **fields: str | None) -> dict[str, object]:

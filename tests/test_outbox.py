@@ -9,7 +9,7 @@ from conftest import House, OpenHouse, SteppedClock, until
 
 from jobs import dispatcher, watchdog
 from jobs.watchdog import Watchdog
-from models import destination, outbox
+from models import destination, outbox, outbox_operator
 from models.building import Refused, find_building, update_building
 from models.customer import find_customer, flag_spam
 from models.database import StorageError
@@ -114,7 +114,7 @@ async def test_C24_what_was_given_up_can_be_replayed(house: House) -> None:
     house.mail.replies = ["554 no"]
     await house.lead(token="maple")
     assert (await house.settled())[0]["state"] == "failed"
-    await house.change(lambda: outbox.retry_failed(None, house.clock.now()))
+    await house.change(lambda: outbox_operator.retry_failed(None, house.clock.now()))
     delivery = (await house.settled())[0]
     assert (delivery["state"], delivery["attempts"], len(house.mail.mails)) == ("delivered", 2, 1)
 
@@ -123,7 +123,7 @@ async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_someb
     await house.building(token="mute", agent_email=None)
     await house.lead(token="mute")
     await house.change(lambda: update_building(find_building(2), {"agent_email": "new@maple.test"}))
-    await house.change(lambda: outbox.retry_deliveries([1], house.clock.now()))
+    await house.change(lambda: outbox_operator.retry_deliveries([1], house.clock.now()))
     assert (await house.settled())[0]["state"] == "delivered"
     assert house.mail.recipients == [["new@maple.test"]]
 
@@ -134,7 +134,7 @@ async def test_what_is_delivered_or_unknown_is_not_sent_again(house: House, stat
     await house.settled()
     with pytest.raises(Refused):
         await house.change(
-            lambda: outbox.retry_deliveries([1 if state == "delivered" else 9], house.clock.now())
+            lambda: outbox_operator.retry_deliveries([1 if state == "delivered" else 9], house.clock.now())
         )
 
 
@@ -249,7 +249,7 @@ async def test_an_erased_customers_mail_does_not_leave(house: House) -> None:
     await house.change(lambda: destination.resume("email"))
     assert [(d["state"], d["reason"]) for d in await house.settled()] == [("skipped", outbox.ERASED)]
     with pytest.raises(Refused, match="erased"):
-        await house.change(lambda: outbox.retry_deliveries([1], house.clock.now()))
+        await house.change(lambda: outbox_operator.retry_deliveries([1], house.clock.now()))
     assert house.mail.mails == []
 
 

@@ -14,7 +14,7 @@ from handlers.base import STANDARD_METHODS, Handler
 from handlers.errors import BadRequest, Refusal, Unavailable
 from models.clock import Clock
 from models.database import StorageError
-from models.intake import Recorded, Submission
+from models.intake import KeyReused, Recorded, Submission
 from models.origin import is_origin, origin_of
 from models.settings import Network
 
@@ -32,7 +32,7 @@ DIGITS = re.compile("[0-9]+")
 class Api:
     """What the API's handlers work with."""
 
-    record_lead: Callable[[Submission], Awaitable[Recorded]]
+    record_lead: Callable[[Submission], Awaitable[Recorded | KeyReused]]
     throttle: Throttle
     allowlist: Allowlist
     trusted_proxies: tuple[Network, ...]

@@ -1,15 +1,24 @@
 """Owns POST /api/v1/website_leads: decode, validate, store, answer."""
 
+import hashlib
 import logging
+from typing import Any
+
+import orjson
 
 from handlers.api.base import ApiHandler
 from handlers.api.body import decode_body
 from handlers.api.schemas import Receipt, clean_text, read_submission
-from handlers.errors import Unavailable
-from models.database import StorageError
+from handlers.errors import BadRequest, Refusal, Unavailable
+from models.database import OutcomeUnknown, StorageError
+from models.idempotency import Retryable
+from models.intake import KeyReused
 from models.writer import Overloaded
 
 log = logging.getLogger("leads.http")
+
+
+LONGEST_KEY = 255  # characters
 
 
 class LeadsHandler(ApiHandler):
@@ -20,14 +29,26 @@ class LeadsHandler(ApiHandler):
 
     async def respond(self) -> None:
         document = decode_body(self.request.headers.get("Content-Type", ""), bytes(self.body))
-        submission = read_submission(document, self._receipt())
+        submission = read_submission(document, self._receipt(document))
         try:
             lead = await self.api.record_lead(submission)
         except Overloaded:
             raise Unavailable("the server is overloaded; the lead was not stored", 1) from None
+        except OutcomeUnknown:
+            raise Unavailable(
+                "the disk failed; the lead may be stored or not, and is safe to send again "
+                "if it has an Idempotency-Key",
+                10,
+            ) from None
         except StorageError:
             raise Unavailable("the server can't store leads now; the lead was not stored", 5) from None
+        if isinstance(lead, KeyReused):
+            raise Refusal(
+                422, "this Idempotency-Key came with another body before; a new lead takes a new key"
+            )
         self.log_fields["lead"] = lead.lead_id
+        if lead.again:
+            self.log_fields["again"] = True
         if lead.not_told:
             log.warning(
                 "nobody is told of a lead",
@@ -35,7 +56,7 @@ class LeadsHandler(ApiHandler):
             )
         self.answer(201, {"id": lead.lead_id})
 
-    def _receipt(self) -> Receipt:
+    def _receipt(self, document: dict[str, Any]) -> Receipt:
         headers = self.request.headers
         return Receipt(
             request_id=self.request_id,
@@ -43,4 +64,18 @@ class LeadsHandler(ApiHandler):
             source_ip=str(self.source),
             user_agent=clean_text(headers.get("User-Agent", "")[:1_000]),
             host=clean_text(headers.get("Host", "")[:1_000]),
+            retryable=self._retryable(document),
         )
+
+    def _retryable(self, document: dict[str, Any]) -> Retryable | None:
+        key = self.request.headers.get("Idempotency-Key", "").strip()
+        if len(key) > LONGEST_KEY:
+            raise BadRequest(f"Idempotency-Key is too long (maximum is {LONGEST_KEY} characters)")
+        if not key:
+            return None
+        # Of what the body says, not of its bytes: a form that a browser sends again has another boundary.
+        try:
+            said = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+            said = bytes(self.body)
+        return Retryable(key, str(self.source), hashlib.sha256(said).digest())

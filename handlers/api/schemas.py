@@ -13,6 +13,7 @@ from handlers.errors import BadRequest
 from models.building import Clues
 from models.customer import Renter, phone_key
 from models.email_address import comparison_key
+from models.idempotency import Retryable
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
 
@@ -59,6 +60,7 @@ class Receipt:
     source_ip: str
     user_agent: str | None
     host: str | None
+    retryable: Retryable | None = None
 
 
 class FirstProblem(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
@@ -127,6 +129,7 @@ def read_submission(document: dict[str, Any], receipt: Receipt) -> Submission:
         sms_consent=SmsConsent(receipt.received_at, receipt.source_ip, receipt.user_agent, request_host)
         if consents
         else None,
+        retryable=receipt.retryable,
     )
 
 

@@ -13,7 +13,8 @@ from handlers.sandbox.mailbox import Mailbox
 from handlers.sandbox.partner import Partner
 from models.building import add_building
 from models.clock import Clock
-from models.database import close_database, open_database, transaction
+from models.data_folder import open_database
+from models.database import close_database, transaction
 from models.settings import Settings, SmtpServer
 
 TOKEN = "demo"

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers.terminal import building, config, customer, lead, outbox, token
+from handlers.terminal import backup, building, config, customer, lead, outbox, token
 from handlers.terminal.arguments import Nouns, add_settings, flags_of
 from handlers.terminal.listing import note, prepare_output
 from models.building import Refused
-from models.database import DatabaseRefused, StorageError, is_storage_failure
+from models.database import DatabaseRefused, OutcomeUnknown, StorageError, is_storage_failure
 from models.settings import SettingError, Settings, load
 
 OK, SAID_NO, USAGE = 0, 1, 2
@@ -20,7 +20,7 @@ PROGRAM_HELP = {
     "serve": "run the server",
     "demo": "run a throwaway server with a building, a mailbox and a partner to try it on",
 }
-NOUNS = (building, token, lead, customer, outbox, config)
+NOUNS = (building, token, lead, customer, outbox, backup, config)
 
 
 def main(argv: Sequence[str], programs: Mapping[str, Program]) -> int:
@@ -56,7 +56,10 @@ def main(argv: Sequence[str], programs: Mapping[str, Program]) -> int:
     except Exception as error:
         if not isinstance(error, StorageError) and not is_storage_failure(error):
             raise
-        return _say_no(f"the database failed: {error}; nothing was changed, try again")
+        outcome = (
+            "it may be changed or not, look" if isinstance(error, OutcomeUnknown) else "nothing was changed"
+        )
+        return _say_no(f"the database failed: {error}; {outcome}, try again")
 
 
 def _parser(programs: Mapping[str, Program]) -> argparse.ArgumentParser:

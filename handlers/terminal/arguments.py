@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.building import Refused
-from models.database import FILE_NAME, close_database, open_database
+from models.data_folder import open_database
+from models.database import FILE_NAME, close_database
 from models.settings import Settings, about, names
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class Noun:
         parser.set_defaults(run=_on_database(run, may_make_database), refuse_usage=parser.error)
         return parser
 
-    def plain_command(self, name: str, run: Run, help: str) -> argparse.ArgumentParser:
-        """Add a command that takes every setting and no database."""
+    def plain_command(self, name: str, run: Run, help: str, *settings: str) -> argparse.ArgumentParser:
+        """Add a command without the open database, that takes these settings, or every one."""
         parser = self._commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        add_settings(parser)
+        add_settings(parser, *settings)
         add_json(parser)
         parser.set_defaults(run=run)
         return parser

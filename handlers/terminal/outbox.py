@@ -7,7 +7,8 @@ from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, n
 from models.clock import Clock
 from models.database import transaction
 from models.destination import KINDS, pause, resume
-from models.outbox import FAILED, PENDING, SENDING, STATES, retry_deliveries, retry_failed
+from models.outbox import FAILED, PENDING, SENDING, STATES
+from models.outbox_operator import retry_deliveries, retry_failed, skip_deliveries
 from models.outbox_report import list_deliveries, list_destinations
 from models.settings import Settings
 
@@ -35,6 +36,8 @@ def add_commands(nouns: Nouns) -> None:
     which.add_argument("ids", type=at_least_one, metavar="ID", nargs="*", default=[])
     which.add_argument("--failed", action="store_true", help="all that failed")
     retry.add_argument("--kind", choices=KINDS, help="with --failed: of this kind")
+    skip = noun.command("skip", _skip, "have deliveries that wait or failed not leave at all")
+    skip.add_argument("ids", type=at_least_one, metavar="ID", nargs="+")
     for name, run, help in (
         ("pause", _pause, "keep a kind of delivery from leaving; it waits in the outbox"),
         ("resume", _resume, "let a kind of delivery leave again, at once, whatever held it"),
@@ -70,6 +73,14 @@ def _retry(args: argparse.Namespace, settings: Settings) -> None:
     answer({"retried": ids}, args.json, f"Due now: {len(ids)}" if ids else "Nothing has failed.")
     for place in closed if ids else ():
         note(f"note: {_in_one_line(place)}")
+
+
+def _skip(args: argparse.Namespace, settings: Settings) -> None:
+    with transaction():
+        ids = skip_deliveries(args.ids, Clock().now())
+    answer(
+        {"skipped": ids}, args.json, f"Not to leave: {len(ids)}; 'outbox retry' would have them leave still."
+    )
 
 
 def _pause(args: argparse.Namespace, settings: Settings) -> None:

@@ -7,9 +7,9 @@ from models.database import (
     pragma,
     transaction,
 )
-from models.migrations import v0001_initial
+from models.migrations import v0001_initial, v0002_safe_retries
 
-STEPS = (v0001_initial.upgrade,)
+STEPS = (v0001_initial.STATEMENTS, v0002_safe_retries.STATEMENTS)
 NEWEST = len(STEPS)
 
 
@@ -20,7 +20,9 @@ def migrate() -> None:
             version = pragma("user_version")  # again, now under the lock: another process may have been first
             if version >= NEWEST:
                 return
-            STEPS[version]()
+            for statement in STEPS[version].split(";\n"):
+                if statement.strip():
+                    database.execute_sql(statement)
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute_sql(f"PRAGMA user_version = {version + 1}")
     if pragma("user_version") > NEWEST:

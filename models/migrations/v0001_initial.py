@@ -1,7 +1,5 @@
 """Owns schema 1: the first released one."""
 
-from models.database import database
-
 STATEMENTS = """
 CREATE TABLE building (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -126,10 +124,3 @@ CREATE TABLE storage_check (
     checked_at TEXT NOT NULL
 );
 """
-
-
-def upgrade() -> None:
-    """Make schema 1 in an empty database, inside the caller's transaction."""
-    for statement in STATEMENTS.split(";\n"):
-        if statement.strip():
-            database.execute_sql(statement)

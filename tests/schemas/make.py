@@ -21,7 +21,8 @@ from conftest import House, SteppedClock, running_house  # noqa: E402
 
 from models.building import find_building, issue_token, remove_building  # noqa: E402
 from models.customer import find_customer, flag_spam  # noqa: E402
-from models.database import close_database, open_database  # noqa: E402
+from models.data_folder import open_database  # noqa: E402
+from models.database import close_database  # noqa: E402
 from models.destination import pause  # noqa: E402
 from models.erasure import erase_customer  # noqa: E402
 from models.lead_record import list_leads, show_lead  # noqa: E402

@@ -1,0 +1,81 @@
+"""Owns the commands about backups."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from handlers.terminal.arguments import Noun, Nouns
+from handlers.terminal.listing import Columns, answer, list_rows, moment, note
+from models.backup import create_backup, file_name, list_backups, verify_backup
+from models.clock import Clock
+from models.restore import restore_backup
+from models.settings import Settings
+
+COLUMNS: Columns = {"made": moment("made_at"), "why": "why", "bytes": "bytes", "file": "path"}
+
+
+def add_commands(nouns: Nouns) -> None:
+    """Add `backup` and its commands to the parser."""
+    noun = Noun(nouns, "backup", "copies of the database, and putting one in its place")
+    create = noun.plain_command(
+        "create", _create, "make a backup now, and read it back; leads are taken meanwhile", *FOLDERS
+    )
+    create.add_argument("--output", type=Path, metavar="FILE", help="a new file (one in the backup folder)")
+    noun.plain_command("list", _list, "list the backups, the newest first", *FOLDERS)
+    verify = noun.plain_command("verify", _verify, "read a backup to its last byte", *FOLDERS)
+    verify.add_argument("file", type=Path, metavar="FILE")
+    restore = noun.plain_command(
+        "restore", _restore, "put a backup in the database's place; stop the server first", *FOLDERS
+    )
+    restore.add_argument("file", type=Path, metavar="FILE")
+
+
+FOLDERS = ("data_dir", "backup_dir")
+
+
+def _create(args: argparse.Namespace, settings: Settings) -> None:
+    path = args.output or settings.backup_dir / file_name("manual", Clock().now())
+    backup = create_backup(settings.data_dir, path, _progress)
+    answer(
+        backup.as_dict(),
+        args.json,
+        f"Backed up to {backup.path}, and read back: {backup.leads} leads, {backup.size / 1e6:.1f} MB.",
+        "It holds renters' data; keep a copy of it, and of its .sha256, on another machine.",
+    )
+
+
+def _list(args: argparse.Namespace, settings: Settings) -> None:
+    rows = [backup.as_dict() for backup in list_backups(settings.backup_dir)]
+    nothing = f"There are no backups in {settings.backup_dir}; 'backup create' makes one."
+    list_rows(rows, COLUMNS, args.json, nothing)
+
+
+def _verify(args: argparse.Namespace, settings: Settings) -> None:
+    backup = verify_backup(args.file)
+    answer(
+        backup.as_dict(),
+        args.json,
+        f"{backup.path} is whole: {backup.leads} leads, the newest of {backup.newest_lead_at or 'none'}.",
+    )
+    if backup.checksum is None:
+        note(f"note: there is no {backup.path.name}.sha256 beside it, so a changed letter would not be seen")
+
+
+def _restore(args: argparse.Namespace, settings: Settings) -> None:
+    restored = restore_backup(settings.data_dir, args.file, Clock().now(), _progress)
+    replaced = restored.replaced and str(restored.replaced)
+    answer(
+        {**restored.backup.as_dict(), "replaced": replaced},
+        args.json,
+        f"{restored.backup.path} is in place: {restored.backup.leads} leads, "
+        f"the newest of {restored.backup.newest_lead_at or 'none'}.",
+        f"What was there is kept in {replaced}." if replaced else "There was nothing to replace.",
+        "Nothing leaves until you say so, since what waits may have left already:",
+        "look at 'outbox list --state pending', take out with 'outbox skip' what is not to leave,",
+        "then say 'outbox resume email' and 'outbox resume june_homes'.",
+    )
+
+
+def _progress(step: str) -> None:
+    if sys.stderr.isatty():
+        note(f"{step} ...")

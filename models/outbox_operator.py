@@ -1,0 +1,62 @@
+"""Owns what an operator does to deliveries: has them sent again, or has them not leave."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from models.building import Refused
+from models.outbox import (
+    ERASED,
+    FAILED,
+    PENDING,
+    SKIPPED,
+    Delivery,
+    state_is,
+)
+
+SKIPPED_BY_HAND = "skipped by the operator"
+
+
+def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
+    """Make these deliveries due now, their backoff begun anew, whether failed, skipped or waiting.
+
+    Answers with their ids. Raises Refused, and changes none, if one can't be sent again.
+    """
+    _refuse_unless(ids, {PENDING, FAILED, SKIPPED})
+    _due_anew(now).where(Delivery.id.in_(ids)).execute()
+    return list(ids)
+
+
+def skip_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
+    """Have these deliveries, waiting or failed, not leave.
+
+    Answers with their ids. Raises Refused, and changes none, if one is on its way or has left.
+    """
+    _refuse_unless(ids, {PENDING, FAILED})
+    skipped = {"state": SKIPPED, "reason": SKIPPED_BY_HAND, "due_at": None, "settled_at": now}
+    Delivery.update(skipped).where(Delivery.id.in_(ids)).execute()
+    return list(ids)
+
+
+def _refuse_unless(ids: Sequence[int], states: Collection[str]) -> None:
+    rows = {row.id: row for row in Delivery.select().where(Delivery.id.in_(ids))}
+    for row_id in ids:
+        if row_id not in rows:
+            raise Refused(f"there is no delivery {row_id}; see 'outbox list'")
+        row = rows[row_id]
+        if row.state not in states:
+            raise Refused(f"delivery {row_id} is {row.state} already")
+        if row.reason == ERASED:
+            raise Refused(f"delivery {row_id} can't leave: {ERASED}")
+
+
+def retry_failed(kind: str | None, now: datetime) -> list[int]:
+    """Make all deliveries that were given up, of this kind if given, due now; answers with their ids."""
+    # One statement however many there are: after a long outage more than a statement has room for ids.
+    due = _due_anew(now).where(state_is(FAILED))
+    due = due.where(Delivery.kind == kind) if kind else due
+    return sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
+
+
+def _due_anew(now: datetime) -> Any:
+    return Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None)

@@ -1,0 +1,126 @@
+"""Owns restoring: a backup put in the database's place, what was there kept, and nothing sent twice."""
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import apsw
+from peewee import DatabaseError
+
+from models.backup import AT, Backup, Progress, copy_database, verify_backup
+from models.data_folder import RESTORING
+from models.database import (
+    FILE_NAME,
+    DatabaseRefused,
+    close_database,
+    database,
+    storage_reason,
+    transaction,
+)
+from models.destination import KINDS, pause
+from models.files import make_private, sync_folder
+from models.folder_lock import FolderLock
+from models.migrations import migrate
+
+# How far ids are moved on when nobody knows how many were given out after the backup was made.
+UNKNOWN_IDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restore that was made. replaced: the folder with what was there before, None if nothing was."""
+
+    backup: Backup
+    replaced: Path | None
+
+
+def restore_backup(data_dir: Path, path: Path, now: datetime, progress: Progress) -> Restored:
+    """Put a backup in the place of this folder's database. No server may run on it.
+
+    What was there is moved to a folder beside it. The outbox is paused: mail that was waiting when the backup
+    was made may have left since, and only an operator can know. Ids go on where they had got to, since one
+    that a client was given must not be another lead's (C4). Cut off at any moment it leaves either what was
+    there, or a folder that refuses to be used until it is run again.
+
+    Raises DatabaseRefused if a server runs, or the backup is damaged, of a newer schema or not one of ours;
+    OSError if the disk fails.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FolderLock(data_dir):
+        progress("reading the backup")
+        backup = verify_backup(path)
+        prepared = data_dir / (RESTORING + ".partial")
+        for leftover in _with_journal(prepared):
+            leftover.unlink(missing_ok=True)
+        make_private(prepared)
+        progress("copying it")
+        copy_database(path, prepared)
+        _prepare(prepared, _ids_given_out(data_dir / FILE_NAME), now)
+        return Restored(backup, _put_in_place(data_dir, prepared, now))
+
+
+def _prepare(prepared: Path, given_out: dict[str, int] | None, now: datetime) -> None:
+    """Upgrade the copy, pause its outbox, and move its ids on."""
+    close_database()
+    database.init(str(prepared))
+    try:
+        database.connect()
+        migrate()
+        with transaction():
+            for kind in KINDS:
+                pause(kind, f"by a restore at {now:%Y-%m-%d %H:%M}Z: what waits may have left already")
+            for table, last in database.execute_sql("SELECT name, seq FROM sqlite_sequence").fetchall():
+                after = last + UNKNOWN_IDS if given_out is None else max(last, given_out.get(table, 0))
+                database.execute_sql("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (after, table))
+    except (DatabaseError, apsw.Error) as error:
+        raise DatabaseRefused(f"{prepared} can't be prepared: {storage_reason(error)}") from error
+    finally:
+        close_database()  # the last connection: the journal goes into the file
+
+
+def _ids_given_out(old: Path) -> dict[str, int] | None:
+    """The highest id that each table of the database to be replaced has given out; None if it can't say."""
+    if not old.exists():
+        return None
+    try:
+        with closing(apsw.Connection(str(old), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            if connection.execute("PRAGMA quick_check(1)").get != "ok":
+                return None
+            return dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    except apsw.Error:
+        return None
+
+
+def _put_in_place(data_dir: Path, prepared: Path, now: datetime) -> Path | None:
+    # From here on the folder refuses to be used until the last rename, whatever happens between.
+    restoring, path = data_dir / RESTORING, data_dir / FILE_NAME
+    os.replace(prepared, restoring)
+    sync_folder(data_dir)
+    replaced: Path | None = None
+    old = [file for file in _with_journal(path) if file.exists()]
+    if old:
+        replaced = _new_folder(data_dir, f"replaced-{now:{AT}}")
+        for file in old:
+            os.rename(file, replaced / file.name)
+        sync_folder(replaced)
+        sync_folder(data_dir)
+    os.rename(restoring, path)
+    sync_folder(data_dir)
+    return replaced
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    for number in range(1, 1_000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        return folder
+    raise DatabaseRefused(f"{parent} has a thousand folders named {name}; remove some")
+
+
+def _with_journal(path: Path) -> tuple[Path, ...]:
+    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
