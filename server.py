@@ -2,19 +2,21 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from handlers import make_application, terminal
 from handlers.api.base import MAX_BODY_BYTES, Api
 from handlers.api.cors import Allowlist
 from handlers.api.throttle import Throttle
+from handlers.connections import BACKLOG, ConnectionServer, room_for_connections
 from handlers.health import Readiness
 from handlers.log import configure
 from handlers.sandbox.demo import banner, demo_world
@@ -45,7 +47,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
 LOOK_FOR_BACKUP_MINUTES = 10  # how often it is asked whether a backup is due
-FINISH_SECONDS = 10  # how long a stop waits for the requests that are being answered
+FINISH_SECONDS = 10.0  # how long a stop waits for the requests that are being answered, and for deliveries
+DISK_FAILED = 74  # what the process exits with (EX_IOERR) when only a new start can tell what is on the disk
+DISK_FAILED_SECONDS = 3.0  # then it is gone after so long at most, whatever the disk does
 
 
 class Server:
@@ -97,8 +101,9 @@ class Server:
         if settings.backup_keep:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
-        self._http = HTTPServer(
+        self._http = ConnectionServer(
             self._application,
+            most_connections=room_for_connections(),
             idle_connection_timeout=SLOW_CLIENT_SECONDS,
             body_timeout=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
@@ -115,12 +120,12 @@ class Server:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
 
-    async def stop(self) -> None:
+    async def stop(self, finish_seconds: float = FINISH_SECONDS) -> None:
         """Take no more requests, finish those in flight and the deliveries on their way, close."""
         self._http.stop()
         self._http.conn_params.no_keep_alive = True  # stop() alone goes on serving kept-alive connections
         in_flight = self._application.settings["in_flight"]
-        for _ in range(FINISH_SECONDS * 50):
+        for _ in range(int(finish_seconds * 50)):
             if not in_flight:
                 break
             await asyncio.sleep(0.02)
@@ -128,7 +133,7 @@ class Server:
         await self._http.close_all_connections()
         self._watchdog.cancel()
         self._scheduler.shutdown(wait=False)
-        await self.dispatcher.stop()
+        await self.dispatcher.stop(finish_seconds)
         await self.writer.close()
         await self.reader.close()
         self._lock.release()
@@ -137,7 +142,7 @@ class Server:
 
 def _listen(settings: Settings) -> list[socket.socket]:
     try:
-        return bind_sockets(settings.port, settings.host or None)
+        return bind_sockets(settings.port, settings.host or None, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "that is no host name"
         raise SettingError(
@@ -162,6 +167,23 @@ async def _started(settings: Settings) -> Server:
     return server
 
 
+async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
+    """Let it run until it is told to stop or must; answers with the exit status."""
+    stop, broken = (asyncio.create_task(event.wait()) for event in (told_to_stop, server.writer.broken))
+    await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    broken.cancel()
+    if not server.writer.broken.is_set():
+        await server.stop()
+        return 0
+    log.critical("the disk failed a commit; stopping, to be started anew", extra={"status": DISK_FAILED})
+    last_resort = threading.Timer(DISK_FAILED_SECONDS, os._exit, [DISK_FAILED])
+    last_resort.daemon = True
+    last_resort.start()
+    await server.stop(finish_seconds=DISK_FAILED_SECONDS / 3)
+    return DISK_FAILED
+
+
 def _listen_to_signals() -> asyncio.Event:
     """An event that is set when the process is told to stop. Told twice, it ends at once."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
@@ -178,18 +200,16 @@ def _listen_to_signals() -> asyncio.Event:
 
 
 def serve(settings: Settings) -> int:
-    """Run the server until SIGTERM or Ctrl-C."""
+    """Run the server until SIGTERM or Ctrl-C; answers with the exit status: 0, or 74 if the disk failed."""
     configure(settings.log_format)
 
-    async def run() -> None:
+    async def run() -> int:
         told_to_stop = _listen_to_signals()
         server = await _started(settings)
         print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
-        await told_to_stop.wait()
-        await server.stop()
+        return await _run(server, told_to_stop)
 
-    asyncio.run(run())
-    return 0
+    return asyncio.run(run())
 
 
 def demo(settings: Settings) -> int:
@@ -197,7 +217,7 @@ def demo(settings: Settings) -> int:
     configure(settings.log_format)
     logging.getLogger("leads").setLevel(logging.WARNING)  # the terminal is for what leaves
 
-    async def run() -> None:
+    async def run() -> int:
         told_to_stop = _listen_to_signals()
         async with demo_world(settings) as demo_settings:
             try:
@@ -208,11 +228,9 @@ def demo(settings: Settings) -> int:
                 print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
                 server = await _started(replace(demo_settings, port=0))
             print(banner(server.url, demo_settings.data_dir), flush=True)
-            await told_to_stop.wait()
-            await server.stop()
+            return await _run(server, told_to_stop)
 
-    asyncio.run(run())
-    return 0
+    return asyncio.run(run())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ log = logging.getLogger("leads.outbox")
 
 AT_ONCE = 4  # deliveries on their way to one destination
 SETTLE_AGAIN_SECONDS = 1.0
-FINISH_SECONDS = 10.0  # how long a stop waits for deliveries on their way
 
 
 class Dispatcher:
@@ -35,9 +34,9 @@ class Dispatcher:
         for lane in self._lanes:
             lane.wake()
 
-    async def stop(self) -> None:
+    async def stop(self, finish_seconds: float) -> None:
         """Claim nothing more and wait a while for what is on its way; the rest is sent at the next start."""
-        await asyncio.gather(*(lane.stop() for lane in self._lanes))
+        await asyncio.gather(*(lane.stop(finish_seconds) for lane in self._lanes))
 
 
 class _Lane:
@@ -57,11 +56,11 @@ class _Lane:
     def wake(self) -> None:
         self._awake.set()
 
-    async def stop(self) -> None:
+    async def stop(self, finish_seconds: float) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
         if self._on_their_way:
-            await asyncio.wait(self._on_their_way, timeout=FINISH_SECONDS)
+            await asyncio.wait(self._on_their_way, timeout=finish_seconds)
         left = list(self._on_their_way)
         for delivery in left:
             delivery.cancel()
