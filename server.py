@@ -21,6 +21,7 @@ from handlers.health import Readiness
 from handlers.log import configure
 from handlers.sandbox.demo import banner, demo_world
 from jobs.backup import NightlyBackup
+from jobs.checkup import check_ways_out
 from jobs.delivery import Adapter
 from jobs.dispatcher import Dispatcher
 from jobs.email import email_adapter
@@ -234,4 +235,4 @@ def demo(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(terminal.main(sys.argv[1:], {"serve": serve, "demo": demo}))
+    sys.exit(terminal.main(sys.argv[1:], {"serve": serve, "demo": demo}, check_ways_out))

@@ -32,13 +32,23 @@ Adapter = Callable[[Parcel], Awaitable[None]]
 
 
 class DeliveryError(Exception):
-    """An attempt failed. The reason is for the operator: one line, who refused what, and what to do."""
+    """An attempt failed. The reason is for the operator: one line, who refused what, and what to do.
+
+    said, hint: the reason in its two parts, where they are told apart.
+    """
 
     def __init__(
-        self, reason: str, verdict: Verdict = Verdict.PASSING, *, retry_after: timedelta | None = None
+        self,
+        said: str,
+        verdict: Verdict = Verdict.PASSING,
+        *,
+        retry_after: timedelta | None = None,
+        hint: str = "",
     ) -> None:
-        reason = one_line(reason, REASON_LIMIT)
+        reason = one_line(f"{said}; {hint}" if hint else said, REASON_LIMIT)
         super().__init__(reason)
+        self.said = one_line(said, REASON_LIMIT)
+        self.hint = hint
         self.failure = Failure(reason, verdict, retry_after)
 
 

@@ -5,10 +5,10 @@ import ipaddress
 import re
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
@@ -31,39 +31,41 @@ def email_adapter(
     The deadlines are in seconds. Lost after MAIL FROM the verdict is that it may pass: the mail may have been
     taken, and a second will have the same Message-ID.
     """
-    # Made once: it reads hundreds of certificates. Without encryption there is no need to.
-    tls = None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
+    tls = _tls_for(server)  # made once: it reads hundreds of certificates
 
     async def deliver(parcel: Parcel) -> None:
         agent = _agent_of(parcel)
-        smtp = SMTP(
-            hostname=server.host,
-            port=server.port,
-            use_tls=server.implicit_tls,
-            start_tls=False,  # a step of its own, below
-            tls_context=tls,
-            timeout=None,  # one deadline for all of it
-        )
-        until = asyncio.get_running_loop().time() + deadline
-        talk = _Conversation(server, smtp, until, _secrets(server, parcel))
-        try:
-            async with talk.step("connecting", lost=Verdict.DOWN, refused=Verdict.DOWN):
-                await smtp.connect()
-            async with talk.step("EHLO", lost=Verdict.DOWN, refused=Verdict.DOWN):
-                await smtp.ehlo()
-            await _encrypt(talk)
+        renter = [parcel.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
+        async with _conversation(server, tls, deadline, renter) as talk:
             await _log_in(talk)
             await _hand_over(talk, parcel, mail_from, agent, data_deadline)
-            with suppress(SMTPException, OSError):  # the mail is delivered, whatever comes of the goodbye
-                async with asyncio.timeout(GOODBYE_SECONDS):
-                    await smtp.execute_command(b"QUIT")
-        finally:
-            # Closing alone leaves a TLS connection open until the other side says goodbye as well.
-            if smtp.transport is not None:
-                cast(asyncio.WriteTransport, smtp.transport).abort()
-            smtp.close()
 
     return deliver
+
+
+async def check_login(server: SmtpServer, deadline: float) -> bool:
+    """Log in to the server as before a mail, and leave, within so many seconds. True if it was encrypted.
+
+    Raises DeliveryError.
+    """
+    async with _conversation(server, _tls_for(server), deadline) as talk:
+        await _log_in(talk)
+        return talk.smtp.get_transport_info("sslcontext") is not None
+
+
+async def peer_certificate(server: SmtpServer, deadline: float) -> dict[str, Any] | None:
+    """The certificate that the server shows, as `ssl` has it, and was believed; None without encryption.
+
+    The deadline is in seconds. Raises DeliveryError.
+    """
+    async with _conversation(server, _tls_for(server), deadline) as talk:
+        certificate: dict[str, Any] | None = talk.smtp.get_transport_info("peercert")
+        return certificate
+
+
+def _tls_for(server: SmtpServer) -> ssl.SSLContext | None:
+    # Without encryption there is no need of it.
+    return None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
 
 
 def _agent_of(parcel: Parcel) -> str:
@@ -117,16 +119,49 @@ class _Conversation:
 
     def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:
         """The error to raise: who, what they did, and what the operator can do about it."""
-        reason = f"{self.server.host}:{self.server.port} {what}" + (f"; {hint}" if hint else "")
-        return DeliveryError(reason, verdict)
+        return DeliveryError(f"{self.server.host}:{self.server.port} {what}", verdict, hint=hint)
 
     def _quotable(self, reply: str) -> str:
         return one_line(self.secrets.sub("***", reply), REPLY_LIMIT)
 
 
-def _secrets(server: SmtpServer, parcel: Parcel) -> re.Pattern[str]:
+@asynccontextmanager
+async def _conversation(
+    server: SmtpServer, tls: ssl.SSLContext | None, deadline: float, renter: Iterable[str] = ()
+) -> AsyncIterator[_Conversation]:
+    """A conversation with the server, encrypted as it is to be, that may last so many seconds. It ends with
+    a goodbye unless something failed. renter: what must not be quoted besides the password.
+    """
+    smtp = SMTP(
+        hostname=server.host,
+        port=server.port,
+        use_tls=server.implicit_tls,
+        start_tls=False,  # a step of its own, below
+        tls_context=tls,
+        timeout=None,  # one deadline for all of it
+    )
+    until = asyncio.get_running_loop().time() + deadline
+    talk = _Conversation(server, smtp, until, _secrets(server, renter))
+    try:
+        async with talk.step("connecting", lost=Verdict.DOWN, refused=Verdict.DOWN):
+            await smtp.connect()
+        async with talk.step("EHLO", lost=Verdict.DOWN, refused=Verdict.DOWN):
+            await smtp.ehlo()
+        await _encrypt(talk)
+        yield talk
+        with suppress(SMTPException, OSError):  # what was to be done is done, whatever comes of the goodbye
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await smtp.execute_command(b"QUIT")
+    finally:
+        # Closing alone leaves a TLS connection open until the other side says goodbye as well.
+        if smtp.transport is not None:
+            cast(asyncio.WriteTransport, smtp.transport).abort()
+        smtp.close()
+
+
+def _secrets(server: SmtpServer, renter: Iterable[str]) -> re.Pattern[str]:
     """What a server's answer may repeat and a reason must not: the password, and who the renter is."""
-    texts = [parcel.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
+    texts = list(renter)
     if server.user:
         user, password = server.user, server.password or ""
         sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN put it

@@ -19,6 +19,7 @@ from models.clock import Clock
 from models.outbox import Verdict
 
 DEADLINE_SECONDS = 30.0
+USER_AGENT = "website-leads/1"
 
 
 def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
@@ -31,7 +32,7 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
             method="POST",
             body=body,
             headers={"Content-Type": "application/json", **signed(key, parcel.stable_id, clock.now(), body)},
-            user_agent="website-leads/1",
+            user_agent=USER_AGENT,
             follow_redirects=False,
             streaming_callback=lambda chunk: None,  # what it says besides the status is of no interest
             connect_timeout=DEADLINE_SECONDS / 2,

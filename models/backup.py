@@ -92,7 +92,7 @@ def copy_database(source: Path, target: Path) -> None:
     several would begin anew whenever a lead is written between them, and never come to its end.
     """
     with (
-        closing(_reading(source)) as from_here,
+        closing(open_for_reading(source)) as from_here,
         closing(apsw.Connection(str(target))) as to_there,
     ):
         from_here.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
@@ -119,7 +119,7 @@ def _read_back(path: Path) -> tuple[int, int, str | None]:
     if journal.exists() and journal.stat().st_size:
         raise DatabaseRefused(f"{path} is no backup: it has a journal, {journal.name}, beside it")
     try:
-        with closing(_reading(path, immutable=True)) as connection:
+        with closing(open_for_reading(path, immutable=True)) as connection:
             if connection.pragma("application_id") != APPLICATION_ID:
                 raise DatabaseRefused(f"{path} is no backup of this program's database")
             verdict = connection.execute("PRAGMA integrity_check(1)").get
@@ -139,8 +139,10 @@ def _read_back(path: Path) -> tuple[int, int, str | None]:
         raise DatabaseRefused(f"{path} is damaged: {error}") from error
 
 
-def _reading(path: Path, immutable: bool = False) -> apsw.Connection:
-    # Immutable: nothing is made or locked beside it, so that a backup can lie on a disk that is read-only.
+def open_for_reading(path: Path, immutable: bool = False) -> apsw.Connection:
+    """A connection that can't write. immutable: nobody else writes either; then nothing is made or locked
+    beside the file, and it may lie on a disk that is read-only. Raises apsw.Error.
+    """
     uri = f"file:{quote(str(path.absolute()))}?mode=ro" + ("&immutable=1" if immutable else "")
     return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 

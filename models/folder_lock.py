@@ -6,12 +6,36 @@ from pathlib import Path
 
 from models.database import DatabaseRefused
 
+LOCK_FILE = "server.lock"
+
+
+def lock_holder(data_dir: Path) -> str | None:
+    """The number of the process that holds this folder's lock; None if none does. Nothing is made or kept.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the descriptor is closed
+        return None
+    except BlockingIOError:
+        return _written_in(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _written_in(descriptor: int) -> str:
+    return os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+
 
 class FolderLock:
     """The proof that one server alone runs on a data folder. Held until the process ends or `release`."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "server.lock"
+        self._path = data_dir / LOCK_FILE
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -24,10 +48,10 @@ class FolderLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            holder = _written_in(descriptor)
             os.close(descriptor)
             raise DatabaseRefused(
-                f"another server (process {holder or 'unknown'}) is running on {self._path.parent}; "
+                f"another server (process {holder}) is running on {self._path.parent}; "
                 "stop it first, or give another LEADS_DATA_DIR"
             ) from None
         os.ftruncate(descriptor, 0)

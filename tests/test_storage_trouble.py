@@ -82,6 +82,21 @@ def _limit_pages(spare: Sequence[int]) -> list[int]:
     return [now for _ in spare]
 
 
+async def test_readyz_fails_while_the_disk_has_no_room_for_a_lead_even_if_a_small_write_fits(
+    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("models.storage_check.ROOM_FOR_A_LEAD", 2**62)  # more than any disk has
+        response = await house.request("GET", "/readyz")
+        assert (response.code, response.headers["Retry-After"]) == (503, "5")
+        said = json.loads(response.body)["error"]
+        assert said.startswith("no lead can be stored now: the disk has ")
+        assert str(house.data_dir) not in said
+        assert (await house.post(LEAD)).code == 201  # what does fit is taken all the same
+    clock.step(2)
+    assert (await house.request("GET", "/readyz")).code == 200
+
+
 async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: OpenHouse) -> None:
     # No destinations: their claims would take places in the queue as well.
     house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")

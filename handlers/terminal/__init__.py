@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers.terminal import backup, building, config, customer, lead, outbox, token
+from handlers.terminal import backup, building, config, customer, doctor, lead, outbox, token
 from handlers.terminal.arguments import Nouns, add_settings, flags_of
 from handlers.terminal.listing import note, prepare_output
 from models.building import Refused
@@ -23,14 +23,14 @@ PROGRAM_HELP = {
 NOUNS = (building, token, lead, customer, outbox, backup, config)
 
 
-def main(argv: Sequence[str], programs: Mapping[str, Program]) -> int:
-    """Run one command; answers with its exit status.
+def main(argv: Sequence[str], programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut) -> int:
+    """Run one command; answers with its exit status. check_ways_out: the part of `doctor` that isn't ours.
 
     0 is done, 1 said no (one line on stderr says why and what to do), 2 a command that can't be understood.
     """
     os.umask(0o077)  # whatever a command makes holds renters' data
     prepare_output()
-    parser = _parser(programs)
+    parser = _parser(programs, check_ways_out)
     try:
         args = parser.parse_args(argv)
     except SystemExit as done:  # argparse has said what there is to say
@@ -62,7 +62,7 @@ def main(argv: Sequence[str], programs: Mapping[str, Program]) -> int:
         return _say_no(f"the database failed: {error}; {outcome}, try again")
 
 
-def _parser(programs: Mapping[str, Program]) -> argparse.ArgumentParser:
+def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Takes the leads of buildings' websites, and tells their agents.",
         epilog="Each command has its own --help. Settings go by flag, LEADS_* variable or --config FILE.",
@@ -76,6 +76,7 @@ def _parser(programs: Mapping[str, Program]) -> argparse.ArgumentParser:
         command.set_defaults(run=lambda args, settings, program=program: program(settings))
     for noun in NOUNS:
         noun.add_commands(nouns)
+    doctor.add_command(nouns, check_ways_out)
     return parser
 
 

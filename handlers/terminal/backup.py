@@ -1,11 +1,10 @@
 """Owns the commands about backups."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from handlers.terminal.arguments import Noun, Nouns
-from handlers.terminal.listing import Columns, answer, list_rows, moment, note
+from handlers.terminal.listing import Columns, answer, list_rows, moment, note, progress
 from models.backup import create_backup, file_name, list_backups, verify_backup
 from models.clock import Clock
 from models.restore import restore_backup
@@ -35,7 +34,7 @@ FOLDERS = ("data_dir", "backup_dir")
 
 def _create(args: argparse.Namespace, settings: Settings) -> None:
     path = args.output or settings.backup_dir / file_name("manual", Clock().now())
-    backup = create_backup(settings.data_dir, path, _progress)
+    backup = create_backup(settings.data_dir, path, progress)
     answer(
         backup.as_dict(),
         args.json,
@@ -62,7 +61,7 @@ def _verify(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _restore(args: argparse.Namespace, settings: Settings) -> None:
-    restored = restore_backup(settings.data_dir, args.file, Clock().now(), _progress)
+    restored = restore_backup(settings.data_dir, args.file, Clock().now(), progress)
     replaced = restored.replaced and str(restored.replaced)
     answer(
         {**restored.backup.as_dict(), "replaced": replaced},
@@ -74,8 +73,3 @@ def _restore(args: argparse.Namespace, settings: Settings) -> None:
         "look at 'outbox list --state pending', take out with 'outbox skip' what is not to leave,",
         "then say 'outbox resume email' and 'outbox resume june_homes'.",
     )
-
-
-def _progress(step: str) -> None:
-    if sys.stderr.isatty():
-        note(f"{step} ...")

@@ -53,6 +53,12 @@ def note(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
+def progress(step: str) -> None:
+    """Tell whoever waits at a terminal what is being done."""
+    if sys.stderr.isatty():
+        note(f"{step} ...")
+
+
 def answer(record: Row, as_json: bool, *lines: str) -> None:
     """Say what a command did: the record for programs, the lines for people."""
     if as_json:

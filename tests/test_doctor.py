@@ -1,0 +1,668 @@
+"""What `doctor` promises: it looks at everything, says what to do, changes nothing and sends nothing."""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tornado.web
+import trustme
+from aiosmtpd.smtp import SMTP
+from conftest import SECRET
+from running import ROOT, run, started
+from test_commands import Commands
+from test_email_delivery import PASSWORD, Mailbox, answers, listening
+from test_process import damage_header, damage_inside, make_foreign
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from jobs.checkup import check_ways_out
+from models import settings
+from models.backup import checksum_file, create_backup, file_name
+from models.checkup import check_clock, check_machine, check_space
+from models.clock import Clock
+from models.database import DatabaseRefused
+from models.destination import EMAIL, JUNE_HOMES, hold, pause
+from models.finding import CHECKS, OK, PROBLEM, WARNING, Finding, span
+from models.folder_lock import FolderLock
+from models.outbox import FAILED, Delivery, open_outbox
+
+NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+MIB, GIB = 2**20, 2**30
+
+
+class Report:
+    """What `doctor` said, as JSON."""
+
+    def __init__(self, **settings: str) -> None:
+        done = run("doctor", "--json", **settings)
+        self.said = done.stdout + done.stderr
+        self.findings = [json.loads(line) for line in done.stdout.splitlines()]
+        self.status = done.returncode
+        assert sorted({f["check"] for f in self.findings}, key=CHECKS.index) == list(CHECKS), self.said
+        problems = [f for f in self.findings if f["state"] == PROBLEM]
+        assert self.status == (1 if problems else 0), self.said
+        assert len(done.stderr.splitlines()) == self.status, done.stderr
+        for finding in self.findings:
+            assert list(finding) == ["check", "state", "found", "remedy"]
+            assert bool(finding["remedy"]) == (finding["state"] != OK), finding
+            assert all(text is None or text.isprintable() for text in finding.values())
+
+    def of(self, check: str) -> list[dict[str, Any]]:
+        return [finding for finding in self.findings if finding["check"] == check]
+
+    def one(self, check: str, state: str, *words: str) -> dict[str, Any]:
+        """The one finding of this check, in this state, with these words in it."""
+        [finding] = self.of(check)
+        assert finding["state"] == state, finding
+        assert all(word in f"{finding['found']} {finding['remedy']}" for word in words), finding
+        return finding
+
+
+async def report(**settings: str) -> Report:
+    """The same, while this process's servers go on."""
+    return await asyncio.to_thread(Report, **settings)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder with a building, at rest."""
+    folder = tmp_path / "data"
+    run("building", "add", "--name", "Maple", "--token", "maple", data_dir=str(folder))
+    return folder
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """All that is in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+class Web:
+    """A real HTTP server that gives one answer to everything. It keeps what it was asked."""
+
+    def __init__(self, status: int = 200, body: bytes = b'{"status": "alive"}', **headers: str) -> None:
+        self.status, self.body = status, body
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.asked: list[tuple[str, str, bytes]] = []
+
+    @asynccontextmanager
+    async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+        web = self
+
+        class Anything(tornado.web.RequestHandler):
+            def prepare(self) -> None:
+                web.asked.append((self.request.method or "", self.request.path, self.request.body))
+                self.set_status(web.status)
+                for name, value in web.headers.items():
+                    self.set_header(name, value)
+                self.finish(web.body or None)
+
+        application = tornado.web.Application([(".*", Anything)], log_function=lambda handler: None)
+        server = HTTPServer(application, ssl_options=tls)
+        [socket] = sockets = bind_sockets(0, "127.0.0.1")
+        server.add_sockets(sockets)
+        try:
+            yield f"http{'s' if tls else ''}://127.0.0.1:{socket.getsockname()[1]}"
+        finally:
+            server.stop()
+            await server.close_all_connections()
+
+
+@asynccontextmanager
+async def mail_server(mailbox: Mailbox, implicit: ssl.SSLContext | None = None, **options: Any) -> Any:
+    def smtp() -> SMTP:
+        return SMTP(mailbox, hostname="mx.test", authenticator=mailbox.authenticate, **options)
+
+    async with listening(smtp, tls=implicit) as port:
+        yield port
+
+
+def smtp_url(port: int, scheme: str = "smtp", password: str = PASSWORD, query: str = "") -> str:
+    return f"{scheme}://office:{password.replace(' ', '%20')}@127.0.0.1:{port}{query}"
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """An authority for certificates that the program trusts."""
+    trusted = trustme.CA()
+    trusted.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return trusted
+
+
+def certificate(of: trustme.CA, name: str = "127.0.0.1", days: float = 60) -> ssl.SSLContext:
+    """A server's certificate that ends in so many days."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    of.issue_cert(name, not_after=datetime.now(UTC) + timedelta(days=days)).configure_cert(context)
+    return context
+
+
+# ---- the whole
+
+
+def test_a_fresh_install_is_told_what_comes_next_and_nothing_is_made(tmp_path: Path) -> None:
+    report = Report(data_dir=str(tmp_path / "data"))
+    assert report.status == 0
+    report.one("database", WARNING, "there is none yet", "'serve' or 'building add'", "--data-dir")
+    report.one("SMTP login", WARNING, "LEADS_SMTP_URL is not set: mail waits in the outbox")
+    report.one("partner", OK, "not used")
+    report.one("public URL", OK, "pages of registered websites alone")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_all_is_ok_beside_a_running_server_and_nothing_is_sent(
+    data_dir: Path, authority: trustme.CA
+) -> None:
+    run("backup", "create", data_dir=str(data_dir))
+    mailbox, partner = Mailbox(), Web(405)
+    async with (
+        mail_server(mailbox, tls_context=certificate(authority)) as port,
+        partner.listening(certificate(authority)) as partner_url,
+    ):
+        with started("serve", data_dir=str(data_dir)) as server:
+            said = await report(
+                data_dir=str(data_dir),
+                smtp_url=smtp_url(port),
+                june_homes_url=f"{partner_url}/leads",
+                june_homes_secret=SECRET,
+                public_url=server.url,
+            )
+            said.one("database", OK, "is whole", f"a server runs on it (process {server.process.pid})")
+    assert said.status == 0
+    assert {finding["state"] for finding in said.findings} == {OK}, said.said
+    assert mailbox.logins == [(b"office", PASSWORD.encode())] and not mailbox.envelopes
+    assert partner.asked == [("HEAD", "/leads", b"")]
+    assert [clock["found"][:12] for clock in said.of("clock")] == [
+        "it reads 202",
+        "it goes with",
+        "it goes with",
+    ]
+    assert len(said.of("certificates")) == 2
+    assert PASSWORD not in said.said and SECRET not in said.said
+
+
+def test_people_get_a_line_each_with_what_to_do_below_it(data_dir: Path) -> None:
+    done = run("doctor", data_dir=str(data_dir))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and done.stderr == "leads: 1 problem, 1 warning\n"
+    assert f"ok       database      {data_dir}/leads.db is whole" in lines[0]
+    [at] = [
+        number for number, line in enumerate(lines) if line.startswith("problem  last backup   there is none")
+    ]
+    assert lines[at + 1].startswith(" " * 23 + "to do: run 'backup create'")
+    assert "..." not in done.stderr
+
+
+def test_whoever_waits_at_a_terminal_is_told_what_is_being_done(tmp_path: Path) -> None:
+    status, shown = Commands(tmp_path / "data").on_terminal("doctor")
+    assert status == 0
+    assert "reading the database ..." in shown and "trying the mail server" in shown
+    assert "0 problems, 2 warnings" in shown
+
+
+def test_it_changes_nothing_not_even_after_a_crash(data_dir: Path) -> None:
+    run("backup", "create", data_dir=str(data_dir))
+    for name in ("leads.db-wal", "leads.db-shm"):
+        (data_dir / name).unlink(missing_ok=True)
+    before = content(data_dir)
+    Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
+    assert content(data_dir) == before
+
+    with started("serve", data_dir=str(data_dir)) as server:
+        server.process.kill()
+        server.process.wait()
+    before = content(data_dir)
+    assert "leads.db-wal" in before
+    Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
+    after = content(data_dir)
+    for files in (before, after):
+        files.pop("leads.db-shm")  # what readers tell each other; it is made anew after a crash
+    assert after == before
+
+
+def test_a_check_that_stumbles_is_a_finding_that_gives_nothing_away(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*args: Any) -> Any:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr("models.checkup.check_database", stumble)
+    monkeypatch.setattr("jobs.checkup.check_login", stumble)
+    loaded = settings.load({"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1"}, environment={})
+    found = check_machine(loaded, Clock(), lambda step: None) + check_ways_out(loaded, Clock())
+    problems = [finding for finding in found if finding.check in ("database", "SMTP login")]
+    assert {(f.state, f.found) for f in problems} == {(PROBLEM, "the check itself failed (RuntimeError)")}
+
+
+# ---- the database
+
+
+def leave_rows_dangling(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(
+            "INSERT INTO building_token (building_id, token, created_at) VALUES (99, 'x', 'y')"
+        )
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found", "remedy"),
+    [
+        (damage_header, "is corrupt", "'backup restore FILE'"),
+        (damage_inside, "is corrupt", "'backup restore FILE'"),
+        (
+            leave_rows_dangling,
+            "is damaged: rows in it belong to rows that are not there",
+            "'backup restore FILE'",
+        ),
+        (make_foreign, "is some other program's database", "another LEADS_DATA_DIR"),
+        (lambda file: file.rename(f"{file}-wal"), "is missing but its -wal file is there", "put both back"),
+        (
+            lambda file: file.rename(f"{file}.restoring"),
+            "begun and not finished",
+            "run 'backup restore' again",
+        ),
+    ],
+    ids=["header", "inside", "dangling rows", "foreign", "journal alone", "restoring"],
+)
+def test_a_database_that_cannot_be_used_is_a_problem_and_is_left_as_it_is(
+    data_dir: Path, damage: Any, found: str, remedy: str
+) -> None:
+    damage(data_dir / "leads.db")
+    before = content(data_dir)
+    said = Report(data_dir=str(data_dir))
+    said.one("database", PROBLEM, found, remedy)
+    said.one("schema", WARNING, "see 'database'")
+    said.one("outbox", WARNING, "see 'database'")
+    assert content(data_dir) == before
+
+
+def test_a_restore_that_runs_is_left_to_come_to_its_end(data_dir: Path) -> None:
+    (data_dir / "leads.db.restoring").touch()
+    with FolderLock(data_dir):
+        said = Report(data_dir=str(data_dir))
+    said.one("database", PROBLEM, "a restore is under way (process ", "let it come to its end")
+
+
+def test_the_lock_is_free_again_after_it_was_looked_at(data_dir: Path) -> None:
+    with FolderLock(data_dir):
+        Report(data_dir=str(data_dir)).one("database", OK, "a server runs on it")
+        with pytest.raises(DatabaseRefused):
+            FolderLock(data_dir).acquire()
+    Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
+    with FolderLock(data_dir):
+        pass
+
+
+def test_a_newer_schema_is_a_problem(data_dir: Path) -> None:
+    with closing(sqlite3.connect(data_dir / "leads.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+        connection.commit()
+    said = Report(data_dir=str(data_dir))
+    said.one("database", OK)
+    said.one("schema", PROBLEM, "99, newer than this program's", "run the newer version")
+    said.one("outbox", WARNING, "see 'schema'")
+
+
+def test_an_older_schema_is_upgraded_by_the_next_start_and_not_by_this(tmp_path: Path) -> None:
+    file = tmp_path / "leads.db"
+    shutil.copyfile(ROOT / "tests/schemas/schema-1.db", file)
+    before = content(tmp_path)
+    said = Report(data_dir=str(tmp_path))
+    said.one("schema", WARNING, "1, older than this program's 2", "upgrades it, with a backup before")
+    words = [finding["found"] for finding in said.of("outbox")]
+    assert words == ["email: 1 given up", "june_homes: 1 waiting, paused by the operator"]
+    assert content(tmp_path) == before
+
+
+def test_a_file_that_was_made_and_not_filled_is_for_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "leads.db").touch()
+    said = Report(data_dir=str(tmp_path))
+    said.one("database", OK)
+    said.one("schema", WARNING, "the database is empty")
+    said.one("outbox", OK)
+
+
+async def test_what_waits_for_somebody_is_told_with_the_command_to_run(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    now = Clock().now()
+    leads = commands.leads(*({"at": now, "listing_source": "june_homes"} for _ in range(3)))
+
+    def outbox() -> list[tuple[str, str]]:
+        said = Report(data_dir=str(commands.data_dir))
+        return [(finding["found"], finding["remedy"] or "") for finding in said.of("outbox")]
+
+    unset = "no destination: LEADS_SMTP_URL is not set"
+    assert outbox()[0] == (f"email: 3 waiting, {unset}", "set it, and start the server again")
+
+    with commands.database():
+        open_outbox([frozenset({EMAIL, JUNE_HOMES})])
+    assert outbox() == [("6 waiting, nothing held, nothing given up", "")]
+
+    with commands.database():
+        hold(EMAIL, "mx.test answered AUTH with 535", now, None, needs_operator=True)
+        pause(JUNE_HOMES)
+        Delivery.update(state=FAILED).where(Delivery.lead == leads[0]).execute()
+    (held, try_now), (failed, retry), (paused, resume), (also_failed, _) = outbox()
+    assert held.startswith("email: 2 waiting, held until ") and "mx.test answered AUTH" in held
+    assert "'outbox resume email'" in try_now
+    assert (failed, also_failed) == ("email: 1 given up", "june_homes: 1 given up")
+    assert "'outbox list --state failed --kind email'" in retry and "'outbox retry'" in retry
+    assert (
+        paused == "june_homes: 2 waiting, paused by the operator" and "'outbox resume june_homes'" in resume
+    )
+
+
+# ---- the disk, the clock, the backups
+
+
+@pytest.mark.parametrize(
+    ("free", "database", "state"),
+    [
+        (100 * MIB - 1, 0, PROBLEM),
+        (100 * MIB, 0, WARNING),
+        (GIB - 1, 0, WARNING),
+        (GIB, 0, OK),
+        (GIB, GIB // 2, OK),
+        (GIB, GIB // 2 + 1, WARNING),
+    ],
+)
+def test_a_disk_wants_room_for_leads_and_for_two_copies(free: int, database: int, state: str) -> None:
+    finding = check_space("the data", free, database)
+    assert finding.state == state and "free for the data" in finding.found
+    assert bool(finding.remedy) == (state != OK)
+
+
+def test_each_file_system_is_looked_at_once(data_dir: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == data_dir.stat().st_dev:
+        pytest.skip("this machine has one file system")
+    assert len(Report(data_dir=str(data_dir)).of("disk space")) == 1
+    data, backups = Report(data_dir=str(data_dir), backup_dir=str(other / "not-made")).of("disk space")
+    assert f"the data, in {data_dir}" in data["found"] and "for backups, in /dev/shm" in backups["found"]
+
+
+def test_a_clock_that_was_set_back_is_told_by_the_newest_lead(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    ahead = Clock().now() + timedelta(days=3, hours=1)
+    commands.leads({"at": ahead})
+    said = Report(data_dir=str(commands.data_dir))
+    said.one("clock", PROBLEM, "3 days before the newest lead came", "NTP", "timedatectl")
+    commands.leads({"at": Clock().now()})
+    Report(data_dir=str(commands.data_dir)).one("clock", OK)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(-5, OK), (0, OK), (1, WARNING), (60, WARNING), (61, PROBLEM)]
+)
+def test_a_clock_may_be_behind_the_newest_lead_by_a_little(seconds: int, state: str) -> None:
+    assert check_clock(NOW + timedelta(seconds=seconds), NOW).state == state
+    assert check_clock(None, NOW).state == OK
+
+
+@pytest.mark.parametrize(
+    ("off", "headers", "state", "words"),
+    [
+        (timedelta(seconds=-120), {}, WARNING, "ahead of"),
+        (timedelta(seconds=200), {}, WARNING, "behind"),
+        (timedelta(hours=-1), {}, PROBLEM, "ahead of"),
+        (timedelta(hours=1), {}, PROBLEM, "behind"),
+        (timedelta(hours=-1), {"Age": "3600"}, OK, "it reads"),
+    ],
+)
+async def test_a_clock_that_others_disagree_with_is_told(
+    data_dir: Path, off: timedelta, headers: dict[str, str], state: str, words: str
+) -> None:
+    web = Web(405, b"", Date=format_datetime(datetime.now(UTC) + off, usegmt=True), **headers)
+    async with web.listening() as url:
+        said = await report(data_dir=str(data_dir), june_homes_url=url, june_homes_secret=SECRET)
+    finding = said.of("clock")[-1]
+    assert (finding["state"], words in finding["found"]) == (state, True), finding
+    if state != OK:
+        assert "NTP" in finding["remedy"] and "5 minutes" in finding["remedy"]
+
+
+def back_up(data_dir: Path, ago: timedelta, why: str = "nightly") -> Path:
+    path = data_dir / "backups" / file_name(why, Clock().now() - ago)
+    create_backup(data_dir, path)
+    return path
+
+
+def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: Path) -> None:
+    def last_backup(state: str, *words: str, keep: str = "14") -> None:
+        said = Report(data_dir=str(data_dir), backup_keep=keep)
+        said.one("last backup", state, *words)
+
+    last_backup(PROBLEM, f"there is none in {data_dir}/backups", "'backup create'", "each night")
+    last_backup(WARNING, "none is made at night", "LEADS_BACKUP_KEEP", keep="0")
+    back_up(data_dir, -timedelta(days=3))  # made while the clock was wrong
+    last_backup(PROBLEM, "there is none in")
+    back_up(data_dir, timedelta(hours=49))
+    last_backup(PROBLEM, "2 days ago", "'backup create'")
+    last_backup(WARNING, "2 days ago", "none is made at night", keep="0")
+    newest = back_up(data_dir, timedelta(hours=47), "manual")
+    last_backup(OK, f"47 hours ago, {newest}, on the same disk as the data")
+    last_backup(OK, "47 hours ago", keep="0")
+    checksum_file(newest).unlink()
+    last_backup(WARNING, f"{newest.name}.sha256 is missing", "'backup create'")
+
+
+# ---- the mail server
+
+
+@pytest.mark.parametrize(
+    ("password", "options", "query", "found", "remedy"),
+    [
+        (
+            "wrong",
+            {"auth_require_tls": False},
+            "",
+            "answered AUTH with 535",
+            "user and password in LEADS_SMTP_URL",
+        ),
+        (PASSWORD, {}, "?starttls=always", "offers no STARTTLS", "starttls= in LEADS_SMTP_URL"),
+        (PASSWORD, {"auth_require_tls": True}, "", "offers no login", "the user in LEADS_SMTP_URL"),
+    ],
+)
+async def test_a_login_that_is_refused_is_a_problem_with_the_setting_to_look_at(
+    tmp_path: Path, password: str, options: dict[str, Any], query: str, found: str, remedy: str
+) -> None:
+    mailbox = Mailbox()
+    async with mail_server(mailbox, **options) as port:
+        said = await report(data_dir=str(tmp_path), smtp_url=smtp_url(port, password=password, query=query))
+    said.one("SMTP login", PROBLEM, f"127.0.0.1:{port}", found, remedy)
+    assert password not in said.said and not mailbox.envelopes
+
+
+async def test_a_login_without_encryption_is_told_as_such(tmp_path: Path) -> None:
+    async with mail_server(Mailbox(), auth_require_tls=False) as port:
+        said = await report(data_dir=str(tmp_path), smtp_url=smtp_url(port))
+        said.one("SMTP login", OK, "took the login of office, not encrypted")
+        said.one("certificates", OK, "none is in use")
+        said = await report(data_dir=str(tmp_path), smtp_url=f"smtp://127.0.0.1:{port}")
+        said.one("SMTP login", OK, "answers; LEADS_SMTP_URL has no user")
+
+
+async def test_what_does_not_answer_is_a_problem_and_what_it_is_is_told(tmp_path: Path) -> None:
+    [socket] = bind_sockets(0, "127.0.0.1")
+    port = socket.getsockname()[1]
+    socket.close()  # so that nobody listens there
+    said = await report(
+        data_dir=str(tmp_path),
+        smtp_url=smtp_url(port),
+        june_homes_url=f"https://user:{SECRET}@127.0.0.1:{port}/leads",
+        june_homes_secret=SECRET,
+        public_url=f"http://127.0.0.1:{port}",
+    )
+    said.one("SMTP login", PROBLEM, f"127.0.0.1:{port} failed at connecting", "LEADS_SMTP_URL")
+    said.one("partner", PROBLEM, "can't be reached: Connection refused", "LEADS_JUNE_HOMES_URL")
+    said.one("public URL", PROBLEM, "can't be reached", "check that the server runs", "DNS", "proxy")
+    [of_mail] = {finding["remedy"] for finding in said.of("certificates")}
+    assert "see 'partner'" == of_mail
+    assert PASSWORD not in said.said and SECRET not in said.said
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> None:
+    def protocol() -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), silent)
+
+    async with listening(protocol) as port:
+        given = {
+            "data_dir": str(tmp_path),
+            "smtp_url": f"smtps://127.0.0.1:{port}",
+            "june_homes_url": f"https://localhost:{port}",
+            "june_homes_secret": SECRET,
+            "public_url": f"http://127.0.0.1:{port}",
+        }
+        loaded = settings.load(given, environment={})
+        found = await asyncio.to_thread(check_ways_out, loaded, Clock(), 0.5)
+    states = {(finding.check, finding.state) for finding in found}
+    problems = {("SMTP login", PROBLEM), ("partner", PROBLEM), ("public URL", PROBLEM)}
+    assert states == problems | {("certificates", WARNING)}
+    assert all("in time" in f.found for f in found if f.state == PROBLEM), found
+
+
+async def test_what_speaks_something_else_is_a_problem(tmp_path: Path) -> None:
+    def protocol() -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), answers("220 hello", "500 what?"))
+
+    async with listening(protocol) as port:
+        said = await report(
+            data_dir=str(tmp_path),
+            june_homes_url=f"http://127.0.0.1:{port}",
+            june_homes_secret=SECRET,
+            public_url=f"https://127.0.0.1:{port}",
+        )
+    said.one("partner", PROBLEM)
+    said.one("public URL", PROBLEM)
+    said.one("certificates", WARNING, "could not be seen", "see 'public URL'")
+
+
+# ---- the partner and the public URL
+
+
+async def looked_at(check: str, **given: str) -> Finding:
+    """The finding of this check of the ways out."""
+    loaded = settings.load(given, environment={})
+    found = await asyncio.to_thread(check_ways_out, loaded, Clock())
+    [finding] = [finding for finding in found if finding.check == check]
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        *((status, OK) for status in (200, 204, 400, 401, 403, 405, 422, 429, 501)),
+        *((status, WARNING) for status in (301, 307, 404, 410, 500, 502, 503)),
+    ],
+)
+async def test_a_partner_that_answers_is_there_unless_it_says_otherwise(status: int, state: str) -> None:
+    partner = Web(status, b"", **({"Location": "/elsewhere"} if status < 400 else {}))
+    async with partner.listening() as url:
+        given = {"june_homes_url": f"{url}/leads", "june_homes_secret": SECRET}
+        finding = await looked_at("partner", **given)
+    assert finding.state == state and str(status) in finding.found
+    if 300 <= status < 500 and state == WARNING:
+        assert "LEADS_JUNE_HOMES_URL" in (finding.remedy or "")
+    assert partner.asked == [("HEAD", "/leads", b"")]  # once: a redirect is not followed
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state"),
+    [
+        (200, b'{"status": "alive"}', OK),
+        (200, b'{"status": "asleep"}', PROBLEM),
+        (200, b"<html>Welcome to nginx!</html>", PROBLEM),
+        (200, b"x" * 100_000, PROBLEM),
+        (301, b"", PROBLEM),
+        (404, b"", PROBLEM),
+        (502, b"", PROBLEM),
+    ],
+)
+async def test_the_public_url_must_lead_to_a_server_of_ours(status: int, body: bytes, state: str) -> None:
+    web = Web(status, body, **({"Location": "/elsewhere"} if status == 301 else {}))
+    async with web.listening() as url:
+        finding = await looked_at("public URL", public_url=f"{url}/")
+    assert finding.state == state, finding
+    assert web.asked == [("GET", "/livez", b"")]
+    if state == PROBLEM:
+        assert "LEADS_PUBLIC_URL" in (finding.remedy or "")
+
+
+# ---- certificates
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "trusted", "state", "words"),
+    [
+        ("127.0.0.1", 60, True, OK, "ends in 59 days, on 20"),
+        ("127.0.0.1", 5, True, WARNING, "ends in 4 days, on 20"),
+        ("127.0.0.1", -1, True, PROBLEM, "certificate has expired"),
+        ("127.0.0.1", 60, False, PROBLEM, "is not trusted"),
+        ("other.test", 60, True, PROBLEM, "not valid for '127.0.0.1'"),
+    ],
+    ids=["good", "ends soon", "ended", "of a stranger", "of another name"],
+)
+@pytest.mark.parametrize("mode", ["smtps", "smtp"])
+async def test_each_certificate_is_looked_at_before_it_ends(
+    tmp_path: Path,
+    authority: trustme.CA,
+    mode: str,
+    name: str,
+    days: int,
+    trusted: bool,
+    state: str,
+    words: str,
+) -> None:
+    shown = certificate(authority if trusted else trustme.CA(), name, days)
+    options: dict[str, Any] = {"tls_context": shown}
+    if mode == "smtps":
+        options = {"implicit": shown, "auth_require_tls": False}
+    async with (
+        mail_server(Mailbox(), **options) as port,
+        Web().listening(shown) as partner,
+        Web().listening(shown) as public,
+    ):
+        said = await report(
+            data_dir=str(tmp_path),
+            smtp_url=smtp_url(port, mode),
+            june_homes_url=partner,
+            june_homes_secret=SECRET,
+            public_url=public,
+        )
+    findings = said.of("certificates")
+    assert [finding["state"] for finding in findings] == [state] * 3, said.said
+    for finding, place in zip(findings, (f"127.0.0.1:{port}", partner[8:], public[8:]), strict=True):
+        assert place in finding["found"] and words in finding["found"], finding
+    of_others = [said.of(check)[0] for check in ("SMTP login", "partner", "public URL")]
+    expected = (PROBLEM, "see 'certificates'") if state == PROBLEM else (OK, None)
+    assert {(finding["state"], finding["remedy"]) for finding in of_others} == {expected}, of_others
+
+
+def test_a_span_is_told_in_a_unit_that_people_would_use() -> None:
+    told = [span(timedelta(seconds=s)) for s in (0, 1, 119, 120, 7_199, 7_200, 172_799, 172_800, -300)]
+    assert told == [
+        "0 seconds",
+        "1 second",
+        "119 seconds",
+        "2 minutes",
+        "119 minutes",
+        "2 hours",
+        "47 hours",
+        "2 days",
+        "5 minutes",
+    ]
