@@ -47,7 +47,7 @@ log = logging.getLogger("leads.server")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
-LOOK_FOR_BACKUP_MINUTES = 10  # how often it is asked whether a backup is due
+LOOK_FOR_BACKUP_MINUTES = 1  # how often it is asked whether a backup is due
 FINISH_SECONDS = 10.0  # how long a stop waits for the requests that are being answered, and for deliveries
 DISK_FAILED = 74  # what the process exits with (EX_IOERR) when only a new start can tell what is on the disk
 DISK_FAILED_SECONDS = 3.0  # then it is gone after so long at most, whatever the disk does
@@ -181,7 +181,10 @@ async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
     last_resort = threading.Timer(DISK_FAILED_SECONDS, os._exit, [DISK_FAILED])
     last_resort.daemon = True
     last_resort.start()
-    await server.stop(finish_seconds=DISK_FAILED_SECONDS / 3)
+    try:
+        await server.stop(finish_seconds=DISK_FAILED_SECONDS / 3)
+    except Exception:  # closing writes as well
+        log.exception("the stop failed")
     return DISK_FAILED
 
 

@@ -1,0 +1,196 @@
+"""Owns the trials of a disk that is full, fails, can't be written, or is locked by somebody else."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from disk import give_order
+from trial import Trial, fault
+from world import Box, Crowd, Ledger, judge_storage, stored_leads
+
+LOCK = """
+import apsw, sys
+connection = apsw.Connection(sys.argv[1])
+connection.set_busy_timeout(10_000)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+async def keep_trying(box: Box, ledger: Ledger, seconds: float) -> None:
+    """Post leads for so long. A false 201 is found when all is over."""
+    crowd = Crowd(box, ledger, 8, pause=0.005)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(crowd.reach(10**9), seconds)
+    await crowd.go_home()
+
+
+async def ride_out(trial: Trial, order: str, *, ends: bool) -> None:
+    """Have the disk fail so, again and again, under clients; ends: the server is to stop with 74."""
+    ledger = Ledger()
+    async with Box(trial) as box:
+        box.variables["TRIAL_DISK"] = "plain"
+        await box.start()
+        await box.first_answer(ledger)
+        for _ in range(trial.times):
+            before = ledger.answers[503]
+            give_order(trial.folder, fail=order, times=10**6)
+            await keep_trying(box, ledger, 0.5)
+            status = await box.ended(10.0 if ends else 0.0)
+            give_order(trial.folder)
+            mended_at = time.monotonic()
+            trial.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
+            trial.require(ledger.answers[503] > before, "what can't be stored is answered 503")
+            trial.tried += 1
+            if trial.broken:
+                break
+            if status is not None:
+                await box.start_again()
+            await box.first_answer(ledger)
+            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+        await box.stop()
+        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+    trial.require_quick(trial.recovery or 0.0, 10, "it takes leads again")
+    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+
+
+SUCCESS = ("takes a failure for success",)
+
+
+@fault("write-error", "I/O errors on every write", short=2, long=20, mutants=SUCCESS)
+async def write_error(trial: Trial) -> None:
+    await ride_out(trial, "write EIO", ends=True)
+
+
+@fault(
+    "fsync-error",
+    "I/O errors on every fsync",
+    short=2,
+    long=20,
+    mutants=(*SUCCESS, "goes on after a failed commit"),
+)
+async def fsync_error(trial: Trial) -> None:
+    await ride_out(trial, "sync EIO", ends=True)
+
+
+@fault("no-space", "every write is refused for want of space", short=2, long=20, mutants=SUCCESS)
+async def no_space(trial: Trial) -> None:
+    await ride_out(trial, "write ENOSPC", ends=False)
+
+
+@asynccontextmanager
+async def small_disk(folder: Path, megabytes: int) -> AsyncIterator[None]:
+    """Mount a small disk in memory on this folder. Raises CalledProcessError where that isn't allowed."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "leads", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def can_mount() -> bool:
+    """Whether this machine lets us mount a disk in memory."""
+    done = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "leads", "/mnt"], capture_output=True
+    )
+    return done.returncode == 0
+
+
+@fault(
+    "disk-full",
+    "a small disk that leads, and whatever else, fill to its last byte",
+    short=1,
+    long=10,
+    mutants=SUCCESS,
+)
+async def disk_full(trial: Trial) -> None:
+    ledger = Ledger()
+    async with small_disk(trial.folder / "data", 4), Box(trial) as box:
+        await box.start()
+        for _ in range(trial.times):
+            before = ledger.answers[503]
+            ballast = box.data_dir / "ballast"
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            await keep_trying(box, ledger, 0.5)
+            trial.require(await box.ended(0.0) is None, "the server goes on")
+            trial.require(ledger.answers[503] > before, "what can't be stored is answered 503")
+            status = (await box.client().send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")).status
+            trial.require(status == 503, "readyz says so")
+            ballast.unlink()
+            mended_at = time.monotonic()
+            await box.first_answer(ledger)
+            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.tried += 1
+        await box.stop()
+        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+
+
+@fault(
+    "read-only",
+    "a disk that is read-only at the start, and one that becomes so",
+    short=1,
+    long=10,
+    mutants=SUCCESS,
+)
+async def read_only(trial: Trial) -> None:
+    ledger = Ledger()
+    async with small_disk(trial.folder / "data", 64), Box(trial) as box:
+        for _ in range(trial.times):
+            subprocess.run(["mount", "-o", "remount,ro", str(box.data_dir)], check=True)
+            status, _ = await box.command("serve")
+            trial.require(status == 1, "it does not start on a disk that it can't write")
+            subprocess.run(["mount", "-o", "remount,rw", str(box.data_dir)], check=True)
+        await box.start()
+        await box.first_answer(ledger)
+        await box.stop()
+        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+    # The system doesn't let a disk become read-only while files on it are being written: ours does.
+    await ride_out(trial, "write EROFS", ends=True)
+
+
+@fault(
+    "locked",
+    "the database locked by another process for longer than the server waits",
+    short=1,
+    long=5,
+    mutants=SUCCESS,
+)
+async def locked(trial: Trial) -> None:
+    ledger = Ledger()
+    async with Box(trial) as box:
+        await box.start()
+        await box.first_answer(ledger)
+        for _ in range(trial.times):
+            before = ledger.answers[503]
+            other = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                LOCK,
+                str(box.data_dir / "leads.db"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert other.stdin and other.stdout
+            await other.stdout.readline()
+            while ledger.answers[503] == before:
+                await keep_trying(box, ledger, 1.0)
+                if await box.ended(0.0) is not None:
+                    break
+            other.stdin.close()
+            await other.wait()
+            mended_at = time.monotonic()
+            await box.first_answer(ledger)
+            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.tried += 1
+        await box.stop()
+        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"

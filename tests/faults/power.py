@@ -1,0 +1,192 @@
+"""Owns the trials of a power cut: what the disk was told is put together again as a cut at any moment leaves it.
+
+What was written since a file's last fsync is dropped, or some of it kept, in pieces: a disk may do either.
+"""
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apsw
+from disk import give_order, read_record
+from trial import Trial, fault
+from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_leads
+
+SECTOR = 512
+
+Write = tuple[int, bytes]
+
+
+@dataclass
+class OneFile:
+    """What the disk has of a file for certain, and what was written or cut since."""
+
+    durable: bytearray = field(default_factory=bytearray)
+    pending: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def sync(self) -> None:
+        for change in self.pending:
+            apply(self.durable, change)
+        self.pending.clear()
+
+    def after_a_cut(self, chances: random.Random | None) -> bytes:
+        """The content as it is found; with chances, some of what was pending is there as well."""
+        content = bytearray(self.durable)
+        for change in self.pending if chances else ():
+            if change[0] == "truncate":
+                if chances and chances.random() < 0.5:
+                    apply(content, change)
+                continue
+            _, offset, data = change
+            for at in range(0, len(data), SECTOR):
+                if chances and chances.random() < 0.5:
+                    apply(content, ("write", offset + at, data[at : at + SECTOR]))
+        return bytes(content)
+
+
+def apply(content: bytearray, change: tuple[Any, ...]) -> None:
+    """Write or truncate."""
+    if change[0] == "truncate":
+        del content[change[1] :]
+        return
+    _, offset, data = change
+    content.extend(bytes(max(0, offset + len(data) - len(content))))
+    content[offset : offset + len(data)] = data
+
+
+class Replay:
+    """The disk at any moment of a record."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, OneFile] = {}
+        self.answered: list[int] = []
+
+    def take(self, event: tuple[Any, ...]) -> None:
+        """Go on by one event."""
+        match event:
+            case ("write", name, offset, data):
+                self._file(name).pending.append(("write", offset, data))
+            case ("truncate", name, size):
+                self._file(name).pending.append(("truncate", size))
+            case ("sync", name):
+                self._file(name).sync()
+            case ("unsynced", name):
+                # The system forgets that these are still to be written, and will not do so again.
+                self._file(name).pending.clear()
+            case ("delete", name):
+                self.files.pop(name, None)
+            case ("answered", lead_id):
+                self.answered.append(lead_id)
+
+    def _file(self, name: str) -> OneFile:
+        return self.files.setdefault(name, OneFile())
+
+    def cut(self, folder: Path, chances: random.Random | None) -> None:
+        """Put the disk as a power cut now leaves it into this folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, file in self.files.items():
+            if name.startswith("leads.db"):
+                (folder / name).write_bytes(file.after_a_cut(chances))
+
+
+def cuts(events: list[tuple[Any, ...]]) -> Iterator[int]:
+    """After which events to cut: of those between which no fsync lies, the last has the most answers, and
+    the same disk, so it stands for all of them.
+    """
+    for at, event in enumerate(events):
+        following = events[at + 1][0] if at + 1 < len(events) else "end"
+        if following in ("sync", "unsynced", "delete", "end") or event[0] in ("sync", "delete"):
+            yield at
+
+
+async def record(box: Box) -> None:
+    """Have the box start with an empty disk, and keep a record of it."""
+    box.variables["TRIAL_DISK"] = "recorded"
+    shutil.rmtree(box.data_dir)
+    await box.command("building", "add", "--name=Maple", "--token=maple", "--agent-email=agent@maple.test")
+    await box.start()
+
+
+async def take_leads(box: Box, ledger: Ledger, count: int) -> None:
+    """Take so many more leads, and kill the server while it takes them."""
+    crowd = Crowd(box, ledger, 8)
+    await crowd.reach(len(ledger.acknowledged) + count)
+    await box.kill()
+    await crowd.go_home()
+
+
+def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
+    """Cut at so many moments of the record, each time in two ways, and look for what was answered before."""
+    events = list(read_record(folder))
+    moments = list(cuts(events))
+    chosen = {moments[at] for at in spread(most, len(moments))}
+    replay, chances, after = Replay(), seeded(trial), folder / "after"
+    for at, event in enumerate(events):
+        replay.take(event)
+        if at not in chosen or "leads.db" not in replay.files:
+            continue
+        promised = Ledger({i: ledger.acknowledged[i] for i in replay.answered if i in ledger.acknowledged})
+        for way in (None, chances):
+            replay.cut(after, way)
+            began = time.monotonic()
+            try:
+                stored = stored_leads(after / "leads.db")
+            except (apsw.Error, AssertionError) as error:
+                # Before the first commit there is no table; later there is no excuse.
+                trial.lost += len(promised.acknowledged)
+                trial.require(not promised.acknowledged, f"the database is whole after a cut ({error})")
+                continue
+            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - began)
+            judge_storage(trial, promised, stored)
+            trial.tried += 1
+    syncs = sum(event[0] == "sync" for event in events)
+    trial.seen += f"{len(events)} operations, {syncs} fsyncs, {len(replay.answered)} leads answered; "
+
+
+@fault(
+    "power-loss",
+    "power cuts: unsynced writes dropped, or some sectors of them kept",
+    short=100,
+    long=2_000,
+    mutants=("synchronous is normal", "answers before the commit"),
+)
+async def power_loss(trial: Trial) -> None:
+    ledger = Ledger()
+    async with Box(trial) as box:
+        await record(box)
+        await take_leads(box, ledger, max(300, trial.times))
+    judge_cuts(trial, trial.folder, ledger, trial.times)
+
+
+@fault(
+    "fsync-forgotten",
+    "an fsync fails and the system forgets what it was to write; later the power is cut",
+    short=60,
+    long=600,
+    mutants=("goes on after a failed commit", "leaves the journal as it was"),
+)
+async def fsync_forgotten(trial: Trial) -> None:
+    for killed in (False, True):  # the server then stops by itself, or is killed before it can
+        ledger, folder = Ledger(), trial.folder / f"killed-{killed}"
+        async with Box(trial, folder) as box:
+            await record(box)
+            crowd = Crowd(box, ledger, 8)
+            await crowd.reach(60)
+            give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
+            await crowd.reach(300)  # or until it is gone, as it should be
+            status = await box.stop()
+            trial.require(killed or status == 74, f"a failed commit ends the process with 74, not {status}")
+            await crowd.go_home()
+            give_order(folder)
+            # Somebody looks on, so that the journal isn't put away by whoever closes the database last.
+            onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
+            onlooker.execute("SELECT count(*) FROM lead").get
+            await box.start_again()
+            await take_leads(box, ledger, 60)
+            onlooker.close()
+        judge_cuts(trial, folder, ledger, trial.times // 2)

@@ -1,0 +1,26 @@
+"""Every fault in its short form, and every harness against its mutants. `make faults` runs the long form."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from runner import try_fault
+from trial import all_faults
+
+FAULTS = all_faults()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    trial = asyncio.run(try_fault(fault, tmp_path, fault.short))
+    assert trial.broken == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"), [(fault.name, mutant) for fault in FAULTS.values() for mutant in fault.mutants]
+)
+def test_the_harness_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    trial = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
+    assert trial.broken
