@@ -7,7 +7,7 @@ LINE   := 110
 CODE   := server.py handlers jobs models tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format lock install clean
+.PHONY: help demo serve test faults check format lock install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ serve: $(VENV)/.runtime ## the server, on ./data unless LEADS_DATA_DIR says othe
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev ## try what may go wrong, at length, and print a table; FAULT=kill-9 for a row alone
+	@$(BIN)/python tests/faults/runner.py $(FAULT)
 
 check: $(VENV)/.dev ## format, lint, types and imports
 	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)

@@ -5,7 +5,7 @@ import logging
 from datetime import timedelta
 from pathlib import Path
 
-from models.backup import NIGHTLY, Backup, create_backup, file_name, list_backups, rotate
+from models.backup import NIGHTLY, Backup, create_backup, list_backups, new_path, rotate
 from models.clock import Clock
 from models.database import DatabaseRefused
 
@@ -46,7 +46,7 @@ class NightlyBackup:
 
     def _make(self) -> Backup:
         began = self._clock.monotonic_ns()
-        backup = create_backup(self._data_dir, self._backup_dir / file_name(NIGHTLY, self._clock.now()))
+        backup = create_backup(self._data_dir, new_path(self._backup_dir, NIGHTLY, self._clock.now()))
         removed = rotate(self._backup_dir, self._keep)
         seconds = round((self._clock.monotonic_ns() - began) / 1e9, 1)
         facts = {"file": backup.path.name, "leads": backup.leads, "bytes": backup.size, "seconds": seconds}

@@ -3,6 +3,7 @@
 A backup is a SQLite file in one piece, with its checksum beside it in the form of `sha256sum`.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -19,7 +20,7 @@ from models.files import make_private, sha256_of, sync_file, sync_folder
 from models.migrations import NEWEST
 
 NIGHTLY = "nightly"
-NAME = re.compile(r"leads-(?P<why>[\w-]+)-(?P<at>\d{8}T\d{6}Z)\.db")
+NAME = re.compile(r"leads-(?P<why>[\w-]+)-(?P<at>\d{8}T\d{6}Z)(?:-\d+)?\.db")
 AT = "%Y%m%dT%H%M%SZ"
 
 Progress = Callable[[str], None]  # is told, in words, of each step of something long
@@ -48,9 +49,11 @@ class Backup:
         }
 
 
-def file_name(why: str, now: datetime) -> str:
-    """The name of a backup made now: 'leads-nightly-20261123T030000Z.db'."""
-    return f"leads-{why}-{now.astimezone(UTC):{AT}}.db"
+def new_path(folder: Path, why: str, now: datetime) -> Path:
+    """Where a backup made now goes: 'leads-nightly-20261123T030000Z.db', or '…Z-2.db' if that is taken."""
+    name = f"leads-{why}-{now.astimezone(UTC):{AT}}"
+    names = (f"{name}-{number}.db" if number > 1 else f"{name}.db" for number in itertools.count(1))
+    return next(path for path in (folder / name for name in names) if not path.exists())
 
 
 def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: None) -> Backup:

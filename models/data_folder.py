@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 from peewee import DatabaseError
 
-from models.backup import create_backup, file_name
+from models.backup import create_backup, new_path
 from models.clock import Clock
 from models.database import (
     APPLICATION_ID,
@@ -74,9 +74,9 @@ def open_database(data_dir: Path, *, locked: bool = False) -> None:
 
 
 def _upgrade(data_dir: Path, version: int) -> None:
-    name = file_name(f"before-schema-{NEWEST}", Clock().now())
+    path = new_path(data_dir / BACKUPS, f"before-schema-{NEWEST}", Clock().now())
     try:
-        create_backup(data_dir, data_dir / BACKUPS / name)
+        create_backup(data_dir, path)
     except OSError as error:
         raise DatabaseRefused(
             f"the database has to be upgraded, and could not be backed up before ({error.strerror}); "

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import tornado.web
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, AuthResult
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
@@ -84,15 +84,28 @@ class MailServer:
         self.recipients: list[list[str]] = []
         self.replies: list[str] = []
         self.refused: dict[str, str] = {}  # what it answers to mail for these recipients
+        self.unknown: set[str] = set()  # recipients that it doesn't know
+        self.passwords: dict[str, str] = {}  # of users; with any, nobody else may send
+        self.deaths = 0  # how many of the next mails it takes and dies of, before it answers
         self.gate = asyncio.Event()  # closed, a mail waits with its answer
         self.gate.set()
+        self.at_once = self.most_at_once = 0
 
-    async def start(self) -> None:
+    async def start(self, port: int = 0) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: SMTP(self, hostname="mail.test", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
-        )
-        self.url = f"smtp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await loop.create_server(lambda: Conversation(self, loop), "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"smtp://127.0.0.1:{self.port}"
+
+    def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        right = self.passwords.get(data.login.decode()) == data.password.decode()
+        return AuthResult(success=right, handled=False)
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if address in self.unknown:
+            return "550 5.1.1 no such user here"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         await self.gate.wait()
@@ -105,11 +118,39 @@ class MailServer:
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         self.mails.append(message)
+        if self.deaths:
+            self.deaths -= 1
+            server.transport.abort()
         return "250 taken"
 
     async def stop(self) -> None:
         self._server.close()
         await self._server.wait_closed()
+
+
+class Conversation(SMTP):
+    """One connection to the mail server."""
+
+    def __init__(self, mail: MailServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            mail,
+            hostname="mail.test",
+            enable_SMTPUTF8=True,
+            loop=loop,
+            authenticator=mail.authenticate if mail.passwords else None,
+            auth_required=bool(mail.passwords),
+            auth_require_tls=False,
+        )
+        self._mail = mail
+
+    def connection_made(self, transport: Any) -> None:
+        self._mail.at_once += 1
+        self._mail.most_at_once = max(self._mail.most_at_once, self._mail.at_once)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._mail.at_once -= 1
+        super().connection_lost(error)
 
 
 class PartnerServer:

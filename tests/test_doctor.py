@@ -26,7 +26,7 @@ from tornado.netutil import bind_sockets
 
 from jobs.checkup import check_ways_out
 from models import settings
-from models.backup import checksum_file, create_backup, file_name
+from models.backup import checksum_file, create_backup, new_path
 from models.checkup import check_clock, check_machine, check_space
 from models.clock import Clock
 from models.database import DatabaseRefused
@@ -432,7 +432,7 @@ async def test_a_clock_that_others_disagree_with_is_told(
 
 
 def back_up(data_dir: Path, ago: timedelta, why: str = "nightly") -> Path:
-    path = data_dir / "backups" / file_name(why, Clock().now() - ago)
+    path = new_path(data_dir / "backups", why, Clock().now() - ago)
     create_backup(data_dir, path)
     return path
 

@@ -1,9 +1,9 @@
 """Owns the rate limit: a token bucket for each source address, with the time passed in."""
 
-import heapq
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from models.settings import Network, Rate
 
@@ -75,10 +75,8 @@ class Throttle:
         # an address that is over its limit must not get out of it by a crowd of others.
         self._full_at = {key: at for key, at in self._full_at.items() if at > now_ns}
         if len(self._full_at) > self._most_buckets // 2:
-            emptiest = heapq.nlargest(
-                self._most_buckets // 2, self._full_at.items(), key=lambda item: item[1]
-            )
-            self._full_at = dict(emptiest)
+            by_emptiness = sorted(self._full_at.items(), key=itemgetter(1))
+            self._full_at = dict(by_emptiness[-self._most_buckets // 2 :])
 
     def __len__(self) -> int:
         """How many buckets are kept."""

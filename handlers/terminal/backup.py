@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handlers.terminal.arguments import Noun, Nouns
 from handlers.terminal.listing import Columns, answer, list_rows, moment, note, progress
-from models.backup import create_backup, file_name, list_backups, verify_backup
+from models.backup import create_backup, list_backups, new_path, verify_backup
 from models.clock import Clock
 from models.restore import restore_backup
 from models.settings import Settings
@@ -33,7 +33,7 @@ FOLDERS = ("data_dir", "backup_dir")
 
 
 def _create(args: argparse.Namespace, settings: Settings) -> None:
-    path = args.output or settings.backup_dir / file_name("manual", Clock().now())
+    path = args.output or new_path(settings.backup_dir, "manual", Clock().now())
     backup = create_backup(settings.data_dir, path, progress)
     answer(
         backup.as_dict(),

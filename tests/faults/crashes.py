@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from trial import Trial, fault
-from world import Box, Client, Crowd, Gone, Ledger, judge_storage, lead_body, new_email, seeded, stored_leads
+from world import Box, Crowd, Gone, Ledger, judge_storage, lead_body, new_email, seeded, stored_leads
 
 
 @fault(

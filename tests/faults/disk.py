@@ -13,7 +13,7 @@ import apsw
 
 Result = TypeVar("Result")
 
-ORDER, RECORD, COUNT = "order.json", "record.pickle", "count"
+ORDER, RECORD, LEFT = "order.json", "record.pickle", "left"
 ERRORS = {
     "write EIO": (apsw.IOError, "disk I/O error", apsw.SQLITE_IOERR_WRITE),
     "write EROFS": (apsw.IOError, "disk I/O error", apsw.SQLITE_IOERR_WRITE),
@@ -25,8 +25,8 @@ ERRORS = {
 class Disk(apsw.VFS):
     """The system's disk, with orders read from a folder and a record kept there.
 
-    order.json: {"fail": one of ERRORS, "times": how often from now on, "then_die": …} or {"die": after so many
-    operations more}. The record is a sequence of pickled events, in the order in which they happened:
+    order.json: {"fail": one of ERRORS, "times": how often from now on, "then_die": …} or {"die": after so
+    many operations more}. The record is a sequence of pickled events, in the order in which they happened:
     ("write", file, offset, bytes), ("sync", file), ("unsynced", file): a sync that failed, ("truncate", file,
     size), ("delete", file), ("answered", lead id).
     """
@@ -73,6 +73,7 @@ class Disk(apsw.VFS):
             self._order_text, self._order = text, json.loads(text or "{}")
         if "die" in self._order:
             self._order["die"] -= 1
+            (self._folder / LEFT).write_text(str(self._order["die"]))
             if self._order["die"] < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         if self._order.get("fail", "").startswith(kind) and self._order.get("times", 1) > 0:
@@ -81,7 +82,7 @@ class Disk(apsw.VFS):
                 self._order["die"] = self._order["then_die"]
             make, words, code = ERRORS[self._order["fail"]]
             error = make(words)
-            error.extendedresult = code
+            setattr(error, "extendedresult", code)
             return error
         return None
 
@@ -116,7 +117,7 @@ class File(apsw.VFSFile):
         try:
             super().xLock(level)
         except apsw.IOError as error:
-            # On its closing a read-only connection tries for a lock that only a writer can have. SQLite shrugs
+            # When it closes, a read-only connection tries for a writer's lock. SQLite shrugs
             # at the failure; apsw would raise it.
             raise apsw.BusyError from error
 

@@ -1,5 +1,6 @@
 """Owns the mutants: defects put into the program on purpose, each of which a harness must find."""
 
+import asyncio
 import json
 import shutil
 import time
@@ -12,6 +13,7 @@ import tornado.httpserver
 import tornado.tcpserver
 
 import handlers.api.body
+import handlers.api.schemas
 import handlers.connections
 import jobs.dispatcher
 import jobs.email_message
@@ -20,6 +22,7 @@ import models.backup
 import models.clock
 import models.data_folder
 import models.database
+import models.destination
 import models.intake
 import models.migrations
 import models.outbox
@@ -117,9 +120,20 @@ def takes_an_attempt_for_a_delivery(patch: Patch) -> None:
 
 
 @mutant
+def waits_for_each_kind_in_turn(patch: Patch) -> None:
+    deliver, one_at_a_time = jobs.dispatcher._Lane._deliver, asyncio.Lock()
+
+    async def in_turn(self: Any, claimed: Any) -> None:
+        async with one_at_a_time:
+            await deliver(self, claimed)
+
+    patch.setattr(jobs.dispatcher._Lane, "_deliver", in_turn)
+
+
+@mutant
 def holds_no_destination(patch: Patch) -> None:
     patch.setattr(models.outbox, "hold", lambda *args, **kwargs: None)
-    patch.setattr(models.outbox, "openness", lambda *args: models.outbox.Openness.OPEN)
+    patch.setattr(models.outbox, "openness", lambda *args: models.destination.Openness.OPEN)
 
 
 @mutant
@@ -161,6 +175,7 @@ def trusts_json(patch: Patch) -> None:
 
 @mutant
 def writes_headers_as_they_come(patch: Patch) -> None:
+    patch.setattr(handlers.api.schemas, "clean_text", lambda text, keep_lines=False: text or None)
     patch.setattr(jobs.email_message, "one_line", lambda text, limit=None: str(text))
     patch.setattr(jobs.email_message, "_plain", lambda text: True)
     patch.setattr(jobs.email_message, "_text_header", lambda name, text: f"{name}: {text}")

@@ -1,4 +1,4 @@
-"""Owns the trials of a power cut: what the disk was told is put together again as a cut at any moment leaves it.
+"""Owns the trials of a power cut: what the disk was told, put together as a cut at any moment leaves it.
 
 What was written since a file's last fsync is dropped, or some of it kept, in pieces: a disk may do either.
 """
@@ -64,6 +64,10 @@ class Replay:
     def __init__(self) -> None:
         self.files: dict[str, OneFile] = {}
         self.answered: list[int] = []
+
+    def place(self, name: str, content: bytes) -> None:
+        """Have this file on the disk from before the record begins."""
+        self.files[name] = OneFile(bytearray(content))
 
     def take(self, event: tuple[Any, ...]) -> None:
         """Go on by one event."""

@@ -8,11 +8,13 @@ python tests/faults/runner.py kill-9 ...   these rows alone
 import argparse
 import asyncio
 import json
+import logging
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
@@ -33,3 +35,89 @@ async def try_fault(
         trial.broken.append(f"the trial came to its end ({type(error).__name__}: {str(error)[:200]})")
     trial.close()
     return trial
+
+
+def row(fault: Fault, trial: Trial, seconds: float) -> dict[str, object]:
+    """What a trial found, as one line of the table."""
+    return {
+        "fault": fault.name,
+        "about": fault.about,
+        "tried": trial.tried,
+        "lost": trial.lost,
+        "duplicated": trial.duplicated,
+        "recovery_seconds": trial.recovery,
+        "recovery_by_stepped_clock": trial.recovery_by_clock,
+        "seen": trial.seen,
+        "broken": trial.broken,
+        "mutants": {},
+        "took_seconds": round(seconds, 1),
+    }
+
+
+HEAD = (
+    f"{'fault':<21}{'tried':>9}{'lost':>6}{'twice':>7}{'recovery':>12}  {'held':<5}{'mutants caught':<16}seen"
+)
+
+
+def line(found: dict[str, Any]) -> str:
+    """The row for people."""
+    recovery = found["recovery_seconds"]
+    spent = (
+        "-"
+        if recovery is None
+        else f"{recovery:.3f} s" + ("*" if found["recovery_by_stepped_clock"] else " ")
+    )
+    caught = f"{sum(found['mutants'].values())} of {len(found['mutants'])}" if found["mutants"] else "-"
+    text = (
+        f"{found['fault']:<21}{found['tried']:>9,}{found['lost']:>6,}{found['duplicated']:>7,}{spent:>12}  "
+        f"{'no' if found['broken'] else 'yes':<5}{caught:<16}{found['seen']}"
+    )
+    return "\n".join([text, *(f"    broken: {promise}" for promise in found["broken"])])
+
+
+async def measure(fault: Fault, short: bool, with_mutants: bool) -> dict[str, Any]:
+    """Try a fault, and its harness against its mutants."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
+        trial = await try_fault(fault, Path(folder), fault.short if short else fault.long, timed=not short)
+    found: dict[str, Any] = row(fault, trial, time.monotonic() - began)
+    for mutant in fault.mutants if with_mutants else ():
+        with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
+            mutated = await try_fault(fault, Path(folder), fault.short, mutant=mutant)
+        found["mutants"][mutant] = bool(mutated.broken)
+    return found
+
+
+def main() -> int:
+    """Run what is asked for; 0 if every promise held and every mutant was caught."""
+    faults = all_faults()
+    parser = argparse.ArgumentParser(description="Try what may go wrong, and print what was found.")
+    parser.add_argument("names", nargs="*", metavar="FAULT", help="these rows alone; --list names them")
+    parser.add_argument("--short", action="store_true", help="fewer times, and no bounds on time")
+    parser.add_argument("--no-mutants", action="store_true", help="don't try the harnesses on their mutants")
+    parser.add_argument("--list", action="store_true", help="list the faults")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    args = parser.parse_args()
+    if unknown := [name for name in args.names if name not in faults]:
+        parser.error(f"there is no fault {', '.join(unknown)}; see --list")
+    if args.list:
+        for fault in faults.values():
+            print(f"{fault.name:<21}{fault.about}")
+        return 0
+    logging.disable()
+    if not args.json:
+        print(HEAD, flush=True)
+    failed = False
+    for name in args.names or faults:
+        if sys.stderr.isatty():
+            print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
+        found = asyncio.run(measure(faults[name], args.short, not args.no_mutants))
+        print(json.dumps(found) if args.json else line(found), flush=True)
+        failed |= bool(found["broken"]) or not all(found["mutants"].values())
+    if not args.json:
+        print("\n* by the clock that the trial steps. 'twice': leads or mails that came twice.")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -326,11 +326,11 @@ def judge_storage(trial: Trial, ledger: Ledger, stored: dict[int, StoredLead]) -
     trial.require(set(ledger.answers) <= {201, 503}, "a lead is answered 201 or 503")
 
 
-def spread(times: int, most: int) -> list[int]:
-    """So many different moments out of `most`, spread over all of it, the first and last among them."""
+def spread(times: int, most: int, first: int = 0) -> list[int]:
+    """So many different moments of `most`, from the first on to the last."""
     if times >= most:
-        return list(range(most))
-    return sorted({round(at * (most - 1) / (times - 1)) for at in range(times)})
+        return list(range(first, first + most))
+    return sorted({first + round(at * (most - 1) / (times - 1)) for at in range(times)})
 
 
 def seeded(trial: Trial) -> random.Random:
