@@ -6,6 +6,7 @@ import email.policy
 import inspect
 import json
 import uuid
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -132,15 +133,17 @@ class Conversation(SMTP):
     """One connection to the mail server."""
 
     def __init__(self, mail: MailServer, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            mail,
-            hostname="mail.test",
-            enable_SMTPUTF8=True,
-            loop=loop,
-            authenticator=mail.authenticate if mail.passwords else None,
-            auth_required=bool(mail.passwords),
-            auth_require_tls=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of passwords in the clear
+            super().__init__(
+                mail,
+                hostname="mail.test",
+                enable_SMTPUTF8=True,
+                loop=loop,
+                authenticator=mail.authenticate if mail.passwords else None,
+                auth_required=bool(mail.passwords),
+                auth_require_tls=False,
+            )
         self._mail = mail
 
     def connection_made(self, transport: Any) -> None:

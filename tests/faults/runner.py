@@ -19,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from trial import Fault, Trial, all_faults  # noqa: E402
+from trial import CannotTry, Fault, Trial, all_faults  # noqa: E402
+
+LONGEST_MUTANT_SECONDS = 60  # a defect may well keep a trial from its end
 
 
 async def try_fault(
@@ -28,7 +30,11 @@ async def try_fault(
     """Try a fault in this empty folder. What stumbles is a promise that was broken."""
     trial = Trial(folder, times, mutant, timed)
     try:
-        await fault.run(trial)
+        async with asyncio.timeout(LONGEST_MUTANT_SECONDS if mutant else None):
+            await fault.run(trial)
+    except CannotTry as reason:
+        trial.not_tried = str(reason)
+        return trial
     except Exception as error:
         if mutant is None:
             traceback.print_exc()
@@ -49,6 +55,7 @@ def row(fault: Fault, trial: Trial, seconds: float) -> dict[str, object]:
         "recovery_by_stepped_clock": trial.recovery_by_clock,
         "seen": trial.seen,
         "broken": trial.broken,
+        "not_tried": trial.not_tried,
         "mutants": {},
         "took_seconds": round(seconds, 1),
     }
@@ -61,6 +68,8 @@ HEAD = (
 
 def line(found: dict[str, Any]) -> str:
     """The row for people."""
+    if found["not_tried"]:
+        return f"{found['fault']:<21}not tried: {found['not_tried']}"
     recovery = found["recovery_seconds"]
     spent = (
         "-"
@@ -81,7 +90,7 @@ async def measure(fault: Fault, short: bool, with_mutants: bool) -> dict[str, An
     with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
         trial = await try_fault(fault, Path(folder), fault.short if short else fault.long, timed=not short)
     found: dict[str, Any] = row(fault, trial, time.monotonic() - began)
-    for mutant in fault.mutants if with_mutants else ():
+    for mutant in fault.mutants if with_mutants and not trial.not_tried else ():
         with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
             mutated = await try_fault(fault, Path(folder), fault.short, mutant=mutant)
         found["mutants"][mutant] = bool(mutated.broken)

@@ -14,6 +14,8 @@ FAULTS = all_faults()
 def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     trial = asyncio.run(try_fault(fault, tmp_path, fault.short))
+    if trial.not_tried:
+        pytest.skip(trial.not_tried)
     assert trial.broken == []
 
 
@@ -23,4 +25,6 @@ def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
 def test_the_harness_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     trial = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
+    if trial.not_tried:
+        pytest.skip(trial.not_tried)
     assert trial.broken

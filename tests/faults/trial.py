@@ -8,6 +8,10 @@ from pathlib import Path
 MODULES = ("crashes", "power", "disks", "mailing", "partnering", "clocks", "clients", "upkeep")
 
 
+class CannotTry(Exception):
+    """This machine does not let it be tried. The message says why."""
+
+
 @dataclass
 class Trial:
     """One run of a harness: how it is to be run, and what it found."""
@@ -24,6 +28,7 @@ class Trial:
     recovery_by_clock: bool = False  # seconds of the clock that the trial steps, not of the wall's
     seen: str = ""  # what else was measured, for the table
     broken: list[str] = field(default_factory=list)  # the promises that did not hold
+    not_tried: str | None = None  # why not
 
     def require(self, held: object, promise: str) -> None:
         """Note a promise, and whether it held."""
