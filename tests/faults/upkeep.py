@@ -130,6 +130,15 @@ async def restore_killed(trial: Trial) -> None:
         restore = ("backup", "restore", str(backup))
         box.variables["TRIAL_DISK"] = "plain"
         count = await operations(box, trial.folder, *restore)
+        mails = len(box.mail.mails)
+        await box.start()
+        fresh = Ledger()
+        await box.first_answer(fresh)
+        trial.require(min(fresh.acknowledged) > last_id, "no id is given out again")
+        await asyncio.sleep(0.5)
+        await box.stop()
+        trial.duplicated = len(box.mail.mails) - mails
+        trial.require(trial.duplicated == 0, "nothing leaves until an operator says so")
         # Some anywhere, and some where the files change places, which is at the end.
         for after in sorted({*spread(trial.times, count), *range(count - 8, count)}):
             shutil.rmtree(box.data_dir)
@@ -159,15 +168,6 @@ async def restore_killed(trial: Trial) -> None:
             trial.tried += 1
             if trial.broken:
                 return
-        mails = len(box.mail.mails)
-        await box.start()
-        fresh = Ledger()
-        await box.first_answer(fresh)
-        trial.require(min(fresh.acknowledged) > last_id, "no id is given out again")
-        await asyncio.sleep(0.5)
-        await box.stop()
-        trial.duplicated = len(box.mail.mails) - mails
-        trial.require(trial.duplicated == 0, "nothing leaves until an operator says so")
 
 
 @fault(

@@ -127,6 +127,7 @@ class Box:
         self.variables: dict[str, str] = {}
         self.process: asyncio.subprocess.Process | None = None
         self.port = 0
+        self._clients: list[Client] = []
 
     async def __aenter__(self) -> "Box":
         await self.mail.start()
@@ -137,6 +138,7 @@ class Box:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await asyncio.gather(*(client.close() for client in self._clients))
         await self.kill()
         await self.partner.stop()
         await self.mail.stop()
@@ -236,7 +238,9 @@ class Box:
         return await process.wait()
 
     def client(self) -> Client:
-        return Client(self.port)
+        """A new client; it is closed with the box, if not before."""
+        self._clients.append(Client(self.port))
+        return self._clients[-1]
 
     def log_lines(self, event: str) -> int:
         """How often this event is in the log."""
