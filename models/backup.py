@@ -96,8 +96,11 @@ def copy_database(source: Path, target: Path) -> None:
         closing(apsw.Connection(str(target))) as to_there,
     ):
         from_here.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
-        with to_there.backup("main", from_here, "main") as copying:
+        copying = to_there.backup("main", from_here, "main")
+        try:
             copying.step(-1)
+        finally:
+            copying.finish()  # of a failure this says which, where step says 'not an error'
         to_there.pragma("journal_mode", "delete")
     sync_file(target)
 
@@ -106,6 +109,7 @@ def verify_backup(path: Path) -> Backup:
     """Read a backup to its last byte. Raises DatabaseRefused if it is damaged or not one of ours, saying how;
     OSError if it can't be read.
     """
+    path.open("rb").close()  # what isn't there, or is a folder, is not damaged
     expected = _checksum_beside(path)
     if expected is not None and sha256_of(path) != expected:
         raise DatabaseRefused(f"{path} is damaged: it is not what {checksum_file(path).name} says it was")
