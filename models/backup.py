@@ -195,16 +195,19 @@ def list_backups(folder: Path) -> list[Listed]:
     return sorted(listed, key=lambda backup: backup.made_at, reverse=True)
 
 
-def rotate(folder: Path, keep: int) -> list[Path]:
+def rotate(folder: Path, keep: int, now: datetime) -> list[Path]:
     """Remove all but so many of the nightly backups, the oldest first; answers with what was removed.
 
-    What an operator made, or an upgrade, stays until an operator removes it.
+    What an operator made, or an upgrade, stays until an operator removes it. One from the future, made while
+    the clock was wrong, takes nobody's place, and stays until its time has come.
     """
     removed = []
-    for backup in [backup for backup in list_backups(folder) if backup.why == NIGHTLY][keep:]:
+    nightly = [backup for backup in list_backups(folder) if backup.why == NIGHTLY and backup.made_at <= now]
+    for backup in nightly[keep:]:
         backup.path.unlink()
         checksum_file(backup.path).unlink(missing_ok=True)
         removed.append(backup.path)
-    for leftover in folder.glob(f"leads-{NIGHTLY}-*.partial"):
-        leftover.unlink()  # of a night that was cut off: only the one server of the folder makes them
+    # Of a night that was cut off, with SQLite's journal: only the one server of the folder makes them.
+    for leftover in folder.glob(f"leads-{NIGHTLY}-*.partial*"):
+        leftover.unlink()
     return removed
