@@ -1,4 +1,4 @@
-"""When the disk fails a commit itself: nobody knows what it kept, so nothing is written before a new start."""
+"""When the disk fails a commit itself: nobody knows what it kept, so nothing is written till a new start."""
 
 import asyncio
 import json
