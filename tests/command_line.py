@@ -45,6 +45,7 @@ class Commands:
             capture_output=True,
             encoding="utf-8",
             cwd=self.data_dir.parent,
+            timeout=60,
         )
         assert done.returncode == status, (args, done)
         assert "Traceback" not in done.stderr

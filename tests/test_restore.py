@@ -94,6 +94,7 @@ def test_what_was_replaced_can_be_put_back(commands: Commands) -> None:
     second = restore_here(commands, first / "leads.db")  # in the same second, too
     assert leads(commands) == everything
     assert first != second
+    assert stat.S_IMODE(first.stat().st_mode) == stat.S_IMODE(second.stat().st_mode) == 0o700
     assert query(second / "leads.db", "SELECT count(*) FROM lead") == [(2,)]
     assert commands.leads({}) == [6]
 
@@ -283,7 +284,7 @@ def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_ag
         (commands.data_dir / "replaced-before").mkdir()
         database.rename(commands.data_dir / "replaced-before" / "leads.db")
     before = content(commands.data_dir)
-    for command in (("serve", "--port", "0"), ("lead", "list"), ("building", "add", "--name", "Oak")):
+    for command in (("lead", "list"), ("building", "add", "--name", "Oak"), ("serve", "--port", "0")):
         assert commands.refusal(*command) == (
             f"a restore into {commands.data_dir} was begun and not finished; run 'backup restore' again"
         )
