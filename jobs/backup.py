@@ -47,7 +47,7 @@ class NightlyBackup:
     def _make(self) -> Backup:
         began = self._clock.monotonic_ns()
         backup = create_backup(self._data_dir, new_path(self._backup_dir, NIGHTLY, self._clock.now()))
-        removed = rotate(self._backup_dir, self._keep)
+        removed = rotate(self._backup_dir, self._keep, self._clock.now())
         seconds = round((self._clock.monotonic_ns() - began) / 1e9, 1)
         facts = {"file": backup.path.name, "leads": backup.leads, "bytes": backup.size, "seconds": seconds}
         log.info("backed up", extra=facts | {"removed": len(removed)})

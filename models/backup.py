@@ -99,8 +99,11 @@ def copy_database(source: Path, target: Path) -> None:
         closing(apsw.Connection(str(target))) as to_there,
     ):
         from_here.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
-        with to_there.backup("main", from_here, "main") as copying:
+        copying = to_there.backup("main", from_here, "main")
+        try:
             copying.step(-1)
+        finally:
+            copying.finish()  # of a failure this says which, where step says 'not an error'
         to_there.pragma("journal_mode", "delete")
     sync_file(target)
 
@@ -109,6 +112,7 @@ def verify_backup(path: Path) -> Backup:
     """Read a backup to its last byte. Raises DatabaseRefused if it is damaged or not one of ours, saying how;
     OSError if it can't be read.
     """
+    path.open("rb").close()  # what isn't there, or is a folder, is not damaged
     expected = _checksum_beside(path)
     if expected is not None and sha256_of(path) != expected:
         raise DatabaseRefused(f"{path} is damaged: it is not what {checksum_file(path).name} says it was")
@@ -194,16 +198,19 @@ def list_backups(folder: Path) -> list[Listed]:
     return sorted(listed, key=lambda backup: backup.made_at, reverse=True)
 
 
-def rotate(folder: Path, keep: int) -> list[Path]:
+def rotate(folder: Path, keep: int, now: datetime) -> list[Path]:
     """Remove all but so many of the nightly backups, the oldest first; answers with what was removed.
 
-    What an operator made, or an upgrade, stays until an operator removes it.
+    What an operator made, or an upgrade, stays until an operator removes it. One from the future, made while
+    the clock was wrong, takes nobody's place, and stays until its time has come.
     """
     removed = []
-    for backup in [backup for backup in list_backups(folder) if backup.why == NIGHTLY][keep:]:
+    nightly = [backup for backup in list_backups(folder) if backup.why == NIGHTLY and backup.made_at <= now]
+    for backup in nightly[keep:]:
         backup.path.unlink()
         checksum_file(backup.path).unlink(missing_ok=True)
         removed.append(backup.path)
-    for leftover in folder.glob(f"leads-{NIGHTLY}-*.partial"):
-        leftover.unlink()  # of a night that was cut off: only the one server of the folder makes them
+    # Of a night that was cut off, with SQLite's journal: only the one server of the folder makes them.
+    for leftover in folder.glob(f"leads-{NIGHTLY}-*.partial*"):
+        leftover.unlink()
     return removed

@@ -71,13 +71,22 @@ def _prepare(prepared: Path, given_out: dict[str, int] | None, now: datetime) ->
         with transaction():
             for kind in KINDS:
                 pause(kind, f"by a restore at {now:%Y-%m-%d %H:%M}Z: what waits may have left already")
-            for table, last in database.execute_sql("SELECT name, seq FROM sqlite_sequence").fetchall():
-                after = last + UNKNOWN_IDS if given_out is None else max(last, given_out.get(table, 0))
-                database.execute_sql("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (after, table))
+            _move_ids_on(given_out)
     except (DatabaseError, apsw.Error) as error:
         raise DatabaseRefused(f"{prepared} can't be prepared: {storage_reason(error)}") from error
     finally:
         close_database()  # the last connection: the journal goes into the file
+
+
+def _move_ids_on(given_out: dict[str, int] | None) -> None:
+    last = dict(database.execute_sql("SELECT name, seq FROM sqlite_sequence").fetchall())
+    # Of all tables that count: one that has given out no id yet is not in sqlite_sequence.
+    counting = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
+    for (table,) in database.execute_sql(counting).fetchall():
+        so_far = last.get(table, 0)
+        after = so_far + UNKNOWN_IDS if given_out is None else max(so_far, given_out.get(table, 0))
+        database.execute_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        database.execute_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, after))
 
 
 def _ids_given_out(old: Path) -> dict[str, int] | None:

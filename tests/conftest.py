@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import tornado.web
 from aiosmtpd.smtp import SMTP, AuthResult
+from command_line import Commands
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
@@ -372,3 +373,9 @@ def house(io_loop: IOLoop, open_house: OpenHouse) -> House:
 
     opened: House = io_loop.run_sync(open_one)
     return opened
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Commands:
+    """The operator's commands on a folder of their own, that the first of them makes."""
+    return Commands(tmp_path / "data")

@@ -16,9 +16,9 @@ import pytest
 import tornado.web
 import trustme
 from aiosmtpd.smtp import SMTP
+from command_line import Commands
 from conftest import SECRET
 from running import ROOT, run, started
-from test_commands import Commands
 from test_email_delivery import PASSWORD, Mailbox, answers, listening
 from test_process import damage_header, damage_inside, make_foreign
 from tornado.httpserver import HTTPServer

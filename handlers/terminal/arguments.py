@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.building import Refused
-from models.data_folder import open_database
+from models.data_folder import RESTORING, open_database
 from models.database import FILE_NAME, close_database
 from models.settings import Settings, about, names
 
@@ -56,8 +56,10 @@ class Noun:
 
 def _on_database(run: Run, may_make: bool) -> Run:
     def run_on_database(args: argparse.Namespace, settings: Settings) -> int | None:
-        # A journal without its database is for open_database to refuse.
-        there = any((settings.data_dir / name).exists() for name in (FILE_NAME, FILE_NAME + "-wal"))
+        # A journal without its database is for open_database to refuse, and so is a restore half done.
+        there = any(
+            (settings.data_dir / name).exists() for name in (FILE_NAME, FILE_NAME + "-wal", RESTORING)
+        )
         if not there and not may_make:
             raise Refused(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
         open_database(settings.data_dir)

@@ -1,0 +1,119 @@
+"""Owns how the tests run the operator's commands: each a process of its own, on one data folder."""
+
+import json
+import os
+import pty
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from running import ROOT, environment
+
+from models.building import Clues, add_building
+from models.customer import Customer, Renter, phone_key
+from models.data_folder import open_database
+from models.database import close_database, transaction
+from models.intake import Recorded, Submission, record_leads
+
+NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+
+
+@dataclass
+class Commands:
+    """Runs commands on one data folder."""
+
+    data_dir: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def arguments(self, *args: object) -> tuple[list[str], dict[str, str]]:
+        command = [sys.executable, str(ROOT / "server.py"), *map(str, args)]
+        return command, environment(data_dir=str(self.data_dir), **self.settings)
+
+    def run(self, *args: object, status: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run it to its end, with this exit status."""
+        command, variables = self.arguments(*args)
+        done = subprocess.run(
+            command,
+            env=variables,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            cwd=self.data_dir.parent,
+            timeout=60,
+        )
+        assert done.returncode == status, (args, done)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def rows(self, *args: object) -> list[dict[str, Any]]:
+        """What it lists, as JSON."""
+        return [json.loads(line) for line in self.run(*args, "--json").stdout.splitlines()]
+
+    def row(self, *args: object) -> dict[str, Any]:
+        """The one thing it shows, as JSON."""
+        [only] = self.rows(*args)
+        return only
+
+    def refusal(self, *args: object, **options: Any) -> str:
+        """The one line that it says no with."""
+        [line] = self.run(*args, status=1, **options).stderr.splitlines()
+        assert line.startswith("leads: ")
+        return line.removeprefix("leads: ")
+
+    def on_terminal(self, *args: object, typed: str = "", columns: int = 80) -> tuple[int, str]:
+        """Run it on a terminal; its exit status, and all that the terminal got."""
+        command, variables = self.arguments(*args)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command,
+            env={**variables, "COLUMNS": str(columns)},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.data_dir.parent,
+        )
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65_536)
+            except OSError:  # the process has closed its end
+                break
+        os.close(ours)
+        return process.wait(), shown.decode()
+
+    @contextmanager
+    def database(self) -> Iterator[None]:
+        """The database, open in this process, in a transaction."""
+        open_database(self.data_dir)
+        try:
+            with transaction():
+                yield
+        finally:
+            close_database()
+
+    def leads(self, *renters: dict[str, Any]) -> list[int]:
+        """Record leads, of a building of the token 'maple' that is made with the first."""
+        with self.database():
+            if Customer.select().count() == 0:
+                add_building({"name": "Maple Court", "agent_email": "agent@maple.test"}, "maple", NOW)
+            recorded = record_leads([_submission(**renter) for renter in renters])
+            return [lead.lead_id for lead in recorded if isinstance(lead, Recorded)]
+
+
+def _submission(
+    name: str | None = "Ann Lee",
+    email: str = "ann@renter.test",
+    phone: str | None = "+1 555 123 4567",
+    token: str | None = "maple",
+    **others: Any,
+) -> Submission:
+    renter = Renter(name, email, email, phone, phone and phone_key(phone))
+    return Submission(secrets.token_hex(8), others.pop("at", NOW), Clues(token, None, None), renter, **others)

@@ -1,0 +1,135 @@
+"""When the disk fails a commit itself: nobody knows what it kept, so nothing is written till a new start."""
+
+import asyncio
+import json
+import resource
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Commands
+from conftest import LEADS, House, OpenHouse, until
+from running import started
+from test_process import curl
+
+from models.lead_record import list_leads
+from server import DISK_FAILED
+
+LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
+UNKNOWN = (
+    "the disk failed; the lead may be stored or not, and is safe to send again if it has an Idempotency-Key"
+)
+NOT_STORED = "the server can't store leads now; the lead was not stored"
+FILE_SIZE = resource.RLIMIT_FSIZE
+
+
+@contextmanager
+def failing_writes() -> Iterator[None]:
+    """The system fails whatever this process, which the server is in, would write to a file beyond its start.
+
+    Not for want of room, which SQLite would undo: to it, it is a disk that fails.
+    """
+    before = resource.getrlimit(FILE_SIZE)
+    resource.setrlimit(FILE_SIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(FILE_SIZE, before)
+
+
+async def calm(open_house: OpenHouse) -> House:
+    """A house from which nothing leaves, so that what is written is leads alone."""
+    house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")
+    await house.building(website_url="https://maple.test")
+    return house
+
+
+def refusal(response: Any) -> tuple[int, str, str]:
+    return response.code, response.headers["Retry-After"], json.loads(response.body)["error"]
+
+
+async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobody_knows(
+    open_house: OpenHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = await calm(open_house)
+    assert not house.server.writer.broken.is_set()
+    with failing_writes():
+        response = await house.post(LEAD, Origin="https://maple.test")
+    assert refusal(response) == (503, "10", UNKNOWN)
+    assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
+    assert house.server.writer.broken.is_set()
+    [line] = [record for record in caplog.records if record.getMessage() == "a commit failed"]
+    assert (line.__dict__["reason"], line.__dict__["writes"]) == ("disk I/O error", 1)
+
+
+async def test_C32_so_are_all_that_were_in_that_commit(open_house: OpenHouse) -> None:
+    house = await calm(open_house)
+    gate = threading.Event()
+    house.server.writer.write(_wait_for, gate)
+    posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(10)]
+    await until(lambda: house.server.writer._unanswered > len(posts))
+    with failing_writes():
+        gate.set()
+        answers = [await post for post in posts]
+    # The gate itself may have been committed alone, before them: it has written nothing.
+    assert {refusal(answer) for answer in answers} == {(503, "10", UNKNOWN)}
+
+
+def _wait_for(gates: Sequence[threading.Event]) -> list[bool]:
+    return [gate.wait(30) for gate in gates]
+
+
+async def test_C32_after_it_nothing_more_is_written_though_the_disk_works_again(
+    open_house: OpenHouse,
+) -> None:
+    house = await calm(open_house)
+    await house.lead(token="maple")
+    with failing_writes():
+        assert (await house.post(LEAD)).code == 503
+    files = [house.data_dir / name for name in ("leads.db", "leads.db-wal")]
+    before = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    for _ in range(3):
+        assert refusal(await house.post(LEAD)) == (503, "5", NOT_STORED)
+    assert (await house.request("GET", "/readyz")).code == 503
+    assert (await house.request("GET", "/livez")).code == 200
+    assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in files] == before
+    assert [lead["id"] for lead in await house.leads()] == [1]  # reading goes on
+
+
+async def test_C20_C32_after_a_new_start_it_goes_on_and_a_retry_is_one_lead(open_house: OpenHouse) -> None:
+    house = await calm(open_house)
+    await house.lead(token="maple")
+    with failing_writes():
+        assert (await house.post(LEAD, Idempotency_Key="one")).code == 503
+    await house.restart(rate_limit="100000/1", smtp_url="", june_homes_url="")
+    assert not house.server.writer.broken.is_set()
+    ids = [json.loads((await house.post(LEAD, Idempotency_Key="one")).body)["id"] for _ in range(2)]
+    assert ids[0] == ids[1]
+    leads = await house.leads()
+    assert [lead["id"] for lead in leads] == [1, ids[0]]
+    assert all(lead["deal"] and lead["deliveries"] for lead in leads)
+    assert (await house.request("GET", "/readyz")).code == 200
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="it takes Linux to limit another process")
+def test_C32_the_program_then_ends_with_74_so_that_it_is_started_anew(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    commands.run("building", "add", "--name", "Maple", "--token", "maple", "--agent-email", "a@b.test")
+    assert DISK_FAILED == 74
+    with started("serve", data_dir=str(commands.data_dir)) as server:
+        assert curl(server.url + LEADS, LEAD) == (201, b'{"id": 1}')
+        resource.prlimit(server.process.pid, FILE_SIZE, (1, resource.getrlimit(FILE_SIZE)[1]))
+        status, body = curl(server.url + LEADS, LEAD)
+        assert (status, json.loads(body)) == (503, {"error": UNKNOWN})
+        assert server.process.wait(30) == 74
+        rest = server.process.stdout.read() if server.process.stdout else ""
+    assert "the disk failed a commit; stopping, to be started anew" in rest
+    assert "Traceback" not in rest
+    with started("serve", data_dir=str(commands.data_dir)) as server:
+        assert curl(server.url + LEADS, LEAD)[0] == 201
+    with commands.database():
+        leads = list(list_leads(newest_first=False))
+    assert leads[0]["id"] == 1 and all(lead["deal"] and lead["deliveries"] for lead in leads)

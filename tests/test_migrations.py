@@ -1,0 +1,191 @@
+"""What an upgrade promises: a database of any released schema is as it was, only newer, or not touched."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Commands
+from conftest import SteppedClock, running_house
+from test_backup import content, query
+
+from models import migrations
+from models.backup import list_backups, verify_backup
+from models.data_folder import open_database
+from models.database import DatabaseRefused, close_database
+from models.folder_lock import FolderLock
+from models.lead_record import list_leads, show_lead
+from models.migrations import NEWEST, STEPS
+
+SCHEMAS = Path(__file__).parent / "schemas"
+RELEASED = sorted(int(file.stem.removeprefix("schema-")) for file in SCHEMAS.glob("schema-*.db"))
+
+
+def exported(schema: int) -> list[dict[str, Any]]:
+    """What the program of that schema said of its leads."""
+    lines = (SCHEMAS / f"schema-{schema}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def records() -> list[dict[str, Any]]:
+    """What this one says of them, of the open database."""
+    found = [show_lead(lead["id"]) for lead in list_leads(newest_first=False)]
+    return [json.loads(json.dumps(record)) for record in found]
+
+
+def without_new_keys(now: Any, then: Any) -> Any:
+    """The value as it is now, without the keys that there were none of then."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return {key: without_new_keys(value, then[key]) for key, value in now.items() if key in then}
+    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        return [without_new_keys(*pair) for pair in zip(now, then, strict=True)]
+    return now
+
+
+@pytest.fixture(params=[schema for schema in RELEASED if schema < NEWEST])
+def schema(request: pytest.FixtureRequest) -> int:
+    """Each released schema that is to be upgraded."""
+    return int(request.param)
+
+
+@pytest.fixture
+def old(schema: int, tmp_path: Path) -> Iterator[Path]:
+    """A data folder with a database of that schema."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    shutil.copyfile(SCHEMAS / f"schema-{schema}.db", folder / "leads.db")
+    yield folder
+    close_database()
+
+
+def version(folder: Path) -> object:
+    return query(folder / "leads.db", "PRAGMA user_version")[0][0]
+
+
+def test_each_released_schema_has_its_fixture() -> None:
+    assert set(range(1, NEWEST)) <= set(RELEASED) <= set(range(1, NEWEST + 1))
+    for schema in RELEASED:
+        database = SCHEMAS / f"schema-{schema}.db"
+        assert query(database, "PRAGMA user_version") == [(schema,)]
+        assert query(database, "SELECT count(*) FROM lead") == [(len(exported(schema)),)]
+        assert exported(schema)
+
+
+def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
+    open_database(old)
+    then, now = exported(schema), records()
+    assert without_new_keys(now, then) == then
+    close_database()
+    assert version(old) == NEWEST
+    assert query(old / "leads.db", "PRAGMA integrity_check") == [("ok",)]
+    assert query(old / "leads.db", "PRAGMA foreign_key_check") == []
+
+
+def test_and_is_built_as_a_new_one_is(old: Path, tmp_path: Path) -> None:
+    tables = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+    open_database(old)
+    close_database()
+    open_database(tmp_path / "new")
+    close_database()
+    assert query(old / "leads.db", tables) == query(tmp_path / "new" / "leads.db", tables)
+
+
+async def test_a_server_goes_on_with_it(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
+    last = exported(schema)[-1]["id"]
+    async with running_house(old, clock) as house:
+        waited = [row["id"] for row in await house.deliveries(kind="june_homes", state="pending")]
+        assert waited and (await house.destination("june_homes"))["waits_because"] == "paused by the operator"
+        assert await house.lead(token="maple", requestor_email="new@renter.test") == last + 1
+        await house.settled()
+        assert house.mail.mails[-1]["Reply-To"].addresses[0].addr_spec == "new@renter.test"
+
+
+def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) -> None:
+    open_database(old)
+    [made] = list_backups(old / "backups")
+    assert made.why == f"before-schema-{NEWEST}"
+    backup = verify_backup(made.path)
+    assert (backup.schema, backup.leads) == (schema, len(exported(schema)))
+    assert backup.checksum is not None
+    tables = "SELECT name, sql FROM sqlite_schema ORDER BY name"
+    assert query(made.path, tables) == query(SCHEMAS / f"schema-{schema}.db", tables)
+
+
+def test_but_none_of_a_database_that_is_new_or_newest(tmp_path: Path) -> None:
+    for _ in range(2):
+        open_database(tmp_path / "data")
+        close_database()
+    assert not (tmp_path / "data" / "backups").exists()
+
+
+def test_what_can_not_be_backed_up_is_not_upgraded(old: Path, schema: int) -> None:
+    (old / "backups").write_text("a file of somebody's")
+    before = content(old)
+    with pytest.raises(DatabaseRefused) as refused:
+        open_database(old)
+    assert re.fullmatch(
+        r"the database has to be upgraded, and could not be backed up before \(.+\); nothing was changed",
+        str(refused.value),
+    )
+    assert content(old)["leads.db"] == before["leads.db"]
+    assert version(old) == schema
+    (old / "backups").unlink()
+    open_database(old)
+    assert records()
+
+
+def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema: int) -> None:
+    commands = Commands(old)
+    with FolderLock(old):  # which a server of the old program holds
+        before = content(old)
+        for command in (("lead", "list"), ("building", "add", "--name", "Oak")):
+            said = commands.refusal(*command)
+            assert said.startswith(f"another server (process {os.getpid()}) is running on {old}; ")
+        now = content(old)
+        assert now["leads.db"] == before["leads.db"] and not (old / "backups").exists()
+    assert version(old) == schema
+    assert [row["id"] for row in commands.rows("lead", "list")] == [
+        lead["id"] for lead in reversed(exported(schema))
+    ]
+    assert version(old) == NEWEST
+
+
+async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
+    with FolderLock(old):
+        before = content(old)
+        with pytest.raises(DatabaseRefused, match="another server"):
+            async with running_house(old, clock):
+                pass
+        assert content(old) == before
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "CREATE TABLE half (id);\nUPDATE lead SET message = 'half way';\nALTER TABLE nowhere ADD COLUMN x",
+        "UPDATE lead SET message = 'half';\nINSERT INTO pipeline_stage (position, name) VALUES (1, 'new')",
+        "DELETE FROM delivery_attempt;\nDELETE FROM customer",
+    ],
+    ids=["a wrong statement", "a row that is there", "rows that others need"],
+)
+def test_a_step_that_fails_half_way_changes_nothing(
+    old: Path, schema: int, failing: str, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.data_folder.Clock", lambda: clock)
+    with monkeypatch.context() as patch:
+        steps = [*STEPS]
+        steps[schema] = f"{steps[schema]};\n{failing}"
+        patch.setattr(migrations, "STEPS", tuple(steps))
+        with pytest.raises(DatabaseRefused, match=str(old / "leads.db")):
+            open_database(old)
+    tables = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    assert version(old) == schema
+    assert query(old / "leads.db", tables) == query(SCHEMAS / f"schema-{schema}.db", tables)
+    clock.step(1)
+    open_database(old)
+    then = exported(schema)
+    assert without_new_keys(records(), then) == then

@@ -1,0 +1,230 @@
+"""What the nightly backup promises: one a night, at once where the last is too old, and the newest kept."""
+
+import logging
+import stat
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from command_line import Commands
+from conftest import OpenHouse, SteppedClock, until
+
+from jobs.backup import NightlyBackup
+from models.backup import checksum_file, create_backup, list_backups, new_path, verify_backup
+
+HOUR = 3_600
+OFFICE = ZoneInfo("America/New_York")
+
+
+@pytest.fixture(autouse=True)
+def office_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine stands in New York; it is ten in the morning there as a SteppedClock begins."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", OFFICE.key)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "backups"
+
+
+Nightly = Callable[..., NightlyBackup]
+
+
+@pytest.fixture
+def nightly(commands: Commands, folder: Path, clock: SteppedClock) -> Nightly:
+    """Makes the job, on a database with a lead in it."""
+    commands.leads({})
+    return lambda keep=14: NightlyBackup(commands.data_dir, folder, keep, clock)
+
+
+def set_to(clock: SteppedClock, day: int, hour: int, minute: int = 0) -> None:
+    """Set the clock to a time of this November in New York."""
+    clock.step((datetime(2026, 11, day, hour, minute, tzinfo=OFFICE) - clock.now()).total_seconds())
+
+
+def times(folder: Path) -> list[datetime]:
+    """When the nightly backups there were made, the oldest first, as the office's clock says it."""
+    made = [backup.made_at for backup in list_backups(folder) if backup.why == "nightly"]
+    return sorted(at.astimezone(OFFICE) for at in made)
+
+
+async def each_hour(job: NightlyBackup, clock: SteppedClock, hours: int) -> None:
+    """Ask it every hour for so many hours."""
+    for _ in range(hours):
+        clock.step(HOUR)
+        await job.make_if_due()
+
+
+async def test_where_there_is_none_one_is_made_at_once_whole_and_private(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    await nightly().make_if_due()
+    [made] = list_backups(folder)
+    assert made.path.name == "leads-nightly-20261123T150000Z.db"
+    backup = verify_backup(made.path)
+    assert (backup.leads, backup.checksum is None) == (1, False)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, made.path, checksum_file(made.path))]
+    assert modes == [0o700, 0o600, 0o600]
+
+
+async def test_then_one_is_made_each_night_at_three(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    set_to(clock, 20, 3, 10)
+    job = nightly()
+    await job.make_if_due()
+    await each_hour(job, clock, 3 * 24)
+    assert [(at.day, at.hour) for at in times(folder)] == [(20, 3), (21, 3), (22, 3), (23, 3)]
+
+
+async def test_not_again_within_20_hours_even_at_three(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    set_to(clock, 20, 7, 30)
+    job = nightly()
+    await job.make_if_due()
+    set_to(clock, 21, 3, 29)  # 19 hours and 59 minutes later
+    await job.make_if_due()
+    assert len(times(folder)) == 1
+    set_to(clock, 21, 3, 31)
+    await job.make_if_due()
+    assert len(times(folder)) == 2
+    await job.make_if_due()
+    assert len(times(folder)) == 2
+
+
+async def test_only_at_three_unless_the_last_is_older_than_26_hours(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    set_to(clock, 20, 7)
+    job = nightly()
+    await job.make_if_due()
+    for hour in (2, 4, 9):  # the last of them 26 hours after the first
+        set_to(clock, 21, hour)
+        await job.make_if_due()
+        assert len(times(folder)) == 1
+    clock.step(1)
+    await job.make_if_due()
+    assert len(times(folder)) == 2
+
+
+async def test_one_that_the_operator_made_counts(
+    nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
+) -> None:
+    create_backup(commands.data_dir, new_path(folder, "manual", clock.now()))
+    await nightly().make_if_due()
+    assert times(folder) == []
+
+
+async def test_one_from_the_future_does_not_count(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    clock.set_time_of_day(400 * 24 * HOUR)
+    job = nightly()
+    await job.make_if_due()
+    clock.set_time_of_day(-400 * 24 * HOUR)
+    await job.make_if_due()
+    assert times(folder)[0] == clock.now()
+    await job.make_if_due()
+    assert len(times(folder)) == 2
+
+
+async def test_nor_does_it_take_the_place_of_one_that_does(
+    nightly: Nightly, folder: Path, clock: SteppedClock
+) -> None:
+    job = nightly(keep=2)
+    clock.set_time_of_day(400 * 24 * HOUR)
+    await each_hour(job, clock, 3 * 24)
+    clock.set_time_of_day(-400 * 24 * HOUR)
+    before = clock.now()
+    await job.make_if_due()
+    clock.step(60)
+    await job.make_if_due()
+    assert [at for at in times(folder) if at <= clock.now()] == [before]
+
+
+async def test_the_newest_so_many_are_kept_and_nothing_but_nightly_ones_removed(
+    nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
+) -> None:
+    folder.mkdir()
+    others = [
+        "leads-manual-20200101T000000Z.db",
+        "leads-manual-20200101T000000Z.db.sha256",
+        "leads-before-schema-2-20200101T000000Z.db",
+        "leads-nightly.db",
+        "my leads-nightly-20200101T000000Z.db",
+        "notes.txt",
+    ]
+    for name in others:
+        (folder / name).write_text("dear to somebody")
+    job = nightly(keep=3)
+    for _ in range(5):
+        await job.make_if_due()
+        clock.step(27 * HOUR)
+    made = times(folder)
+    assert [clock.now() - at for at in made] == [timedelta(hours=27 * n) for n in (3, 2, 1)]
+    kept = [f"leads-nightly-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}.db" for at in made]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*others, *kept, *(f"{name}.sha256" for name in kept)]
+    )
+
+
+async def test_what_a_night_that_was_cut_off_left_is_removed_and_nothing_else(
+    nightly: Nightly, folder: Path
+) -> None:
+    folder.mkdir()
+    left = "leads-nightly-20261122T080000Z.db.partial"
+    for name in (left, f"{left}-journal", f"{left}-wal", f"{left}-shm"):
+        (folder / name).write_bytes(b"half")
+    (folder / "leads-manual-20261122T080000Z.db.partial").write_bytes(b"being made by somebody")
+    await nightly().make_if_due()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "leads-manual-20261122T080000Z.db.partial",
+        "leads-nightly-20261123T150000Z.db",
+        "leads-nightly-20261123T150000Z.db.sha256",
+    ]
+
+
+async def test_a_failure_is_logged_and_tried_again_the_next_time(
+    nightly: Nightly, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.write_text("in the way")
+    job = nightly()
+    for _ in range(2):
+        await job.make_if_due()
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in told] == ["the backup failed"] * 2
+    assert all(str(folder) in record.__dict__["reason"] for record in told)
+    folder.unlink()
+    await job.make_if_due()
+    assert len(times(folder)) == 1
+
+
+async def test_a_database_that_is_damaged_takes_the_place_of_no_backup(
+    nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = nightly(keep=1)
+    await job.make_if_due()
+    [good] = list_backups(folder)
+    (commands.data_dir / "leads.db").write_bytes(b"garbage" * 1_000)
+    clock.step(27 * HOUR)
+    await job.make_if_due()
+    assert "the backup failed" in caplog.text
+    assert list_backups(folder) == [good] and verify_backup(good.path).leads == 1
+
+
+async def test_a_server_makes_one_by_itself(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.LOOK_FOR_BACKUP_MINUTES", 0.001)
+    house = await open_house()
+    await house.lead()
+    backups = house.data_dir / "backups"
+    [made] = await until(lambda: list_backups(backups))
+    assert verify_backup(made.path).leads == 1
+    assert await house.lead() == 2

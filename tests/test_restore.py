@@ -1,0 +1,307 @@
+"""What `backup restore` promises: a backup in the database's place, nothing lost of what was there, nothing
+sent twice, and no id that was given out given out again.
+"""
+
+import asyncio
+import json
+import shutil
+import signal
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import NOW, Commands
+from conftest import LEADS, House
+from running import started
+from test_backup import content, query
+from test_process import curl, damage_header, damage_inside
+
+from models.backup import checksum_file, create_backup
+from models.data_folder import RESTORING
+from models.destination import EMAIL, JUNE_HOMES, resume
+from models.lead_record import list_leads
+from models.migrations import NEWEST
+from models.outbox import Delivery
+from models.outbox_operator import SKIPPED_BY_HAND
+from models.restore import restore_backup
+
+SCHEMAS = Path(__file__).parent / "schemas"
+UNKNOWN = 1_000_000  # how far ids go on where nobody knows
+
+
+def back_up(commands: Commands, name: str = "backup.db") -> Path:
+    file = commands.data_dir.parent / "away" / name
+    create_backup(commands.data_dir, file)
+    return file
+
+
+def restore(commands: Commands, file: Path) -> dict[str, Any]:
+    """Restore it; gives what the command said."""
+    return commands.row("backup", "restore", file)
+
+
+def restore_here(commands: Commands, file: Path) -> Path:
+    """The same in this process, which takes less time; gives the folder with what was replaced."""
+    replaced = restore_backup(commands.data_dir, file, NOW, lambda step: None).replaced
+    assert replaced is not None
+    return replaced
+
+
+def leads(commands: Commands) -> list[dict[str, Any]]:
+    with commands.database():
+        return list(list_leads(newest_first=False))
+
+
+def ids(commands: Commands) -> list[int]:
+    return [lead["id"] for lead in leads(commands)]
+
+
+def test_a_restore_brings_back_what_was_and_keeps_what_is(commands: Commands) -> None:
+    commands.leads({"name": "Zoë"}, {"message": "m" * 10_000})
+    before, file = leads(commands), back_up(commands)
+    commands.leads({"email": "bob@renter.test", "phone": None})
+    there = content(commands.data_dir)["leads.db"]
+
+    said = restore(commands, file)
+    assert (said["path"], said["leads"], said["schema"]) == (str(file), 2, NEWEST)
+    assert leads(commands) == before
+    kept = Path(said["replaced"])
+    assert kept.parent == commands.data_dir and kept.name.startswith("replaced-")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert (kept / "leads.db").read_bytes() == there
+    assert stat.S_IMODE((commands.data_dir / "leads.db").stat().st_mode) == 0o600
+    assert not [name for name in content(commands.data_dir) if RESTORING in name]
+
+
+def test_the_backup_stays_as_it_is_with_nothing_beside_it(commands: Commands) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    before = content(file.parent)
+    said = commands.run("backup", "restore", file).stdout
+    assert content(file.parent) == before
+    assert f"{file} is in place: 1 leads, the newest of 2026-11-23T15:00:00.000000Z." in said
+    assert "'outbox resume email'" in said
+
+
+def test_what_was_replaced_can_be_put_back(commands: Commands) -> None:
+    commands.leads({}, {})
+    file = back_up(commands)
+    commands.leads({}, {}, {})
+    everything = leads(commands)
+    first = restore_here(commands, file)
+    assert ids(commands) == [1, 2]
+    second = restore_here(commands, first / "leads.db")  # in the same second, too
+    assert leads(commands) == everything
+    assert first != second
+    assert stat.S_IMODE(first.stat().st_mode) == stat.S_IMODE(second.stat().st_mode) == 0o700
+    assert query(second / "leads.db", "SELECT count(*) FROM lead") == [(2,)]
+    assert commands.leads({}) == [6]
+
+
+def test_C4_ids_go_on_after_the_last_that_was_given_out(commands: Commands) -> None:
+    commands.leads({}, {}, {})
+    file = back_up(commands)
+    commands.leads({}, {"email": "bob@renter.test", "phone": None})
+    restore_here(commands, file)
+    assert commands.leads({"email": "eve@renter.test", "phone": None}) == [6]
+    last = leads(commands)[-1]
+    assert (last["customer"]["id"], last["deal"]["id"]) == (3, 6)
+
+
+def test_C4_also_if_the_backup_is_of_before_the_first(commands: Commands) -> None:
+    with commands.database():
+        pass  # that made it
+    file = back_up(commands)
+    commands.leads({}, {})
+    restore_here(commands, file)
+    assert ids(commands) == []
+    assert commands.leads({}) == [3]
+    assert [lead["building_id"] for lead in leads(commands)] == [2]
+
+
+def test_C4_and_if_they_stand_in_the_journal_alone(commands: Commands) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    lead = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
+    with started("serve", data_dir=str(commands.data_dir)) as server:
+        for number in (2, 3):
+            assert curl(server.url + LEADS, lead) == (201, b'{"id": %d}' % number)
+        server.process.kill()
+        server.process.wait()
+    assert (commands.data_dir / "leads.db-wal").stat().st_size
+    kept = restore_here(commands, file)
+    assert commands.leads({}) == [4]
+    again = Commands(kept)
+    assert ids(again) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_inside])
+def test_C4_of_a_damaged_database_nobody_knows_the_last_so_they_go_far_on(
+    commands: Commands, damage: Any
+) -> None:
+    commands.leads({}, {}, {"message": "m" * 10_000})
+    file = back_up(commands)
+    there = commands.data_dir / "leads.db"
+    damage(there)
+    damaged = there.read_bytes()
+    kept = restore_here(commands, file)
+    assert (kept / "leads.db").read_bytes() == damaged
+    assert ids(commands) == [1, 2, 3]
+    assert commands.leads({}) == [3 + UNKNOWN + 1]
+
+
+def test_C4_so_they_do_even_if_the_backup_has_given_out_none(commands: Commands) -> None:
+    with commands.database():
+        pass  # that made it
+    file = back_up(commands)
+    damage_header(commands.data_dir / "leads.db")
+    restore_here(commands, file)
+    assert commands.leads({}) == [UNKNOWN + 1]
+
+
+def test_a_backup_is_restored_into_a_folder_that_is_not_there_yet(commands: Commands) -> None:
+    commands.leads({}, {})
+    before, file = leads(commands), back_up(commands)
+    other = Commands(commands.data_dir.parent / "new machine" / "data")
+    other.data_dir.parent.mkdir()
+    assert restore(other, file)["replaced"] is None
+    assert leads(other) == before
+    assert other.leads({}) == [2 + UNKNOWN + 1]
+    assert stat.S_IMODE(other.data_dir.stat().st_mode) == 0o700
+
+
+def test_while_a_server_runs_nothing_is_restored(commands: Commands) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    lead = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
+    with started("serve", data_dir=str(commands.data_dir)) as server:
+        assert curl(server.url + LEADS, lead) == (201, b'{"id": 2}')
+        said = commands.refusal("backup", "restore", file)
+        assert said.startswith(f"another server (process {server.process.pid}) is running on ")
+        assert curl(server.url + LEADS, lead) == (201, b'{"id": 3}')
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    assert ids(commands) == [1, 2, 3]
+    assert not list(commands.data_dir.glob("replaced-*"))
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_inside, Path.unlink])
+def test_a_damaged_backup_is_refused_and_the_database_left_to_the_byte(
+    commands: Commands, damage: Any
+) -> None:
+    commands.leads({}, {"message": "m" * 10_000})
+    file = back_up(commands)
+    commands.leads({})
+    checksum_file(file).unlink()
+    damage(file)
+    before = content(commands.data_dir)
+    assert str(file) in commands.refusal("backup", "restore", file)
+    assert {**content(commands.data_dir), "server.lock": b""} == {**before, "server.lock": b""}
+    assert ids(commands) == [1, 2, 3]
+
+
+async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(house: House) -> None:
+    house.mail.gate.clear()
+    for name in ("one", "two", "three"):
+        await house.lead(token="maple", message=name, listing_source="june_homes")
+    commands = Commands(house.data_dir)
+    file = Path((await asyncio.to_thread(commands.row, "backup", "create"))["path"])
+    house.mail.gate.set()
+    await house.settled()
+    assert len(house.mail.mails) == 3
+    calls = len(house.partner.calls)
+
+    await house.server.stop()
+    await asyncio.to_thread(restore, commands, file)
+    await house.start(rate_limit="100000/1")
+    await house.lead(token="maple", message="after the restore", listing_source="june_homes")
+    await house.settled()
+    assert (len(house.mail.mails), len(house.partner.calls)) == (3, calls)
+    for kind in (EMAIL, JUNE_HOMES):
+        place = await house.destination(kind)
+        assert place["paused"] and place["waits_because"].startswith("paused by a restore at 20")
+        assert place["waits_because"].endswith("Z: what waits may have left already")
+
+    waiting = [row["id"] for row in await house.deliveries(kind="email", state="pending")]
+    assert len(waiting) == 4
+    assert (await asyncio.to_thread(commands.row, "outbox", "skip", *waiting[:3]))["skipped"] == waiting[:3]
+    await asyncio.to_thread(commands.run, "outbox", "resume", "email")
+    await house.settled()
+    [mail] = house.mail.mails[3:]
+    assert "after the restore" in str(mail)
+    assert len(house.partner.calls) == calls  # June Homes is another destination
+    skipped = await house.deliveries(state="skipped")
+    assert [row["reason"] for row in skipped] == [SKIPPED_BY_HAND] * 3
+
+    await house.change(lambda: resume(JUNE_HOMES))
+    await house.settled()
+    assert b"after the restore" in b"".join(body for _, body in house.partner.calls[calls:])
+
+
+def test_what_is_skipped_can_be_retried_and_what_has_left_can_not_be_skipped(commands: Commands) -> None:
+    commands.leads({}, {}, {"listing_source": "june_homes"})
+    with commands.database():
+        Delivery.update(state="delivered").where(Delivery.id == 2).execute()
+        Delivery.update(state="failed").where(Delivery.id == 3).execute()
+    assert commands.refusal("outbox", "skip", 1, 2) == "delivery 2 is delivered already"
+    assert commands.refusal("outbox", "skip", 1, 99) == "there is no delivery 99; see 'outbox list'"
+    assert commands.run("outbox", "skip", 3, 4).stdout == (
+        "Not to leave: 2; 'outbox retry' would have them leave still.\n"
+    )
+    assert commands.row("outbox", "retry", 4) == {"retried": [4]}
+    with commands.database():
+        states = [row.state for row in Delivery.select().order_by(Delivery.id)]
+    assert states == ["pending", "delivered", "skipped", "pending"]  # a refusal has changed none
+
+
+def test_a_backup_of_an_older_schema_is_upgraded_as_it_is_restored(commands: Commands) -> None:
+    file = commands.data_dir.parent / "away" / "old.db"
+    file.parent.mkdir()
+    shutil.copyfile(SCHEMAS / "schema-1.db", file)
+    before = file.read_bytes()
+    commands.leads({})
+    assert restore(commands, file)["schema"] == 1
+    assert file.read_bytes() == before
+    database = commands.data_dir / "leads.db"
+    assert query(database, "PRAGMA user_version") == [(NEWEST,)]
+    expected = [json.loads(line)["id"] for line in (SCHEMAS / "schema-1.jsonl").read_text().splitlines()]
+    assert ids(commands) == expected
+    assert not list((commands.data_dir / "backups").glob("*"))  # the backup is the backup
+    assert {place for (place,) in query(database, "SELECT pause_reason FROM destination")} != {None}
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["what was there still there", "and moved away"])
+def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_again(
+    commands: Commands, moved: bool
+) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    commands.leads({})
+    database = commands.data_dir / "leads.db"
+    shutil.copyfile(file, commands.data_dir / RESTORING)
+    if moved:
+        (commands.data_dir / "replaced-before").mkdir()
+        database.rename(commands.data_dir / "replaced-before" / "leads.db")
+    before = content(commands.data_dir)
+    for command in (("lead", "list"), ("building", "add", "--name", "Oak"), ("serve", "--port", "0")):
+        assert commands.refusal(*command) == (
+            f"a restore into {commands.data_dir} was begun and not finished; run 'backup restore' again"
+        )
+    assert {**content(commands.data_dir), "server.lock": b""} == {**before, "server.lock": b""}
+
+    restore(commands, file)
+    assert not (commands.data_dir / RESTORING).exists()
+    assert commands.leads({}) == [1 + UNKNOWN + 1 if moved else 3]
+    assert len(list(commands.data_dir.glob("replaced-*/leads.db"))) == 1
+
+
+def test_what_a_cut_off_copy_left_is_no_hindrance(commands: Commands) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        (commands.data_dir / f"{RESTORING}.partial{suffix}").write_bytes(b"left by a crash" * 1_000)
+    assert ids(commands) == [1]  # a restore that has not come to replacing anything hinders nobody
+    restore_here(commands, file)
+    assert ids(commands) == [1]
+    assert not list(commands.data_dir.glob(f"{RESTORING}*"))
