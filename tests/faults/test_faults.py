@@ -1,6 +1,7 @@
 """Every fault in its short form, and every harness against its mutants. `make faults` runs the long form."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,15 @@ def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
     assert trial.broken == []
 
 
+# A trial that a mutant keeps from its end leaves open what it had opened.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("name", "mutant"), [(fault.name, mutant) for fault in FAULTS.values() for mutant in fault.mutants]
 )
 def test_the_harness_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     trial = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
+    gc.collect()  # here, and not in another test
     if trial.not_tried:
         pytest.skip(trial.not_tried)
     assert trial.broken
