@@ -75,7 +75,7 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
         progress(f"copying {source.stat().st_size / 1e6:.1f} MB")
         copy_database(source, partial)
         progress("reading the copy back")
-        _read_back(partial)
+        schema, leads, newest = _read_back(partial)
         checksum = sha256_of(partial)
         beside = checksum_file(path)
         beside.unlink(missing_ok=True)
@@ -85,7 +85,7 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return verify_backup(path)
+    return Backup(path, path.stat().st_size, schema, leads, newest, checksum)
 
 
 def copy_database(source: Path, target: Path) -> None:

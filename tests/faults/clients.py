@@ -119,7 +119,7 @@ async def descriptors(trial: Trial) -> None:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 100))
             mended_at = time.monotonic()
             await box.first_answer(ledger)
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.recovered_since(mended_at)
             trial.tried += 200
             await box.stop()
     trial.require(0 < max(lines) <= 1, f"one line of the log a second ({max(lines):.1f} were)")

@@ -53,7 +53,7 @@ async def ride_out(trial: Trial, order: str, *, ends: bool) -> None:
             if status is not None:
                 await box.start_again()
             await box.first_answer(ledger)
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.recovered_since(mended_at)
         await box.stop()
         judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
     trial.require_quick(trial.recovery or 0.0, 10, "it takes leads again")
@@ -127,7 +127,7 @@ async def disk_full(trial: Trial) -> None:
             ballast.unlink()
             mended_at = time.monotonic()
             await box.first_answer(ledger)
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.recovered_since(mended_at)
             trial.tried += 1
         await box.stop()
         judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
@@ -191,7 +191,7 @@ async def locked(trial: Trial) -> None:
             await other.wait()
             mended_at = time.monotonic()
             await box.first_answer(ledger)
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - mended_at)
+            trial.recovered_since(mended_at)
             trial.tried += 1
         await box.stop()
         judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))

@@ -145,7 +145,7 @@ def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
                 trial.lost += len(promised.acknowledged)
                 trial.require(not promised.acknowledged, f"the database is whole after a cut ({error})")
                 continue
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - began)
+            trial.recovered_since(began)
             judge_storage(trial, promised, stored)
             trial.tried += 1
     syncs = sum(event[0] == "sync" for event in events)

@@ -1,6 +1,7 @@
 """Owns what a fault is, and what a trial of it finds."""
 
 import importlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,10 @@ class Trial:
         """The same of one that is about time."""
         if self.timed:
             self.require(seconds <= most, f"{promise} within {most:g} s (took {seconds:.3f} s)")
+
+    def recovered_since(self, moment: float) -> None:
+        """All is as before again, counted from this moment of `time.monotonic`; the slowest time is kept."""
+        self.recovery = max(self.recovery or 0.0, time.monotonic() - moment)
 
     def close(self) -> None:
         """Judge what every trial is judged by."""

@@ -68,7 +68,7 @@ async def upgrade_killed(trial: Trial) -> None:
             give_order(trial.folder)
             began = time.monotonic()
             status, _ = await box.command("lead", "list")
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - began)
+            trial.recovered_since(began)
             trial.require(status == 0 and shape(database) == new, "the next start completes it")
             trial.tried += 1
             if trial.broken:
@@ -155,7 +155,7 @@ async def restore_killed(trial: Trial) -> None:
                 trial.require(whole, "cut off, it is what was there or the backup, or refuses to be used")
             began = time.monotonic()
             status, _ = await box.command(*restore)
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - began)
+            trial.recovered_since(began)
             trial.require(
                 status == 0 and stored_leads(box.data_dir / "leads.db") == in_backup, "run again it completes"
             )
@@ -189,7 +189,7 @@ async def backup_under_load(trial: Trial) -> None:
             backup = trial.folder / f"backup-{number}.db"
             started = time.monotonic()
             status, _ = await box.command("backup", "create", "--output", str(backup))
-            trial.recovery = max(trial.recovery or 0.0, time.monotonic() - started)
+            trial.recovered_since(started)
             trial.require(status == 0, "a backup is made and read back")
             trial.require(backup.exists() and backup.stat().st_mode & 0o777 == 0o600, "for its owner alone")
             if backup.exists():
