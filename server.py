@@ -30,7 +30,7 @@ from jobs.watchdog import watch_the_clock
 from models.building import registered_origins
 from models.clock import Clock
 from models.data_folder import open_database, settle_journal
-from models.database import close_database
+from models.database import OutcomeUnknown, close_database
 from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import FolderLock
 from models.intake import record_leads
@@ -50,6 +50,7 @@ TICK_SECONDS = 1  # how late a retry may be
 LOOK_FOR_BACKUP_MINUTES = 1  # how often it is asked whether a backup is due
 FINISH_SECONDS = 10.0  # how long a stop waits for the requests that are being answered, and for deliveries
 DISK_FAILED = 74  # what the process exits with (EX_IOERR) when only a new start can tell what is on the disk
+MUST_STOP = "the disk failed a commit; stopping, to be started anew"
 DISK_FAILED_SECONDS = 3.0  # then it is gone after so long at most, whatever the disk does
 
 
@@ -177,7 +178,7 @@ async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
     if not server.writer.broken.is_set():
         await server.stop()
         return 0
-    log.critical("the disk failed a commit; stopping, to be started anew", extra={"status": DISK_FAILED})
+    log.critical(MUST_STOP, extra={"status": DISK_FAILED})
     last_resort = threading.Timer(DISK_FAILED_SECONDS, os._exit, [DISK_FAILED])
     last_resort.daemon = True
     last_resort.start()
@@ -209,7 +210,11 @@ def serve(settings: Settings) -> int:
 
     async def run() -> int:
         told_to_stop = _listen_to_signals()
-        server = await _started(settings)
+        try:
+            server = await _started(settings)
+        except OutcomeUnknown:
+            log.critical(MUST_STOP, extra={"status": DISK_FAILED})
+            return DISK_FAILED
         print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
         return await _run(server, told_to_stop)
 

@@ -1,8 +1,8 @@
-"""Owns the nightly backup: made once a night, and at once where the last is too old."""
+"""Owns the nightly backup: one for each three o'clock in the morning, made later where that was missed."""
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from models.backup import NIGHTLY, Backup, create_backup, list_backups, new_path, rotate
@@ -12,8 +12,6 @@ from models.database import DatabaseRefused
 log = logging.getLogger("leads.backup")
 
 HOUR = 3  # of the machine's own time
-NOT_AGAIN_WITHIN = timedelta(hours=20)
-TOO_OLD = timedelta(hours=26)  # then it doesn't wait for the night: the machine may be off at three
 
 
 class NightlyBackup:
@@ -38,11 +36,10 @@ class NightlyBackup:
                 log.exception("the backup failed")
 
     def _is_due(self) -> bool:
-        now = self._clock.now()
         # One from the future was made while the clock was wrong, and says nothing.
-        ages = [now - backup.made_at for backup in list_backups(self._backup_dir) if backup.made_at <= now]
-        age = min(ages, default=timedelta.max)
-        return age > TOO_OLD or (age > NOT_AGAIN_WITHIN and now.astimezone().hour == HOUR)
+        now = self._clock.now()
+        due = _last_due(now)
+        return not any(due <= backup.made_at <= now for backup in list_backups(self._backup_dir))
 
     def _make(self) -> Backup:
         began = self._clock.monotonic_ns()
@@ -52,3 +49,10 @@ class NightlyBackup:
         facts = {"file": backup.path.name, "leads": backup.leads, "bytes": backup.size, "seconds": seconds}
         log.info("backed up", extra=facts | {"removed": len(removed)})
         return backup
+
+
+def _last_due(now: datetime) -> datetime:
+    """The last time that was three o'clock."""
+    local = now.astimezone()
+    due = local.replace(hour=HOUR, minute=0, second=0, microsecond=0)
+    return due if due <= local else due - timedelta(days=1)

@@ -7,7 +7,9 @@ import asyncio
 import http.client
 import re
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -53,13 +55,31 @@ Look = Callable[[], Awaitable[Certificate]]
 
 def check_ways_out(settings: Settings, clock: Clock, deadline: float = DEADLINE_SECONDS) -> list[Finding]:
     """What there is to say of the mail server, the partner, the public URL and their certificates, each tried
-    for so many seconds (and a name that can't be looked up, for as long as the system's resolver goes on).
-    Nothing is raised: what can't be reached is a finding too.
+    for so many seconds. Nothing is raised: what can't be reached is a finding too.
     """
     return asyncio.run(_check_all(settings, clock, deadline))
 
 
+class _NotWaitedFor(ThreadPoolExecutor):
+    """Threads that the process's end doesn't wait for: the system's resolver may go on for half a minute
+    with a name, and can't be interrupted.
+    """
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(work(*args, **kwargs))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return answer
+
+
 async def _check_all(settings: Settings, clock: Clock, deadline: float) -> list[Finding]:
+    asyncio.get_running_loop().set_default_executor(_NotWaitedFor())
     found = await asyncio.gather(
         _examined(SMTP_LOGIN, _smtp_login(settings.smtp_url, deadline)),
         _examined(PARTNER, _partner(settings.june_homes_url, clock, deadline)),

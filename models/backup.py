@@ -15,9 +15,16 @@ from urllib.parse import quote
 
 import apsw
 
-from models.database import APPLICATION_ID, BUSY_TIMEOUT_SECONDS, FILE_NAME, DatabaseRefused, as_text
+from models.database import (
+    BUSY_TIMEOUT_SECONDS,
+    FILE_NAME,
+    DatabaseRefused,
+    as_text,
+    refuse_half_restored,
+    storage_reason,
+)
 from models.files import make_private, sha256_of, sync_file, sync_folder
-from models.migrations import NEWEST
+from models.migrations import refuse_newer, schema_of
 
 NIGHTLY = "nightly"
 NAME = re.compile(r"leads-(?P<why>[\w-]+)-(?P<at>\d{8}T\d{6}Z)(?:-\d+)?\.db")
@@ -60,9 +67,10 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
     """Copy the database of this data folder, as it is at one moment, to a new file, and read it back.
 
     Leads are taken meanwhile. Raises DatabaseRefused if there is nothing to copy, the file is there already,
-    or the copy is not whole; OSError if the disk fails. Only a whole backup gets its name.
+    or the copy fails or is not whole; OSError if the disk fails. Only a whole backup gets its name.
     """
     source = data_dir / FILE_NAME
+    refuse_half_restored(data_dir)
     if not source.exists():
         raise DatabaseRefused(f"there is no {FILE_NAME} in {data_dir}; give --data-dir")
     if path.exists():
@@ -82,20 +90,26 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
         make_private(beside, f"{checksum}  {path.name}\n".encode())
         partial.rename(path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, apsw.Error):
+            raise DatabaseRefused(
+                f"copying {source} to {path.parent} failed: {storage_reason(error)}; "
+                "see that both disks are well, and have room"
+            ) from error
         raise
     return Backup(path, path.stat().st_size, schema, leads, newest, checksum)
 
 
-def copy_database(source: Path, target: Path) -> None:
-    """Copy a database into an empty file, in one piece without a journal, synced.
+def copy_database(source: Path, target: Path, *, immutable: bool = False) -> None:
+    """Copy a database into an empty file, in one piece without a journal, synced. immutable: nobody writes
+    to the source, and nothing is to be made beside it. Raises apsw.Error; OSError if it can't be synced.
 
     Through SQLite: a copy of the file alone would lack what is still in its journal. In one step: one of
     several would begin anew whenever a lead is written between them, and never come to its end.
     """
     with (
-        closing(open_for_reading(source)) as from_here,
+        closing(open_for_reading(source, immutable)) as from_here,
         closing(apsw.Connection(str(target))) as to_there,
     ):
         from_here.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
@@ -127,19 +141,15 @@ def _read_back(path: Path) -> tuple[int, int, str | None]:
         raise DatabaseRefused(f"{path} is no backup: it has a journal, {journal.name}, beside it")
     try:
         with closing(open_for_reading(path, immutable=True)) as connection:
-            if connection.pragma("application_id") != APPLICATION_ID:
+            schema = schema_of(connection)
+            if not schema:
                 raise DatabaseRefused(f"{path} is no backup of this program's database")
+            refuse_newer(path, schema)
             verdict = connection.execute("PRAGMA integrity_check(1)").get
             if verdict != "ok":
                 raise DatabaseRefused(f"{path} is damaged: {verdict}")
             if connection.execute("PRAGMA foreign_key_check").get:
                 raise DatabaseRefused(f"{path} is damaged: rows in it belong to rows that are not there")
-            schema = int(connection.pragma("user_version"))
-            if schema > NEWEST:
-                raise DatabaseRefused(
-                    f"{path} has schema {schema}, newer than this program's {NEWEST}; "
-                    "use the newer version of this program"
-                )
             leads, newest = connection.execute("SELECT count(*), max(created_at) FROM lead").get
             return schema, leads, newest
     except apsw.Error as error:

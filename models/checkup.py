@@ -1,5 +1,6 @@
 """Owns the look at this machine: the database, the room on its disks, its clock, its backups."""
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ from models.finding import (
 from models.settings import Settings
 
 TOO_LITTLE_SPACE = 100 * 2**20  # bytes
+TOO_FEW_FILES = 1_000  # that there is still room for, whatever their size
 LITTLE_SPACE = 2**30
 COPIES = 2  # of the database that are to fit beside it: a backup, an erasure and a restore make one each
 BACKUP_TOO_OLD = timedelta(hours=48)  # last night's failed, and the one before
@@ -93,13 +95,24 @@ def _disk_spaces(settings: Settings) -> list[Finding]:
     if len({folder.stat().st_dev for folder in places.values()}) == 1:
         places = {"the data and backups": places["the data"]}
     return [
-        check_space(f"{what}, in {folder}", shutil.disk_usage(folder).free, size)
+        check_space(f"{what}, in {folder}", shutil.disk_usage(folder).free, size, _free_files(folder))
         for what, folder in places.items()
     ]
 
 
-def check_space(place: str, free: int, database_size: int) -> Finding:
-    """What so many free bytes for this place mean, with a database of this size."""
+def _free_files(folder: Path) -> int | None:
+    """How many more files its file system has room for; None if it sets no limit."""
+    found = os.statvfs(folder)
+    return found.f_favail if found.f_files else None
+
+
+def check_space(place: str, free: int, database_size: int, free_files: int | None = None) -> Finding:
+    """What so many free bytes, and room for so many files, for this place mean, with a database of this
+    size; free_files: None if there is no limit.
+    """
+    if free_files is not None and free_files < TOO_FEW_FILES:
+        found = f"room for only {free_files} more files for {place}, whatever their size"
+        return Finding(DISK_SPACE, PROBLEM, found, "remove files there that nobody needs: small ones, many")
     enough = max(LITTLE_SPACE, COPIES * database_size)
     found = f"{in_bytes(free)} free for {place}"
     if free < TOO_LITTLE_SPACE:

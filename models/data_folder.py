@@ -10,7 +10,6 @@ from peewee import DatabaseError
 from models.backup import create_backup, new_path
 from models.clock import Clock
 from models.database import (
-    APPLICATION_ID,
     BUSY_TIMEOUT_SECONDS,
     FILE_NAME,
     DatabaseRefused,
@@ -19,18 +18,18 @@ from models.database import (
     close_database,
     database,
     empty_journal,
+    refuse_half_restored,
     storage_reason,
 )
 from models.files import sync_folder
 from models.folder_lock import FolderLock
-from models.migrations import NEWEST, migrate
+from models.migrations import NEWEST, migrate, refuse_newer, schema_of
 from models.settings import BACKUPS
 
 WAL_RESET_FIXED_IN = (3, 51, 3)  # before it, a checkpoint beside a writer could lose committed rows
 # quick_check reads every page; beyond this it would delay the start.
 CHECK_WHOLE_FILE_UP_TO_BYTES = 64 * 2**20
 JOURNAL_PATIENCE_SECONDS = 10.0
-RESTORING = FILE_NAME + ".restoring"  # while it is there, a restore was begun and not finished
 
 
 def open_database(data_dir: Path, *, locked: bool = False) -> None:
@@ -104,10 +103,7 @@ def settle_journal() -> None:
 def _check(path: Path) -> int:
     """The schema's version, 0 for none; refuses what can't be used."""
     # Through a connection that can't write: what is refused stays as it was, to the byte.
-    if path.with_name(RESTORING).exists():
-        raise DatabaseRefused(
-            f"a restore into {path.parent} was begun and not finished; run 'backup restore' again"
-        )
+    refuse_half_restored(path.parent)
     if not path.exists():
         if path.with_name(FILE_NAME + "-wal").exists():
             raise DatabaseRefused(f"{path} is missing but its -wal file is there; put both back together")
@@ -116,16 +112,10 @@ def _check(path: Path) -> int:
         raise DatabaseRefused(f"{path} can't be read and written; check its owner and mode")
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
-        application_id = connection.pragma("application_id")
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-        if application_id != APPLICATION_ID and (application_id or tables):
+        version = schema_of(connection)
+        if version is None:
             raise DatabaseRefused(f"{path} is some other program's database; give another LEADS_DATA_DIR")
-        version = int(connection.pragma("user_version"))
-        if version > NEWEST:
-            raise DatabaseRefused(
-                f"{path} has schema {version}, newer than this program's {NEWEST}; "
-                "run the newer version of this program"
-            )
+        refuse_newer(path, version)
         if path.stat().st_size <= CHECK_WHOLE_FILE_UP_TO_BYTES:
             verdict = connection.execute("PRAGMA quick_check(1)").get
             if verdict != "ok":

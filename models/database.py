@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -12,6 +13,7 @@ from peewee import DatabaseError, Field, Model, TextField
 from playhouse.apsw_ext import APSWDatabase
 
 FILE_NAME = "leads.db"
+RESTORING = FILE_NAME + ".restoring"  # while it is there, a restore was begun and not finished
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
 BUSY_TIMEOUT_SECONDS = 5.0
 EMPTY_JOURNAL_TRIES = 100
@@ -28,6 +30,14 @@ PRAGMAS: dict[str, tuple[str, object]] = {
 
 class DatabaseRefused(Exception):
     """The database can't be used as it is. The message says why and what to do; nothing was changed."""
+
+
+def refuse_half_restored(data_dir: Path) -> None:
+    """Raises DatabaseRefused if a restore into this folder was begun and not finished."""
+    if (data_dir / RESTORING).exists():
+        raise DatabaseRefused(
+            f"a restore into {data_dir} was begun and not finished; run 'backup restore' again"
+        )
 
 
 class StorageError(Exception):

@@ -13,12 +13,11 @@ from typing import TypeVar
 import apsw
 
 from models.backup import open_for_reading
-from models.data_folder import RESTORING
-from models.database import APPLICATION_ID, BUSY_TIMEOUT_SECONDS, FILE_NAME, causes, storage_reason
+from models.database import BUSY_TIMEOUT_SECONDS, FILE_NAME, RESTORING, causes, storage_reason
 from models.destination import Destination, why_waiting
 from models.finding import DATABASE, OK, OUTBOX, PROBLEM, SCHEMA, WARNING, Finding, in_bytes
 from models.folder_lock import lock_holder
-from models.migrations import NEWEST
+from models.migrations import NEWEST, schema_of
 from models.outbox import FAILED, PENDING
 
 Answer = TypeVar("Answer")
@@ -67,9 +66,7 @@ def check_database(path: Path) -> Finding:
 
 def _trouble(connection: apsw.Connection) -> tuple[str, str] | None:
     """What is wrong with the file as a database, and what to do; None if nothing is wrong."""
-    application_id = connection.pragma("application_id")
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
-    if application_id != APPLICATION_ID and (application_id or tables):
+    if schema_of(connection) is None:
         return "is some other program's database", "give another LEADS_DATA_DIR"
     verdict = connection.execute("PRAGMA quick_check(1)").get
     if verdict != "ok":

@@ -10,9 +10,9 @@ import apsw
 from peewee import DatabaseError
 
 from models.backup import AT, Backup, Progress, copy_database, verify_backup
-from models.data_folder import RESTORING
 from models.database import (
     FILE_NAME,
+    RESTORING,
     DatabaseRefused,
     close_database,
     database,
@@ -56,7 +56,13 @@ def restore_backup(data_dir: Path, path: Path, now: datetime, progress: Progress
             leftover.unlink(missing_ok=True)
         make_private(prepared)
         progress("copying it")
-        copy_database(path, prepared)
+        try:
+            copy_database(path, prepared, immutable=True)
+        except apsw.Error as error:
+            raise DatabaseRefused(
+                f"copying {path} to {data_dir} failed: {storage_reason(error)}; "
+                "see that both disks are well, and have room; nothing was changed"
+            ) from error
         _prepare(prepared, _ids_given_out(data_dir / FILE_NAME), now)
         return Restored(backup, _put_in_place(data_dir, prepared, now))
 

@@ -5,6 +5,8 @@ import json
 import shutil
 import sqlite3
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
@@ -382,6 +384,11 @@ def test_a_disk_wants_room_for_leads_and_for_two_copies(free: int, database: int
     assert bool(finding.remedy) == (state != OK)
 
 
+@pytest.mark.parametrize(("files", "state"), [(None, OK), (1_000, OK), (999, PROBLEM), (0, PROBLEM)])
+def test_a_disk_wants_room_for_files_too_where_it_counts_them(files: int | None, state: str) -> None:
+    assert check_space("the data", 10 * GIB, 0, files).state == state
+
+
 def test_each_file_system_is_looked_at_once(data_dir: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == data_dir.stat().st_dev:
@@ -534,6 +541,26 @@ async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> Non
     problems = {("SMTP login", PROBLEM), ("partner", PROBLEM), ("public URL", PROBLEM)}
     assert states == problems | {("certificates", WARNING)}
     assert all("in time" in f.found for f in found if f.state == PROBLEM), found
+
+
+SLOW_RESOLVER = """
+import socket, sys, time
+from models.clock import Clock
+from jobs.checkup import check_ways_out
+from models.settings import load
+socket.getaddrinfo = lambda *args, **kwargs: time.sleep(600)
+given = {"smtp_url": "smtp://mail.office.test", "public_url": "https://leads.office.test"}
+for finding in check_ways_out(load(given, environment={}), Clock(), 0.2):
+    print(finding.check, finding.state, finding.found)
+"""
+
+
+def test_a_name_that_is_looked_up_for_ever_holds_up_neither_the_findings_nor_the_end() -> None:
+    command = [sys.executable, "-c", SLOW_RESOLVER]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "SMTP login problem mail.office.test:25 gave no answer in time at connecting" in done.stdout
+    assert "public URL problem leads.office.test:443 gave no answer in time" in done.stdout
 
 
 async def test_what_speaks_something_else_is_a_problem(tmp_path: Path) -> None:

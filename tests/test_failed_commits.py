@@ -3,6 +3,8 @@
 import asyncio
 import json
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +14,10 @@ from typing import Any
 import pytest
 from command_line import Commands
 from conftest import LEADS, House, OpenHouse, until
-from running import started
+from disk import give_order
+from running import environment, started
 from test_process import curl
+from world import LAUNCHER
 
 from models.lead_record import list_leads
 from server import DISK_FAILED
@@ -133,3 +137,21 @@ def test_C32_the_program_then_ends_with_74_so_that_it_is_started_anew(tmp_path: 
     with commands.database():
         leads = list(list_leads(newest_first=False))
     assert leads[0]["id"] == 1 and all(lead["deal"] and lead["deliveries"] for lead in leads)
+
+
+def test_C32_also_while_it_starts(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    commands.run("building", "add", "--name", "Maple")
+    give_order(tmp_path, fail="sync EIO", times=10**6)
+    done = subprocess.run(
+        [sys.executable, str(LAUNCHER), "serve"],
+        env=environment(data_dir=str(commands.data_dir), port="0")
+        | {"TRIAL_FOLDER": str(tmp_path), "TRIAL_DISK": "plain"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 74
+    assert "the disk failed a commit; stopping, to be started anew" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from command_line import Commands
 from conftest import OpenHouse, SteppedClock, until
+from test_failed_commits import failing_writes
 
 from jobs.backup import NightlyBackup
 from models.backup import checksum_file, create_backup, list_backups, new_path, verify_backup
@@ -84,35 +85,37 @@ async def test_then_one_is_made_each_night_at_three(
     assert [(at.day, at.hour) for at in times(folder)] == [(20, 3), (21, 3), (22, 3), (23, 3)]
 
 
-async def test_not_again_within_20_hours_even_at_three(
+async def test_a_server_that_was_first_started_by_day_makes_the_next_at_three(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
-    set_to(clock, 20, 7, 30)
+    set_to(clock, 20, 10)
     job = nightly()
     await job.make_if_due()
-    set_to(clock, 21, 3, 29)  # 19 hours and 59 minutes later
-    await job.make_if_due()
-    assert len(times(folder)) == 1
-    set_to(clock, 21, 3, 31)
-    await job.make_if_due()
-    assert len(times(folder)) == 2
-    await job.make_if_due()
-    assert len(times(folder)) == 2
+    await each_hour(job, clock, 2 * 24)
+    assert [(at.day, at.hour) for at in times(folder)] == [(20, 10), (21, 3), (22, 3)]
 
 
-async def test_only_at_three_unless_the_last_is_older_than_26_hours(
+async def test_a_machine_that_is_off_at_three_makes_up_for_it_when_it_is_on_again(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
-    set_to(clock, 20, 7)
     job = nightly()
-    await job.make_if_due()
-    for hour in (2, 4, 9):  # the last of them 26 hours after the first
-        set_to(clock, 21, hour)
+    for day in (20, 21):
+        set_to(clock, day, 8)
         await job.make_if_due()
-        assert len(times(folder)) == 1
-    clock.step(1)
+        await each_hour(job, clock, 10)
+    assert [(at.day, at.hour) for at in times(folder)] == [(20, 8), (21, 8)]
+
+
+@pytest.mark.parametrize("day", [datetime(2026, 3, 8), datetime(2026, 11, 1)])  # of 23 hours, and of 25
+async def test_a_night_in_which_the_clocks_are_changed_has_one_too(
+    nightly: Nightly, folder: Path, clock: SteppedClock, day: datetime
+) -> None:
+    began = day.replace(tzinfo=OFFICE) - timedelta(hours=6)
+    clock.step((began.astimezone(UTC) - clock.now()).total_seconds())
+    job = nightly()
     await job.make_if_due()
-    assert len(times(folder)) == 2
+    await each_hour(job, clock, 20)
+    assert [(at.day, at.hour) for at in times(folder)] == [(began.day, 18), (day.day, 3)]
 
 
 async def test_one_that_the_operator_made_counts(
@@ -218,6 +221,18 @@ async def test_a_database_that_is_damaged_takes_the_place_of_no_backup(
     await job.make_if_due()
     assert "the backup failed" in caplog.text
     assert list_backups(folder) == [good] and verify_backup(good.path).leads == 1
+
+
+async def test_why_the_disk_failed_it_is_in_the_log(
+    nightly: Nightly, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = nightly()
+    with failing_writes():
+        await job.make_if_due()
+    [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert told.getMessage() == "the backup failed"
+    assert f"to {folder} failed: disk I/O error" in told.__dict__["reason"]
+    assert list(folder.iterdir()) == []
 
 
 async def test_a_server_makes_one_by_itself(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from test_backup import content, query
 from test_process import curl, damage_header, damage_inside
 
 from models.backup import checksum_file, create_backup
-from models.data_folder import RESTORING
+from models.database import RESTORING
 from models.destination import EMAIL, JUNE_HOMES, resume
 from models.lead_record import list_leads
 from models.migrations import NEWEST
@@ -82,6 +82,18 @@ def test_the_backup_stays_as_it_is_with_nothing_beside_it(commands: Commands) ->
     assert content(file.parent) == before
     assert f"{file} is in place: 1 leads, the newest of 2026-11-23T15:00:00.000000Z." in said
     assert "'outbox resume email'" in said
+
+
+def test_nor_is_anything_made_beside_a_file_that_is_in_wal_mode(commands: Commands) -> None:
+    commands.leads({})
+    file = commands.data_dir.parent / "away" / "copy.db"
+    file.parent.mkdir()
+    shutil.copyfile(commands.data_dir / "leads.db", file)
+    assert file.read_bytes()[18:20] == b"\2\2"  # it would take a journal
+    before = content(file.parent)
+    restore(commands, file)
+    assert content(file.parent) == before
+    assert ids(commands) == [1]
 
 
 def test_what_was_replaced_can_be_put_back(commands: Commands) -> None:
@@ -284,7 +296,12 @@ def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_ag
         (commands.data_dir / "replaced-before").mkdir()
         database.rename(commands.data_dir / "replaced-before" / "leads.db")
     before = content(commands.data_dir)
-    for command in (("lead", "list"), ("building", "add", "--name", "Oak"), ("serve", "--port", "0")):
+    for command in (
+        ("lead", "list"),
+        ("building", "add", "--name", "Oak"),
+        ("serve", "--port", "0"),
+        ("backup", "create"),
+    ):
         assert commands.refusal(*command) == (
             f"a restore into {commands.data_dir} was begun and not finished; run 'backup restore' again"
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.building import Refused
-from models.data_folder import RESTORING, open_database
-from models.database import FILE_NAME, close_database
+from models.data_folder import open_database
+from models.database import FILE_NAME, RESTORING, close_database
 from models.settings import Settings, about, names
 
 if TYPE_CHECKING:

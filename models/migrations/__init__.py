@@ -1,5 +1,9 @@
 """Owns the schema's history: one step a file, append-only, each applied in one transaction."""
 
+from pathlib import Path
+
+import apsw
+
 from models.database import (
     APPLICATION_ID,
     DatabaseRefused,
@@ -11,6 +15,27 @@ from models.migrations import v0001_initial, v0002_safe_retries
 
 STEPS = (v0001_initial.STATEMENTS, v0002_safe_retries.STATEMENTS)
 NEWEST = len(STEPS)
+
+
+def schema_of(connection: apsw.Connection) -> int | None:
+    """The version of this database's schema: 0 if it is empty, None if it is some other program's.
+
+    Raises apsw.Error.
+    """
+    application_id = connection.pragma("application_id")
+    if application_id == APPLICATION_ID:
+        return int(connection.pragma("user_version"))
+    empty = application_id == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    return 0 if empty else None
+
+
+def refuse_newer(path: Path, schema: int) -> None:
+    """Raises DatabaseRefused if this program is too old for the schema."""
+    if schema > NEWEST:
+        raise DatabaseRefused(
+            f"{path} has schema {schema}, newer than this program's {NEWEST}; "
+            "run the newer version of this program"
+        )
 
 
 def migrate() -> None:

@@ -4,8 +4,14 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 
 from disk import give_order
@@ -22,42 +28,65 @@ sys.stdin.read()
 """
 
 
-async def keep_trying(box: Box, ledger: Ledger, seconds: float) -> None:
-    """Post leads for so long. A false 201 is found when all is over."""
+ENOUGH = 200  # false 201s at a time, after which a trial need not go on
+
+
+async def keep_trying(box: Box, ledger: Ledger) -> None:
+    """Post leads until one was answered 503 or the server is gone, and a while longer. A false 201 is found
+    when all is over.
+    """
+    before, taken = ledger.answers[503], len(ledger.acknowledged)
     crowd = Crowd(box, ledger, 8, pause=0.005)
     with suppress(TimeoutError):
-        await asyncio.wait_for(crowd.reach(10**9), seconds)
+        await asyncio.wait_for(crowd.reach(10**9), 0.5)
+    while ledger.answers[503] == before and box.runs and len(ledger.acknowledged) < taken + ENOUGH:
+        await asyncio.sleep(0.05)
     await crowd.go_home()
 
 
-async def ride_out(trial: Trial, order: str, *, ends: bool) -> None:
-    """Have the disk fail so, again and again, under clients; ends: the server is to stop with 74."""
-    ledger = Ledger()
-    async with Box(trial) as box:
-        box.variables["TRIAL_DISK"] = "plain"
-        await box.start()
-        await box.first_answer(ledger)
-        for _ in range(trial.times):
-            before = ledger.answers[503]
-            give_order(trial.folder, fail=order, times=10**6)
-            await keep_trying(box, ledger, 0.5)
+Breaking = Callable[[], AbstractAsyncContextManager[None]]
+
+
+async def ride_out(trial: Trial, box: Box, ledger: Ledger, breaking: Breaking, *, ends: bool = False) -> None:
+    """Have the disk fail, again and again, under clients, for as long as the block of `breaking` lasts; ends:
+    the server is to stop with 74.
+    """
+    await box.start()
+    await box.first_answer(ledger)
+    for _ in range(trial.times):
+        before = ledger.answers[503]
+        async with breaking():
+            await keep_trying(box, ledger)
             status = await box.ended((4.0 if trial.mutant else 30.0) if ends else 0.0)
-            give_order(trial.folder)
-            mended_at = time.monotonic()
-            trial.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
-            # What ends it may be another write than a lead's; then there was no lead to answer.
-            trial.require(ends or ledger.answers[503] > before, "what can't be stored is answered 503")
-            trial.tried += 1
-            if trial.broken:
-                break
-            if status is not None:
-                await box.start_again()
-            await box.first_answer(ledger)
-            trial.recovered_since(mended_at)
-        await box.stop()
-        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+        mended_at = time.monotonic()
+        trial.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
+        # What ends it may be another write than a lead's; then there was no lead to answer.
+        trial.require(ends or ledger.answers[503] > before, "what can't be stored is answered 503")
+        trial.tried += 1
+        if trial.broken:
+            break
+        if status is not None:
+            await box.start_again()
+        await box.first_answer(ledger)
+        trial.recovered_since(mended_at)
+    await box.stop()
+    judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
     trial.require_quick(trial.recovery or 0.0, 10, "it takes leads again")
     trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+
+
+async def ride_out_errors(trial: Trial, error: str, *, ends: bool) -> None:
+    """Have every operation of this kind fail so (one of `disk.ERRORS`)."""
+
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        give_order(trial.folder, fail=error, times=10**6)
+        yield
+        give_order(trial.folder)
+
+    async with Box(trial) as box:
+        box.variables["TRIAL_DISK"] = "plain"
+        await ride_out(trial, box, Ledger(), failing, ends=ends)
 
 
 SUCCESS = ("takes a failure for success",)
@@ -65,7 +94,7 @@ SUCCESS = ("takes a failure for success",)
 
 @fault("write-error", "I/O errors on every write", short=2, long=20, mutants=SUCCESS)
 async def write_error(trial: Trial) -> None:
-    await ride_out(trial, "write EIO", ends=True)
+    await ride_out_errors(trial, "write EIO", ends=True)
 
 
 @fault(
@@ -76,12 +105,12 @@ async def write_error(trial: Trial) -> None:
     mutants=(*SUCCESS, "goes on after a failed commit"),
 )
 async def fsync_error(trial: Trial) -> None:
-    await ride_out(trial, "sync EIO", ends=True)
+    await ride_out_errors(trial, "sync EIO", ends=True)
 
 
 @fault("no-space", "every write is refused for want of space", short=2, long=20, mutants=SUCCESS)
 async def no_space(trial: Trial) -> None:
-    await ride_out(trial, "write ENOSPC", ends=False)
+    await ride_out_errors(trial, "write ENOSPC", ends=False)
 
 
 @contextmanager
@@ -110,28 +139,21 @@ async def disk_full(trial: Trial) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(small_disk(trial.folder / "data", 4))
         box = await stack.enter_async_context(Box(trial))
-        await box.start()
-        for _ in range(trial.times):
-            before = ledger.answers[503]
-            ballast = box.data_dir / "ballast"
+        ballast = box.data_dir / "ballast"
+
+        @asynccontextmanager
+        async def full() -> AsyncIterator[None]:
             with suppress(OSError), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            await keep_trying(box, ledger, 0.5)
-            trial.require(await box.ended(0.0) is None, "the server goes on")
-            trial.require(ledger.answers[503] > before, "what can't be stored is answered 503")
+            yield
             client = box.client()
             ready = await client.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             await client.close()
             trial.require(ready.status == 503, "readyz says so")
             ballast.unlink()
-            mended_at = time.monotonic()
-            await box.first_answer(ledger)
-            trial.recovered_since(mended_at)
-            trial.tried += 1
-        await box.stop()
-        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+
+        await ride_out(trial, box, ledger, full)
 
 
 @fault(
@@ -156,7 +178,7 @@ async def read_only(trial: Trial) -> None:
         await box.stop()
         judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
     # The system doesn't let a disk become read-only while files on it are being written: ours does.
-    await ride_out(trial, "write EROFS", ends=True)
+    await ride_out_errors(trial, "write EROFS", ends=True)
 
 
 @fault(
@@ -169,10 +191,9 @@ async def read_only(trial: Trial) -> None:
 async def locked(trial: Trial) -> None:
     ledger = Ledger()
     async with Box(trial) as box:
-        await box.start()
-        await box.first_answer(ledger)
-        for _ in range(trial.times):
-            before = ledger.answers[503]
+
+        @asynccontextmanager
+        async def locked_by_another() -> AsyncIterator[None]:
             other = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
@@ -184,15 +205,9 @@ async def locked(trial: Trial) -> None:
             assert other.stdin and other.stdout
             await other.stdout.readline()
             taken = len(ledger.acknowledged)
-            while ledger.answers[503] == before and len(ledger.acknowledged) == taken:
-                await keep_trying(box, ledger, 1.0)
+            yield
             trial.require(len(ledger.acknowledged) == taken, "nothing is acknowledged while it is locked")
             other.stdin.close()
             await other.wait()
-            mended_at = time.monotonic()
-            await box.first_answer(ledger)
-            trial.recovered_since(mended_at)
-            trial.tried += 1
-        await box.stop()
-        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+
+        await ride_out(trial, box, ledger, locked_by_another)

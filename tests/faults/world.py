@@ -216,6 +216,11 @@ class Box:
         """SIGTERM; answers with the exit status."""
         return await self._end(signal.SIGTERM)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
     async def ended(self, within: float) -> int | None:
         """Its exit status if it has ended by itself, or does so in so many seconds; None if it still runs."""
         process = self.process
