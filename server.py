@@ -27,12 +27,12 @@ from jobs.dispatcher import Dispatcher
 from jobs.email import email_adapter
 from jobs.june_homes import june_homes_adapter
 from jobs.watchdog import watch_the_clock
-from models.building import registered_origins
+from models.building import list_buildings, registered_origins
 from models.clock import Clock
 from models.data_folder import open_database, settle_journal
 from models.database import OutcomeUnknown, close_database
 from models.destination import EMAIL, JUNE_HOMES
-from models.folder_lock import FolderLock
+from models.folder_lock import server_lock
 from models.intake import record_leads
 from models.outbox import open_outbox
 from models.outbox_clock import call_in
@@ -60,7 +60,7 @@ class Server:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or Clock()
-        self._lock = FolderLock(settings.data_dir)
+        self._lock = server_lock(settings.data_dir)
         self.url = ""
 
     async def start(self) -> None:
@@ -70,12 +70,15 @@ class Server:
         """
         settings, clock = self._settings, self._clock
         self._lock.acquire()
+        sockets: list[socket.socket] = []
         try:
+            sockets = _listen(settings)  # before a database is made where none was meant to be
             open_database(settings.data_dir, locked=True)
             settle_journal()
             close_database()  # each thread has a connection of its own; the loop's has none
-            sockets = _listen(settings)
         except BaseException:
+            for listener in sockets:
+                listener.close()
             self._lock.release()
             raise
         self.writer, self.reader = Writer(), Reader()
@@ -110,17 +113,29 @@ class Server:
             body_timeout=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
         )
+        if not await self.reader.read(list_buildings, clock.now()):
+            log.warning(
+                "no building is registered, so nobody is told of leads; is it the right folder?",
+                extra={"data_dir": str(settings.data_dir.absolute()), "register_one_by": "building add"},
+            )
         for place in await self.reader.read(list_destinations, clock.now()):
             if place["waits_because"] and (place["pending"] or place["kind"] == EMAIL):
                 waiting = {name: place[name] for name in ("kind", "pending", "waits_because")}
                 log.warning("the outbox waits", extra=waiting)
         self.dispatcher.start()
         self._scheduler.start()
-        self._watchdog = asyncio.create_task(watch_the_clock(clock, self.writer, self.dispatcher.wake))
+        self._watchdog = asyncio.create_task(
+            watch_the_clock(clock, self.writer, self.dispatcher.wake, self._tick_on)
+        )
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
+
+    def _tick_on(self) -> None:
+        # The clock was set back: each job is due at a time that is far off now.
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=self._clock.now())
 
     async def stop(self, finish_seconds: float = FINISH_SECONDS) -> None:
         """Take no more requests, finish those in flight and the deliveries on their way, close."""

@@ -5,13 +5,14 @@ import logging
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from models.backup import NIGHTLY, Backup, create_backup, list_backups, new_path, rotate
+from models.backup import NIGHTLY, create_backup, installation_of, list_backups, new_path, rotate
 from models.clock import Clock
 from models.database import DatabaseRefused
 
 log = logging.getLogger("leads.backup")
 
 HOUR = 3  # of the machine's own time
+TRY_AGAIN_NS = 3_600 * 1_000_000_000  # after a failure: each try may cost a copy of the whole
 
 
 class NightlyBackup:
@@ -22,33 +23,37 @@ class NightlyBackup:
         self._backup_dir = backup_dir
         self._keep = keep
         self._clock = clock
-        self._running = asyncio.Lock()
+        self._failed_at_ns: int | None = None
 
     async def make_if_due(self) -> None:
-        """Make one if it is time. A failure is logged and tried again the next time this is called."""
-        async with self._running:
-            try:
-                if self._is_due():
-                    await asyncio.to_thread(self._make)
-            except (DatabaseRefused, OSError) as error:
-                log.error("the backup failed", extra={"reason": str(error)})
-            except Exception:
-                log.exception("the backup failed")
+        """Make one if it is time. A failure is logged, and tried again an hour later."""
+        if self._failed_at_ns is not None:
+            if self._clock.monotonic_ns() - self._failed_at_ns < TRY_AGAIN_NS:
+                return
+            self._failed_at_ns = None
+        try:
+            await asyncio.to_thread(self._make_if_due)
+        except (DatabaseRefused, OSError) as error:
+            log.error("the backup failed", extra={"reason": str(error)})
+            self._failed_at_ns = self._clock.monotonic_ns()
+        except Exception:
+            log.exception("the backup failed")
+            self._failed_at_ns = self._clock.monotonic_ns()
 
-    def _is_due(self) -> bool:
+    def _make_if_due(self) -> None:
+        now, installation = self._clock.now(), installation_of(self._data_dir)
+        assert installation is not None  # the server has made it, or brought it to the newest schema
         # One from the future was made while the clock was wrong, and says nothing.
-        now = self._clock.now()
         due = _last_due(now)
-        return not any(due <= backup.made_at <= now for backup in list_backups(self._backup_dir))
-
-    def _make(self) -> Backup:
+        made = (b.made_at for b in list_backups(self._backup_dir, installation) if b.complete)
+        if any(due <= made_at <= now for made_at in made):
+            return
         began = self._clock.monotonic_ns()
-        backup = create_backup(self._data_dir, new_path(self._backup_dir, NIGHTLY, self._clock.now()))
-        removed = rotate(self._backup_dir, self._keep, self._clock.now())
+        backup = create_backup(self._data_dir, new_path(self._data_dir, self._backup_dir, NIGHTLY, now))
+        removed = rotate(self._backup_dir, installation, self._keep, self._clock.now())
         seconds = round((self._clock.monotonic_ns() - began) / 1e9, 1)
         facts = {"file": backup.path.name, "leads": backup.leads, "bytes": backup.size, "seconds": seconds}
         log.info("backed up", extra=facts | {"removed": len(removed)})
-        return backup
 
 
 def _last_due(now: datetime) -> datetime:

@@ -20,7 +20,7 @@ import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.delivery import DeliveryError, one_line
+from jobs.delivery import DeliveryError, in_words, one_line
 from jobs.email import check_login, peer_certificate
 from jobs.june_homes import USER_AGENT
 from models.checkup import SET_THE_CLOCK, SLIGHTLY_OFF
@@ -191,7 +191,7 @@ async def _ask(url: str, method: str, deadline: float) -> HTTPResponse:
     except (OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
         if untrusted := _untrusted(error):
             raise _NoAnswer(untrusted, SEE_CERTIFICATES) from None
-        reason = one_line(getattr(error, "strerror", None) or error, QUOTE_LIMIT)
+        reason = one_line(in_words(error), QUOTE_LIMIT)
         raise _NoAnswer(f"can't be reached: {reason}") from None
     finally:
         client.close()

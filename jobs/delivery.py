@@ -1,6 +1,9 @@
 """Owns the vocabulary of delivering: the parcel an adapter is given, and the error it answers with."""
 
+import os
 import re
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,6 +53,15 @@ class DeliveryError(Exception):
         self.said = one_line(said, REASON_LIMIT)
         self.hint = hint
         self.failure = Failure(reason, verdict, retry_after)
+
+
+def in_words(error: BaseException) -> str:
+    """What the system says of an error, without the program's own notation: 'Connection refused'."""
+    if isinstance(error, socket.gaierror) and error.strerror:
+        return error.strerror
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
+    return str(error)
 
 
 def one_line(text: object, limit: int | None = None) -> str:

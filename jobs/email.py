@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
-from jobs.delivery import Adapter, DeliveryError, Parcel, one_line
+from jobs.delivery import Adapter, DeliveryError, Parcel, in_words, one_line
 from jobs.email_message import mailbox, render
 from models.outbox import Verdict
 from models.settings import SmtpServer
@@ -114,7 +114,7 @@ class _Conversation:
         except TimeoutError:
             raise self.problem(lost, f"gave no answer in time at {name}", lost_hint) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
-            cause = self._quotable(str(error.__cause__ or error))
+            cause = self._quotable(in_words(error.__cause__ or error))
             raise self.problem(lost, f"failed at {name}: {cause}", lost_hint) from None
 
     def problem(self, verdict: Verdict, what: str, hint: str = "") -> DeliveryError:

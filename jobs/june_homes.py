@@ -14,7 +14,7 @@ import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.delivery import Adapter, DeliveryError, Parcel
+from jobs.delivery import Adapter, DeliveryError, Parcel, in_words
 from models.clock import Clock
 from models.outbox import Verdict
 
@@ -47,7 +47,7 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
         except HTTPStreamClosedError as error:
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
-            raise DeliveryError(f"June Homes can't be reached: {error}", Verdict.DOWN) from error
+            raise DeliveryError(f"June Homes can't be reached: {in_words(error)}", Verdict.DOWN) from error
         finally:
             client.close()
         judge(response, clock.now())

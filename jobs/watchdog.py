@@ -15,13 +15,15 @@ LOOK_EVERY_SECONDS = 5.0
 SLEWING = timedelta(seconds=2)  # what a clock may be put right by between two looks; more is a step
 
 
-async def watch_the_clock(clock: Clock, writer: Writer, wake: Callable[[], None]) -> None:
+async def watch_the_clock(
+    clock: Clock, writer: Writer, wake: Callable[[], None], tick_on: Callable[[], None]
+) -> None:
     """Wake the dispatcher now and then, by the loop's own time, which no one can set; never returns.
 
-    The scheduler's ticks go by the time of day: set back an hour, they stop for an hour, and what is to
-    leave at a certain time waits an hour longer.
+    The scheduler's ticks go by the time of day: set back an hour, they would stop for an hour, and what is to
+    leave at a certain time would wait an hour longer. tick_on: has the scheduler go on from now.
     """
-    watchdog = Watchdog(clock, writer, wake)
+    watchdog = Watchdog(clock, writer, wake, tick_on)
     while True:
         await asyncio.sleep(LOOK_EVERY_SECONDS)
         try:
@@ -33,10 +35,13 @@ async def watch_the_clock(clock: Clock, writer: Writer, wake: Callable[[], None]
 class Watchdog:
     """Compares the time of day with the running time, from one look to the next."""
 
-    def __init__(self, clock: Clock, writer: Writer, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Clock, writer: Writer, wake: Callable[[], None], tick_on: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._writer = writer
         self._wake = wake
+        self._tick_on = tick_on
         self._ahead = self._time_of_day_ahead()
         self._owed = timedelta(0)  # by how much what waits is still to be moved
 
@@ -45,6 +50,7 @@ class Watchdog:
         ahead = self._time_of_day_ahead()
         if self._ahead - ahead > SLEWING:
             self._owed += self._ahead - ahead
+            self._tick_on()
         self._ahead = ahead
         self._wake()
         if self._owed:  # and still is after a failure, at the next look

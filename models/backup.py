@@ -5,6 +5,8 @@ A backup is a SQLite file in one piece, with its checksum beside it in the form 
 
 import itertools
 import re
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,8 +29,12 @@ from models.files import make_private, sha256_of, sync_file, sync_folder
 from models.migrations import refuse_newer, schema_of
 
 NIGHTLY = "nightly"
-NAME = re.compile(r"leads-(?P<why>[\w-]+)-(?P<at>\d{8}T\d{6}Z)(?:-\d+)?\.db")
+NAME = re.compile(
+    r"leads-(?:(?P<of>[0-9a-f]{8})-)?(?P<why>[\w-]+)-(?P<at>\d{8}T\d{6}Z)(?:-\d+)?\.db", re.ASCII
+)
 AT = "%Y%m%dT%H%M%SZ"
+SPARE_BYTES = 64 * 2**20  # that a backup leaves free on its disk, since leads may be stored there as well
+CUT_OFF_SECONDS = 86_400  # a copy that nobody has written to for so long was cut off
 
 Progress = Callable[[str], None]  # is told, in words, of each step of something long
 
@@ -56,11 +62,44 @@ class Backup:
         }
 
 
-def new_path(folder: Path, why: str, now: datetime) -> Path:
-    """Where a backup made now goes: 'leads-nightly-20261123T030000Z.db', or '…Z-2.db' if that is taken."""
-    name = f"leads-{why}-{now.astimezone(UTC):{AT}}"
+def installation_of(data_dir: Path) -> str | None:
+    """The name that the database of this folder has for itself; None if it is too old for one, or not there.
+
+    Raises DatabaseRefused if it can't be read, or is only half restored.
+    """
+    path = data_dir / FILE_NAME
+    refuse_half_restored(data_dir)
+    if not path.exists():
+        return None
+    try:
+        with closing(open_for_reading(path)) as connection:
+            connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
+            return installation_in(connection)
+    except apsw.Error as error:
+        raise DatabaseRefused(f"{path} can't be read: {storage_reason(error)}") from error
+
+
+def installation_in(connection: apsw.Connection) -> str | None:
+    """The same of an open database. Raises apsw.Error."""
+    if (schema_of(connection) or 0) < 3:
+        return None
+    return str(connection.execute("SELECT id FROM installation").get)
+
+
+def new_path(data_dir: Path, folder: Path, why: str, now: datetime) -> Path:
+    """Where a backup of this data folder made now goes: 'leads-1a2b3c4d-nightly-20261123T030000Z.db', or
+    '…Z-2.db' if that is taken. Raises DatabaseRefused.
+    """
+    of = installation_of(data_dir)
+    name = "-".join(["leads", *([of] if of else []), why, f"{now.astimezone(UTC):{AT}}"])
     names = (f"{name}-{number}.db" if number > 1 else f"{name}.db" for number in itertools.count(1))
-    return next(path for path in (folder / name for name in names) if not path.exists())
+    paths = (folder / name for name in names)
+    return next(path for path in paths if not path.exists() and not _partial(path).exists())
+
+
+def _partial(path: Path) -> Path:
+    """What a backup is called until it is whole."""
+    return path.with_name(path.name + ".partial")
 
 
 def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: None) -> Backup:
@@ -76,14 +115,19 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
     if path.exists():
         raise DatabaseRefused(f"{path} is there already; a backup is never overwritten")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # what a crash left
-    make_private(partial)
+    _refuse_without_room(source, path.parent)
+    partial = _partial(path)
+    try:
+        make_private(partial)
+    except FileExistsError:
+        raise DatabaseRefused(
+            f"{partial} is there: {path.name} is being made, or that was cut off; then remove it"
+        ) from None
     try:
         progress(f"copying {source.stat().st_size / 1e6:.1f} MB")
         copy_database(source, partial)
         progress("reading the copy back")
-        schema, leads, newest = _read_back(partial)
+        schema, leads, newest = read_back(partial)
         checksum = sha256_of(partial)
         beside = checksum_file(path)
         beside.unlink(missing_ok=True)
@@ -99,6 +143,17 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
             ) from error
         raise
     return Backup(path, path.stat().st_size, schema, leads, newest, checksum)
+
+
+def _refuse_without_room(source: Path, folder: Path) -> None:
+    journal = source.with_name(source.name + "-wal")
+    needed = source.stat().st_size + (journal.stat().st_size if journal.exists() else 0) + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DatabaseRefused(
+            f"a backup takes {needed / 1e6:.0f} MB with what is to stay free, and {folder} has "
+            f"{free / 1e6:.0f}; make room, or give another LEADS_BACKUP_DIR"
+        )
 
 
 def copy_database(source: Path, target: Path, *, immutable: bool = False) -> None:
@@ -130,12 +185,15 @@ def verify_backup(path: Path) -> Backup:
     expected = _checksum_beside(path)
     if expected is not None and sha256_of(path) != expected:
         raise DatabaseRefused(f"{path} is damaged: it is not what {checksum_file(path).name} says it was")
-    schema, leads, newest = _read_back(path)
+    schema, leads, newest = read_back(path)
     return Backup(path, path.stat().st_size, schema, leads, newest, expected)
 
 
-def _read_back(path: Path) -> tuple[int, int, str | None]:
-    """Its schema, how many leads it has, and when the newest of them came."""
+def read_back(path: Path) -> tuple[int, int, str | None]:
+    """Read a database in one file to its last byte: its schema, how many leads, when the newest came.
+
+    Raises DatabaseRefused if it is damaged, or not one of ours, or not in one file.
+    """
     journal = path.with_name(path.name + "-wal")
     if journal.exists() and journal.stat().st_size:
         raise DatabaseRefused(f"{path} is no backup: it has a journal, {journal.name}, beside it")
@@ -181,11 +239,17 @@ def _checksum_beside(path: Path) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A backup by its name: made for which reason, and when."""
+    """A backup by its name: of which database (None: of one too old to say), why it was made, and when."""
 
     path: Path
+    of: str | None
     why: str
     made_at: datetime
+
+    @property
+    def complete(self) -> bool:
+        """Whether its checksum is beside it, as with all that were made here and not tampered with."""
+        return checksum_file(self.path).exists()
 
     def as_dict(self) -> dict[str, Any]:
         """The backup as listings show it."""
@@ -193,34 +257,45 @@ class Listed:
             "path": str(self.path),
             "made_at": as_text(self.made_at),
             "why": self.why,
+            "installation": self.of,
             "bytes": self.path.stat().st_size,
         }
 
 
-def list_backups(folder: Path) -> list[Listed]:
-    """The backups in this folder that bear the names we give, the newest first."""
-    found = [(NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
-    listed = [
-        Listed(path, match["why"], datetime.strptime(match["at"], AT).replace(tzinfo=UTC))
-        for match, path in found
-        if match
-    ]
+def list_backups(folder: Path, of: str | None = None) -> list[Listed]:
+    """The backups in this folder that bear the names we give (of this database), the newest first."""
+    found = [_listed(path) for path in (folder.iterdir() if folder.is_dir() else ())]
+    listed = [backup for backup in found if backup and (of is None or backup.of == of)]
     return sorted(listed, key=lambda backup: backup.made_at, reverse=True)
 
 
-def rotate(folder: Path, keep: int, now: datetime) -> list[Path]:
-    """Remove all but so many of the nightly backups, the oldest first; answers with what was removed.
+def _listed(path: Path) -> Listed | None:
+    name = NAME.fullmatch(path.name)
+    if name is None:
+        return None
+    try:
+        made_at = datetime.strptime(name["at"], AT).replace(tzinfo=UTC)
+    except ValueError:  # such as of the 99th
+        return None
+    return Listed(path, name["of"], name["why"], made_at)
+
+
+def rotate(folder: Path, of: str, keep: int, now: datetime) -> list[Path]:
+    """Remove all but so many of this database's nightly backups, the oldest first; answers with what was
+    removed.
 
     What an operator made, or an upgrade, stays until an operator removes it. One from the future, made while
     the clock was wrong, takes nobody's place, and stays until its time has come.
     """
     removed = []
-    nightly = [backup for backup in list_backups(folder) if backup.why == NIGHTLY and backup.made_at <= now]
+    nightly = [b for b in list_backups(folder, of) if b.why == NIGHTLY and b.made_at <= now]
     for backup in nightly[keep:]:
         backup.path.unlink()
         checksum_file(backup.path).unlink(missing_ok=True)
         removed.append(backup.path)
-    # Of a night that was cut off, with SQLite's journal: only the one server of the folder makes them.
-    for leftover in folder.glob(f"leads-{NIGHTLY}-*.partial*"):
-        leftover.unlink()
+    # Of a night that was cut off, with SQLite's journal. One that is written to now may be of a server that
+    # was stopped and still finishes it.
+    for leftover in folder.glob(f"leads-{of}-{NIGHTLY}-*.partial*"):
+        if time.time() - leftover.stat().st_mtime > CUT_OFF_SECONDS:
+            leftover.unlink()
     return removed

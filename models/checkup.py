@@ -6,17 +6,19 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from models.backup import Progress, checksum_file, list_backups
+from models.backup import Progress, checksum_file, installation_in, list_backups, verify_backup
 from models.clock import Clock
-from models.database import FILE_NAME
+from models.database import FILE_NAME, DatabaseRefused
 from models.database_checkup import (
     ask,
     check_database,
     check_outbox,
     check_schema,
+    check_untold,
     newest_lead_at,
     size_with_journal,
 )
+from models.destination import EMAIL, JUNE_HOMES
 from models.finding import (
     CLOCK,
     DATABASE,
@@ -26,6 +28,7 @@ from models.finding import (
     OUTBOX,
     PROBLEM,
     SCHEMA,
+    UNTOLD,
     WARNING,
     Finding,
     in_bytes,
@@ -53,18 +56,30 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     findings = _examined(DATABASE, lambda: [check_database(path)])
     if findings[0].state == PROBLEM:
         unknown = "not known, as the database has a problem"
-        findings += [Finding(check, WARNING, unknown, "see 'database'") for check in (SCHEMA, OUTBOX)]
+        findings += [Finding(check, WARNING, unknown, "see 'database'") for check in (SCHEMA, OUTBOX, UNTOLD)]
         findings.append(check_clock(None, clock.now()))
     elif not path.exists():
-        findings += [Finding(check, OK, "there is none yet") for check in (SCHEMA, OUTBOX)]
+        findings += [Finding(check, OK, "there is none yet") for check in (SCHEMA, OUTBOX, UNTOLD)]
         findings.append(check_clock(None, clock.now()))
     else:
         findings += _examined(SCHEMA, lambda: [ask(path, check_schema)])
         # The time is asked for after the lead: one may come at any moment.
         findings += _examined(CLOCK, lambda: [check_clock(ask(path, newest_lead_at), clock.now())])
-        findings += _examined(OUTBOX, lambda: ask(path, lambda opened: check_outbox(opened, clock.now())))
+        kinds = [
+            kind
+            for kind, place in ((EMAIL, settings.smtp_url), (JUNE_HOMES, settings.june_homes_url))
+            if place
+        ]
+        now = clock.now()
+        findings += _examined(OUTBOX, lambda: ask(path, lambda opened: check_outbox(opened, kinds, now)))
+        findings += _examined(UNTOLD, lambda: ask(path, lambda opened: check_untold(opened, now)))
     findings += _examined(DISK_SPACE, lambda: _disk_spaces(settings))
-    findings += _examined(LAST_BACKUP, lambda: [_last_backup(settings, clock.now())])
+    progress("reading the newest backup")
+    readable = findings[0].state != PROBLEM and path.exists()
+    findings += _examined(
+        LAST_BACKUP,
+        lambda: [_last_backup(settings, ask(path, installation_in) if readable else None, clock.now())],
+    )
     return findings
 
 
@@ -126,10 +141,10 @@ def check_space(place: str, free: int, database_size: int, free_files: int | Non
     return Finding(DISK_SPACE, OK, found)
 
 
-def _last_backup(settings: Settings, now: datetime) -> Finding:
+def _last_backup(settings: Settings, installation: str | None, now: datetime) -> Finding:
     folder = settings.backup_dir.absolute()
     # One from the future was made while the clock was wrong, and says nothing.
-    newest = next((backup for backup in list_backups(folder) if backup.made_at <= now), None)
+    newest = next((b for b in list_backups(folder, installation) if b.made_at <= now), None)
     if newest is None and not (settings.data_dir / FILE_NAME).exists():
         return Finding(LAST_BACKUP, OK, "there is nothing to back up yet")
     found = f"there is none in {folder}"
@@ -143,7 +158,12 @@ def _last_backup(settings: Settings, now: datetime) -> Finding:
             return Finding(LAST_BACKUP, PROBLEM, found, remedy)
         remedy = "run 'backup create', or set LEADS_BACKUP_KEEP to have one each night"
         return Finding(LAST_BACKUP, WARNING, f"{found}; none is made at night", remedy)
-    if not checksum_file(newest.path).exists():
+    try:
+        verify_backup(newest.path)
+    except DatabaseRefused as error:
+        remedy = "run 'backup create' for another, and see what the system's log says of that disk"
+        return Finding(LAST_BACKUP, PROBLEM, f"{span(now - newest.made_at)} ago, but {error}", remedy)
+    if not newest.complete:
         found += f"; {checksum_file(newest.path).name} is missing, so a changed letter would not be seen"
         return Finding(LAST_BACKUP, WARNING, found, "run 'backup create' for another")
     return Finding(LAST_BACKUP, OK, found)

@@ -22,7 +22,7 @@ from models.database import (
     storage_reason,
 )
 from models.files import sync_folder
-from models.folder_lock import FolderLock
+from models.folder_lock import server_lock
 from models.migrations import NEWEST, migrate, refuse_newer, schema_of
 from models.settings import BACKUPS
 
@@ -62,7 +62,7 @@ def open_database(data_dir: Path, *, locked: bool = False) -> None:
             _upgrade(data_dir, version)
         else:
             # Not under the feet of a server that knows only the old schema.
-            with FolderLock(data_dir):
+            with server_lock(data_dir):
                 _upgrade(data_dir, version)
     except (DatabaseError, apsw.Error) as error:
         close_database()
@@ -73,7 +73,7 @@ def open_database(data_dir: Path, *, locked: bool = False) -> None:
 
 
 def _upgrade(data_dir: Path, version: int) -> None:
-    path = new_path(data_dir / BACKUPS, f"before-schema-{NEWEST}", Clock().now())
+    path = new_path(data_dir, data_dir / BACKUPS, f"before-schema-{NEWEST}", Clock().now())
     try:
         create_backup(data_dir, path)
     except OSError as error:
@@ -102,7 +102,8 @@ def settle_journal() -> None:
 
 def _check(path: Path) -> int:
     """The schema's version, 0 for none; refuses what can't be used."""
-    # Through a connection that can't write: what is refused stays as it was, to the byte.
+    # Through a connection that can't write: what is refused stays as it was, to the byte. Unless the very
+    # first command was cut off: then SQLite has to undo what it had begun, or it can't read the file.
     refuse_half_restored(path.parent)
     if not path.exists():
         if path.with_name(FILE_NAME + "-wal").exists():
@@ -110,7 +111,9 @@ def _check(path: Path) -> int:
         return 0
     if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
         raise DatabaseRefused(f"{path} can't be read and written; check its owner and mode")
-    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+    cut_off = path.with_name(FILE_NAME + "-journal").exists()
+    flags = apsw.SQLITE_OPEN_READWRITE if cut_off else apsw.SQLITE_OPEN_READONLY
+    with closing(apsw.Connection(str(path), flags=flags)) as connection:
         connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS))
         version = schema_of(connection)
         if version is None:

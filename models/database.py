@@ -22,6 +22,8 @@ EMPTY_JOURNAL_TRIES = 100
 PRAGMAS: dict[str, tuple[str, object]] = {
     "journal_mode": ("wal", "wal"),
     "synchronous": ("full", 2),
+    "fullfsync": ("on", 1),  # macOS: its fsync alone leaves data in the drive's cache
+    "checkpoint_fullfsync": ("on", 1),
     "foreign_keys": ("on", 1),
     "secure_delete": ("on", 1),  # what `customer erase` removes is overwritten, not just unlinked
     "temp_store": ("memory", 2),

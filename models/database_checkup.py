@@ -4,23 +4,25 @@ Nothing is made or changed by it, not even a journal beside a database that nobo
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import apsw
 
 from models.backup import open_for_reading
-from models.database import BUSY_TIMEOUT_SECONDS, FILE_NAME, RESTORING, causes, storage_reason
+from models.database import BUSY_TIMEOUT_SECONDS, FILE_NAME, RESTORING, as_text, causes, storage_reason
 from models.destination import Destination, why_waiting
-from models.finding import DATABASE, OK, OUTBOX, PROBLEM, SCHEMA, WARNING, Finding, in_bytes
+from models.finding import DATABASE, OK, OUTBOX, PROBLEM, SCHEMA, UNTOLD, WARNING, Finding, in_bytes, span
 from models.folder_lock import lock_holder
 from models.migrations import NEWEST, schema_of
 from models.outbox import FAILED, PENDING
 
 Answer = TypeVar("Answer")
+
+OF_LATE = timedelta(days=7)
 
 RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'backup restore FILE'"
 
@@ -35,6 +37,8 @@ def check_database(path: Path) -> Finding:
         else:
             found, remedy = "a restore was begun and not finished", "run 'backup restore' again"
         return Finding(DATABASE, PROBLEM, f"{folder}: {found}", remedy)
+    if folder.exists() and not folder.is_dir():
+        return Finding(DATABASE, PROBLEM, f"{folder} is no folder", "give --data-dir the folder of the data")
     if not path.exists():
         if path.with_name(FILE_NAME + "-wal").exists():
             found = f"{path} is missing but its -wal file is there"
@@ -49,6 +53,9 @@ def check_database(path: Path) -> Finding:
             "check their owner and mode, and that the disk is not read-only; "
             "run this as the user that the server runs as",
         )
+    if path.with_name(FILE_NAME + "-journal").exists():
+        found = f"{path} was being made when something cut that off"
+        return Finding(DATABASE, WARNING, found, "the next command or start undoes it, and begins anew")
     holder = lock_holder(folder)
     try:
         trouble = ask(path, _trouble)
@@ -100,8 +107,10 @@ def newest_lead_at(connection: apsw.Connection) -> datetime | None:
     return None if created_at is None else datetime.fromisoformat(created_at)
 
 
-def check_outbox(connection: apsw.Connection, now: datetime) -> list[Finding]:
-    """What has been given up, and what waits for somebody to do something."""
+def check_outbox(connection: apsw.Connection, configured: Collection[str], now: datetime) -> list[Finding]:
+    """What has been given up, and what waits for somebody to do something. configured: the kinds that the
+    server, with the settings it is given, has a destination for.
+    """
     version = _version(connection)
     if version > NEWEST:
         return [Finding(OUTBOX, WARNING, "not known, as the schema is a newer one", "see 'schema'")]
@@ -109,6 +118,7 @@ def check_outbox(connection: apsw.Connection, now: datetime) -> list[Finding]:
         return [Finding(OUTBOX, OK, "there is none yet")]
     findings, all_waiting = [], 0
     for place in _destinations(connection):
+        place.configured = place.configured or place.kind in configured
         kind, because = place.kind, why_waiting(place, now)
         waiting, failed = (_count(connection, kind, state) for state in (PENDING, FAILED))
         all_waiting += waiting
@@ -128,6 +138,29 @@ def check_outbox(connection: apsw.Connection, now: datetime) -> list[Finding]:
             )
             findings.append(Finding(OUTBOX, WARNING, f"{kind}: {failed} given up", remedy))
     return findings or [Finding(OUTBOX, OK, f"{all_waiting} waiting, nothing held, nothing given up")]
+
+
+def check_untold(connection: apsw.Connection, now: datetime) -> list[Finding]:
+    """Which leads of late nobody was told of, for want of a building or of its agent's address."""
+    version = _version(connection)
+    if not 0 < version <= NEWEST:
+        return [Finding(UNTOLD, OK, "there are no leads yet")]
+    skipped = (
+        "SELECT count(*) FROM lead LEFT JOIN building ON building.id = building_id WHERE lead.created_at > ?"
+        " AND EXISTS (SELECT 1 FROM delivery"
+        " WHERE lead_id = lead.id AND kind = 'email' AND state = 'skipped')"
+    )
+    since = as_text(now - OF_LATE)
+    findings = []
+    if unassigned := connection.execute(f"{skipped} AND building_id IS NULL", (since,)).get:
+        remedy = "see 'lead list --unassigned', then 'lead assign' them; is the website's token right?"
+        found = f"{unassigned} of the last {span(OF_LATE)} matched no building"
+        findings.append(Finding(UNTOLD, WARNING, found, remedy))
+    if mute := connection.execute(f"{skipped} AND building.agent_email IS NULL", (since,)).get - unassigned:
+        found = f"{mute} of the last {span(OF_LATE)} are of buildings without an agent e-mail"
+        remedy = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
+        findings.append(Finding(UNTOLD, WARNING, found, remedy))
+    return findings or [Finding(UNTOLD, OK, f"none in the last {span(OF_LATE)}")]
 
 
 def _destinations(connection: apsw.Connection) -> list[Destination]:

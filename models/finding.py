@@ -10,7 +10,7 @@ from models.database import DatabaseRefused
 
 DATABASE, SCHEMA, DISK_SPACE, CLOCK = "database", "schema", "disk space", "clock"
 SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "SMTP login", "partner", "public URL", "certificates"
-LAST_BACKUP, OUTBOX = "last backup", "outbox"
+LAST_BACKUP, OUTBOX, UNTOLD = "last backup", "outbox", "leads untold"
 CHECKS = (
     DATABASE,
     SCHEMA,
@@ -22,6 +22,7 @@ CHECKS = (
     CERTIFICATES,
     LAST_BACKUP,
     OUTBOX,
+    UNTOLD,
 )
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"

@@ -115,7 +115,7 @@ def _store(
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
     recorded = [
-        Recorded(lead_id, _why_not_told(customer, buildings.get(submission.clues)))
+        Recorded(lead_id, why_not_told(customer, buildings.get(submission.clues)))
         for lead_id, submission, customer in zip(lead_ids, submissions, customers, strict=True)
     ]
     enqueue(
@@ -143,7 +143,7 @@ def _lead_row(submission: Submission, building: Building | None, customer: Custo
         "requestor_email": submission.renter.email,
         "requestor_phone": submission.renter.phone,
         "message": submission.message,
-        "slot": _instant(submission.slot, building),
+        "slot": in_utc(submission.slot, building),
         "sent_slot": submission.sent_slot,
         "unit_preference": submission.unit_preference,
         "property_type": "listing" if submission.unit_preference else "building",
@@ -161,7 +161,8 @@ def _lead_row(submission: Submission, building: Building | None, customer: Custo
     }
 
 
-def _instant(slot: datetime | None, building: Building | None) -> datetime | None:
+def in_utc(slot: datetime | None, building: Building | None) -> datetime | None:
+    """The instant of a slot: without an offset it is in the building's time zone, UTC if there is none."""
     if slot is not None and slot.tzinfo is None:
         slot = slot.replace(tzinfo=ZoneInfo(building.time_zone) if building else UTC)
     return slot and slot.astimezone(UTC)
@@ -174,7 +175,8 @@ def _deliveries(lead: Recorded, submission: Submission) -> list[NewDelivery]:
     return deliveries
 
 
-def _why_not_told(customer: Customer, building: Building | None) -> str | None:
+def why_not_told(customer: Customer, building: Building | None) -> str | None:
+    """Why no agent gets a mail about a lead of this customer, for the operator; None if one does (C22)."""
     if building is None:
         return "no building matched"
     if not building.agent_email:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from models.building import Refused
+from models.destination import EMAIL
 from models.outbox import (
     ERASED,
     FAILED,
@@ -48,6 +49,10 @@ def _refuse_unless(ids: Sequence[int], states: Collection[str]) -> None:
             raise Refused(f"delivery {row_id} is {row.state} already")
         if row.reason == ERASED:
             raise Refused(f"delivery {row_id} can't leave: {ERASED}")
+        if row.kind == EMAIL and row.lead.building_id is None:
+            raise Refused(
+                f"lead {row.lead_id} has no building, and so no agent; give it one by 'lead assign'"
+            )
 
 
 def retry_failed(kind: str | None, now: datetime) -> list[int]:

@@ -9,19 +9,21 @@ from pathlib import Path
 import apsw
 from peewee import DatabaseError
 
-from models.backup import AT, Backup, Progress, copy_database, verify_backup
+from models.backup import AT, Backup, Progress, copy_database, read_back, verify_backup
 from models.database import (
     FILE_NAME,
     RESTORING,
     DatabaseRefused,
+    StorageError,
     close_database,
     database,
+    empty_journal,
     storage_reason,
     transaction,
 )
 from models.destination import KINDS, pause
-from models.files import make_private, sync_folder
-from models.folder_lock import FolderLock
+from models.files import make_private, sync_file, sync_folder
+from models.folder_lock import restore_lock, server_lock
 from models.migrations import migrate
 
 # How far ids are moved on when nobody knows how many were given out after the backup was made.
@@ -30,10 +32,13 @@ UNKNOWN_IDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore that was made. replaced: the folder with what was there before, None if nothing was."""
+    """A restore that was made. replaced: the folder with what was there before, None if nothing was;
+    leads_replaced: how many leads that had, None if nobody can say.
+    """
 
     backup: Backup
     replaced: Path | None
+    leads_replaced: int | None
 
 
 def restore_backup(data_dir: Path, path: Path, now: datetime, progress: Progress) -> Restored:
@@ -48,27 +53,40 @@ def restore_backup(data_dir: Path, path: Path, now: datetime, progress: Progress
     OSError if the disk fails.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with FolderLock(data_dir):
+    with server_lock(data_dir, otherwise=""), restore_lock(data_dir):
+        if path.exists() and (data_dir / FILE_NAME).exists() and path.samefile(data_dir / FILE_NAME):
+            raise DatabaseRefused(f"{path} is the database itself; name a backup of it")
         progress("reading the backup")
         backup = verify_backup(path)
         prepared = data_dir / (RESTORING + ".partial")
-        for leftover in _with_journal(prepared):
-            leftover.unlink(missing_ok=True)
-        make_private(prepared)
-        progress("copying it")
+        _remove(prepared)  # what a crash left
         try:
+            make_private(prepared)
+            progress("copying it")
             copy_database(path, prepared, immutable=True)
-        except apsw.Error as error:
-            raise DatabaseRefused(
-                f"copying {path} to {data_dir} failed: {storage_reason(error)}; "
-                "see that both disks are well, and have room; nothing was changed"
-            ) from error
-        _prepare(prepared, _ids_given_out(data_dir / FILE_NAME), now)
-        return Restored(backup, _put_in_place(data_dir, prepared, now))
+            old = _look_at_old(data_dir / FILE_NAME)
+            _prepare(prepared, old.ids if old else None, now)
+        except BaseException as error:
+            _remove(prepared)
+            if isinstance(error, DatabaseError | apsw.Error | StorageError):
+                raise DatabaseRefused(
+                    f"copying {path} to {data_dir} failed: {storage_reason(error)}; "
+                    "see that both disks are well, and have room; nothing was changed"
+                ) from error
+            raise
+        return Restored(backup, _put_in_place(data_dir, prepared, now), old.leads if old else None)
+
+
+def _remove(database_file: Path) -> None:
+    for file in _with_journal(database_file):
+        file.unlink(missing_ok=True)
 
 
 def _prepare(prepared: Path, given_out: dict[str, int] | None, now: datetime) -> None:
-    """Upgrade the copy, pause its outbox, and move its ids on."""
+    """Upgrade the copy, pause its outbox, and move its ids on; all of it is in the one file then.
+
+    Raises DatabaseError, apsw.Error, StorageError, or DatabaseRefused.
+    """
     close_database()
     database.init(str(prepared))
     try:
@@ -78,10 +96,12 @@ def _prepare(prepared: Path, given_out: dict[str, int] | None, now: datetime) ->
             for kind in KINDS:
                 pause(kind, f"by a restore at {now:%Y-%m-%d %H:%M}Z: what waits may have left already")
             _move_ids_on(given_out)
-    except (DatabaseError, apsw.Error) as error:
-        raise DatabaseRefused(f"{prepared} can't be prepared: {storage_reason(error)}") from error
+        if not empty_journal():
+            raise StorageError("its journal is in use")
     finally:
-        close_database()  # the last connection: the journal goes into the file
+        close_database()
+    read_back(prepared)  # closing may fail to put the last of a journal into the file, and says nothing
+    sync_file(prepared)
 
 
 def _move_ids_on(given_out: dict[str, int] | None) -> None:
@@ -95,15 +115,26 @@ def _move_ids_on(given_out: dict[str, int] | None) -> None:
         database.execute_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, after))
 
 
-def _ids_given_out(old: Path) -> dict[str, int] | None:
-    """The highest id that each table of the database to be replaced has given out; None if it can't say."""
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """The database to be replaced: the highest id that each of its tables has given out, and its leads."""
+
+    ids: dict[str, int]
+    leads: int
+
+
+def _look_at_old(old: Path) -> _Old | None:
+    """What there is to say of the database to be replaced; None if there is none, or it is damaged."""
     if not old.exists():
         return None
     try:
         with closing(apsw.Connection(str(old), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
             if connection.execute("PRAGMA quick_check(1)").get != "ok":
                 return None
-            return dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+            return _Old(
+                dict(connection.execute("SELECT name, seq FROM sqlite_sequence")),
+                int(connection.execute("SELECT count(*) FROM lead").get),
+            )
     except apsw.Error:
         return None
 
@@ -138,4 +169,4 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 def _with_journal(path: Path) -> tuple[Path, ...]:
-    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))

@@ -14,7 +14,9 @@ from command_line import NOW, Commands
 from conftest import House
 from test_process import damage_header, damage_inside, make_foreign, make_newer
 
-from models.backup import checksum_file
+from models.backup import checksum_file, create_backup, new_path
+from models.clock import Clock
+from models.database import DatabaseRefused
 from models.migrations import NEWEST
 
 LONG = "m" * 10_000
@@ -30,8 +32,9 @@ def mode(path: Path) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files in the folder."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+    """All files in the folder but locks, which say nothing once nobody holds them."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".lock")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def query(file: Path, sql: str) -> list[tuple[object, ...]]:
@@ -79,6 +82,7 @@ def test_backups_are_listed_the_newest_first(commands: Commands) -> None:
         "leads-nightly-20250102T030405Z.db",
         "leads-before-schema-7-20250103T030405Z.db",
         "leads-nightly-20250104T030405Z.db.partial",
+        "leads-nightly-20251399T030405Z.db",
         "leads-nightly-20250104T030405Z.db.sha256",
         "leads.db",
         "notes.txt",
@@ -108,6 +112,32 @@ def test_a_backup_never_overwrites(commands: Commands) -> None:
     assert said == f"{file} is there already; a backup is never overwritten"
     assert content(file.parent)["copy.db"] == b"something dear"
     assert not checksum_file(file).exists()
+
+
+def test_two_that_are_made_at_once_do_not_meet(commands: Commands) -> None:
+    commands.leads({})
+    file = commands.data_dir.parent / "copy.db"
+    partial = file.with_name("copy.db.partial")
+    partial.write_bytes(b"half of it")
+    said = commands.refusal("backup", "create", "--output", file)
+    assert said == f"{partial} is there: copy.db is being made, or that was cut off; then remove it"
+    assert partial.read_bytes() == b"half of it"
+    now = Clock().now()
+    first = new_path(commands.data_dir, file.parent, "manual", now)
+    first.with_name(first.name + ".partial").write_bytes(b"half of it")
+    second = new_path(commands.data_dir, file.parent, "manual", now)
+    assert second.name == first.name.replace(".db", "-2.db")
+
+
+def test_a_backup_leaves_room_on_its_disk_for_leads(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands.leads({})
+    monkeypatch.setattr("models.backup.SPARE_BYTES", 2**62)  # more than any disk has
+    file = commands.data_dir.parent / "copy.db"
+    with pytest.raises(DatabaseRefused, match="a backup takes .* make room, or give another"):
+        create_backup(commands.data_dir, file)
+    assert not list(file.parent.glob("copy.db*"))
 
 
 def test_of_nothing_there_is_no_backup(commands: Commands) -> None:

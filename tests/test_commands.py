@@ -348,7 +348,7 @@ def test_what_failed_is_retried_by_id_or_all_of_it(commands: Commands) -> None:
     with commands.database():
         Delivery.update(state=FAILED, reason="550 no", failures=14, due_at=None).execute()
     retried = commands.run("outbox", "retry", 1)
-    assert retried.stdout == "Due now: 1\n"
+    assert retried.stdout == "Due now: delivery 1\n"
     assert "LEADS_SMTP_URL is not set" in retried.stderr  # due, and yet it waits
     assert commands.row("outbox", "retry", "--failed", "--kind", "june_homes") == {"retried": [4]}
     assert [d["id"] for d in commands.rows("outbox", "list", "--state", "pending")] == [4, 1]

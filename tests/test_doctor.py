@@ -34,7 +34,8 @@ from models.clock import Clock
 from models.database import DatabaseRefused
 from models.destination import EMAIL, JUNE_HOMES, hold, pause
 from models.finding import CHECKS, OK, PROBLEM, WARNING, Finding, span
-from models.folder_lock import FolderLock
+from models.folder_lock import server_lock
+from models.migrations import NEWEST
 from models.outbox import FAILED, Delivery, open_outbox
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
@@ -290,18 +291,18 @@ def test_a_database_that_cannot_be_used_is_a_problem_and_is_left_as_it_is(
 
 def test_a_restore_that_runs_is_left_to_come_to_its_end(data_dir: Path) -> None:
     (data_dir / "leads.db.restoring").touch()
-    with FolderLock(data_dir):
+    with server_lock(data_dir):
         said = Report(data_dir=str(data_dir))
     said.one("database", PROBLEM, "a restore is under way (process ", "let it come to its end")
 
 
 def test_the_lock_is_free_again_after_it_was_looked_at(data_dir: Path) -> None:
-    with FolderLock(data_dir):
+    with server_lock(data_dir):
         Report(data_dir=str(data_dir)).one("database", OK, "a server runs on it")
         with pytest.raises(DatabaseRefused):
-            FolderLock(data_dir).acquire()
+            server_lock(data_dir).acquire()
     Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
-    with FolderLock(data_dir):
+    with server_lock(data_dir):
         pass
 
 
@@ -320,7 +321,7 @@ def test_an_older_schema_is_upgraded_by_the_next_start_and_not_by_this(tmp_path:
     shutil.copyfile(ROOT / "tests/schemas/schema-1.db", file)
     before = content(tmp_path)
     said = Report(data_dir=str(tmp_path))
-    said.one("schema", WARNING, "1, older than this program's 2", "upgrades it, with a backup before")
+    said.one("schema", WARNING, f"1, older than this program's {NEWEST}", "upgrades it, with a backup before")
     words = [finding["found"] for finding in said.of("outbox")]
     assert words == ["email: 1 given up", "june_homes: 1 waiting, paused by the operator"]
     assert content(tmp_path) == before
@@ -439,7 +440,7 @@ async def test_a_clock_that_others_disagree_with_is_told(
 
 
 def back_up(data_dir: Path, ago: timedelta, why: str = "nightly") -> Path:
-    path = new_path(data_dir / "backups", why, Clock().now() - ago)
+    path = new_path(data_dir, data_dir / "backups", why, Clock().now() - ago)
     create_backup(data_dir, path)
     return path
 
@@ -459,8 +460,28 @@ def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: P
     newest = back_up(data_dir, timedelta(hours=47), "manual")
     last_backup(OK, f"47 hours ago, {newest}, on the same disk as the data")
     last_backup(OK, "47 hours ago", keep="0")
+    content = newest.read_bytes()
+    newest.write_bytes(b"")
+    last_backup(PROBLEM, f"47 hours ago, but {newest} is damaged", "'backup create'")
+    newest.write_bytes(content)
     checksum_file(newest).unlink()
     last_backup(WARNING, f"{newest.name}.sha256 is missing", "'backup create'")
+
+
+def test_another_database_that_is_backed_up_to_the_same_folder_says_nothing_of_this_one(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    other = Commands(tmp_path / "other")
+    other.leads({})
+    create_backup(other.data_dir, new_path(other.data_dir, data_dir / "backups", "manual", Clock().now()))
+    Report(data_dir=str(data_dir)).one("last backup", PROBLEM, "there is none in")
+
+
+def test_a_database_that_was_being_made_is_undone_by_the_next_start(data_dir: Path) -> None:
+    (data_dir / "leads.db-journal").write_bytes(b"")
+    before = content(data_dir)
+    Report(data_dir=str(data_dir)).one("database", WARNING, "was being made", "begins anew")
+    assert content(data_dir) == before
 
 
 # ---- the mail server
@@ -693,3 +714,26 @@ def test_a_span_is_told_in_a_unit_that_people_would_use() -> None:
         "2 days",
         "5 minutes",
     ]
+
+
+def test_leads_that_nobody_was_told_of_are_told_here(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    now = Clock().now()
+    commands.leads(
+        {"at": now}, {"at": now, "token": "unknown"}, {"at": now - timedelta(days=8), "token": None}
+    )
+    commands.run("building", "add", "--name", "Mute", "--token", "mute")
+    commands.leads({"at": now, "token": "mute"}, {"at": now, "token": "mute"})
+    unassigned, mute = Report(data_dir=str(commands.data_dir)).of("leads untold")
+    assert (unassigned["state"], mute["state"]) == (WARNING, WARNING)
+    assert unassigned["found"] == "1 of the last 7 days matched no building"
+    assert "'lead assign'" in unassigned["remedy"]
+    assert mute["found"] == "2 of the last 7 days are of buildings without an agent e-mail"
+    commands.run("lead", "assign", "2", "1")
+    commands.run("building", "update", "2", "--agent-email", "agent@mute.test")
+    Report(data_dir=str(commands.data_dir)).one("leads untold", OK, "none in the last 7 days")
+
+
+def test_a_data_folder_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    Report(data_dir=str(tmp_path / "file")).one("database", PROBLEM, "is no folder", "--data-dir")

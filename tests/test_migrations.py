@@ -17,7 +17,7 @@ from models import migrations
 from models.backup import list_backups, verify_backup
 from models.data_folder import open_database
 from models.database import DatabaseRefused, close_database
-from models.folder_lock import FolderLock
+from models.folder_lock import server_lock
 from models.lead_record import list_leads, show_lead
 from models.migrations import NEWEST, STEPS
 
@@ -140,7 +140,7 @@ def test_what_can_not_be_backed_up_is_not_upgraded(old: Path, schema: int) -> No
 
 def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema: int) -> None:
     commands = Commands(old)
-    with FolderLock(old):  # which a server of the old program holds
+    with server_lock(old):  # which a server of the old program holds
         before = content(old)
         for command in (("lead", "list"), ("building", "add", "--name", "Oak")):
             said = commands.refusal(*command)
@@ -155,7 +155,7 @@ def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema
 
 
 async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
-    with FolderLock(old):
+    with server_lock(old):
         before = content(old)
         with pytest.raises(DatabaseRefused, match="another server"):
             async with running_house(old, clock):

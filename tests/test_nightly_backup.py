@@ -1,6 +1,7 @@
 """What the nightly backup promises: one a night, at once where the last is too old, and the newest kept."""
 
 import logging
+import os
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,14 @@ from conftest import OpenHouse, SteppedClock, until
 from test_failed_commits import failing_writes
 
 from jobs.backup import NightlyBackup
-from models.backup import checksum_file, create_backup, list_backups, new_path, verify_backup
+from models.backup import (
+    checksum_file,
+    create_backup,
+    installation_of,
+    list_backups,
+    new_path,
+    verify_backup,
+)
 
 HOUR = 3_600
 OFFICE = ZoneInfo("America/New_York")
@@ -50,9 +58,9 @@ def set_to(clock: SteppedClock, day: int, hour: int, minute: int = 0) -> None:
     clock.step((datetime(2026, 11, day, hour, minute, tzinfo=OFFICE) - clock.now()).total_seconds())
 
 
-def times(folder: Path) -> list[datetime]:
-    """When the nightly backups there were made, the oldest first, as the office's clock says it."""
-    made = [backup.made_at for backup in list_backups(folder) if backup.why == "nightly"]
+def times(folder: Path, of: str | None = None) -> list[datetime]:
+    """When the nightly backups there (of this database) were made, by the office's clock."""
+    made = [backup.made_at for backup in list_backups(folder, of) if backup.why == "nightly"]
     return sorted(at.astimezone(OFFICE) for at in made)
 
 
@@ -64,11 +72,12 @@ async def each_hour(job: NightlyBackup, clock: SteppedClock, hours: int) -> None
 
 
 async def test_where_there_is_none_one_is_made_at_once_whole_and_private(
-    nightly: Nightly, folder: Path, clock: SteppedClock
+    nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
     await nightly().make_if_due()
     [made] = list_backups(folder)
-    assert made.path.name == "leads-nightly-20261123T150000Z.db"
+    assert made.path.name == f"leads-{made.of}-nightly-20261123T150000Z.db"
+    assert made.of == installation_of(commands.data_dir)
     backup = verify_backup(made.path)
     assert (backup.leads, backup.checksum is None) == (1, False)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, made.path, checksum_file(made.path))]
@@ -121,7 +130,7 @@ async def test_a_night_in_which_the_clocks_are_changed_has_one_too(
 async def test_one_that_the_operator_made_counts(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
-    create_backup(commands.data_dir, new_path(folder, "manual", clock.now()))
+    create_backup(commands.data_dir, new_path(commands.data_dir, folder, "manual", clock.now()))
     await nightly().make_if_due()
     assert times(folder) == []
 
@@ -157,51 +166,90 @@ async def test_the_newest_so_many_are_kept_and_nothing_but_nightly_ones_removed(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
     folder.mkdir()
+    job = nightly(keep=3)
+    of = installation_of(commands.data_dir)
     others = [
-        "leads-manual-20200101T000000Z.db",
-        "leads-manual-20200101T000000Z.db.sha256",
-        "leads-before-schema-2-20200101T000000Z.db",
+        f"leads-{of}-manual-20200101T000000Z.db",
+        f"leads-{of}-manual-20200101T000000Z.db.sha256",
+        f"leads-{of}-before-schema-2-20200101T000000Z.db",
+        "leads-0a0a0a0a-nightly-20200101T000000Z.db",
+        "leads-nightly-20200101T000000Z.db",
         "leads-nightly.db",
         "my leads-nightly-20200101T000000Z.db",
         "notes.txt",
     ]
     for name in others:
         (folder / name).write_text("dear to somebody")
-    job = nightly(keep=3)
     for _ in range(5):
         await job.make_if_due()
         clock.step(27 * HOUR)
-    made = times(folder)
+    made = times(folder, of)
     assert [clock.now() - at for at in made] == [timedelta(hours=27 * n) for n in (3, 2, 1)]
-    kept = [f"leads-nightly-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}.db" for at in made]
+    kept = [f"leads-{of}-nightly-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}.db" for at in made]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*others, *kept, *(f"{name}.sha256" for name in kept)]
     )
 
 
 async def test_what_a_night_that_was_cut_off_left_is_removed_and_nothing_else(
-    nightly: Nightly, folder: Path
+    nightly: Nightly, folder: Path, commands: Commands
 ) -> None:
     folder.mkdir()
-    left = "leads-nightly-20261122T080000Z.db.partial"
-    for name in (left, f"{left}-journal", f"{left}-wal", f"{left}-shm"):
-        (folder / name).write_bytes(b"half")
-    (folder / "leads-manual-20261122T080000Z.db.partial").write_bytes(b"being made by somebody")
-    await nightly().make_if_due()
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "leads-manual-20261122T080000Z.db.partial",
-        "leads-nightly-20261123T150000Z.db",
-        "leads-nightly-20261123T150000Z.db.sha256",
+    job = nightly()
+    of = installation_of(commands.data_dir)
+    left = f"leads-{of}-nightly-20261122T080000Z.db.partial"
+    others = [
+        f"leads-{of}-manual-20261122T080000Z.db.partial",
+        "leads-0a0a0a0a-nightly-20261122T080000Z.db.partial",
     ]
+    for name in (left, f"{left}-journal", f"{left}-wal", f"{left}-shm", *others):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (0, 0))
+    written_to_now = f"leads-{of}-nightly-20261123T140000Z.db.partial"
+    (folder / written_to_now).write_bytes(b"half")
+    await job.make_if_due()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [
+            *others,
+            written_to_now,
+            f"leads-{of}-nightly-20261123T150000Z.db",
+            f"leads-{of}-nightly-20261123T150000Z.db.sha256",
+        ]
+    )
 
 
-async def test_a_failure_is_logged_and_tried_again_the_next_time(
-    nightly: Nightly, folder: Path, caplog: pytest.LogCaptureFixture
+async def test_one_without_its_checksum_does_not_count(
+    nightly: Nightly, folder: Path, commands: Commands, clock: SteppedClock
+) -> None:
+    folder.mkdir()
+    job = nightly()
+    new_path(commands.data_dir, folder, "manual", clock.now()).touch()
+    await job.make_if_due()
+    assert len(times(folder)) == 1
+
+
+async def test_two_databases_can_be_backed_up_to_one_folder(
+    nightly: Nightly, folder: Path, clock: SteppedClock, tmp_path: Path
+) -> None:
+    other = Commands(tmp_path / "other")
+    other.leads({})
+    jobs = [nightly(keep=1), NightlyBackup(other.data_dir, folder, 1, clock)]
+    for _ in range(2):
+        for job in jobs:
+            await job.make_if_due()
+        clock.step(24 * HOUR)
+    assert len(list_backups(folder)) == 2 and len(list_backups(folder, installation_of(other.data_dir))) == 1
+
+
+async def test_a_failure_is_logged_and_tried_again_an_hour_later(
+    nightly: Nightly, folder: Path, clock: SteppedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.write_text("in the way")
     job = nightly()
     for _ in range(2):
-        await job.make_if_due()
+        for _ in range(60):
+            await job.make_if_due()
+            clock.step(60)
     told = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage() for record in told] == ["the backup failed"] * 2
     assert all(str(folder) in record.__dict__["reason"] for record in told)
@@ -224,10 +272,10 @@ async def test_a_database_that_is_damaged_takes_the_place_of_no_backup(
 
 
 async def test_why_the_disk_failed_it_is_in_the_log(
-    nightly: Nightly, folder: Path, caplog: pytest.LogCaptureFixture
+    nightly: Nightly, folder: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = nightly()
-    with failing_writes():
+    with commands.database(), failing_writes():  # open, as beside a server
         await job.make_if_due()
     [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert told.getMessage() == "the backup failed"

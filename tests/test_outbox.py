@@ -298,7 +298,7 @@ async def test_a_watchdog_that_stumbles_goes_on(
         looks.append(1)
         raise OverflowError
 
-    watching = asyncio.create_task(watchdog.watch_the_clock(clock, house.server.writer, wake))
+    watching = asyncio.create_task(watchdog.watch_the_clock(clock, house.server.writer, wake, wake))
     await until(lambda: len(looks) > 3)
     watching.cancel()
 
@@ -353,7 +353,7 @@ async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for
 
 
 async def test_a_clock_set_back_an_hour_holds_nothing_up(house: House, clock: SteppedClock) -> None:
-    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake)
+    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake, house.server._tick_on)
     house.mail.replies = ["451 later", "421 closing"]
     await house.lead(token="maple")
     await house.lead(token="maple", listing_source="june_homes")
@@ -367,7 +367,7 @@ async def test_a_clock_set_back_an_hour_holds_nothing_up(house: House, clock: St
 
 
 async def test_a_clock_set_on_an_hour_is_only_impatient(house: House, clock: SteppedClock) -> None:
-    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake)
+    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake, house.server._tick_on)
     house.mail.replies = ["451 later"]
     await house.lead(token="maple")
     await house.settled()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -264,3 +265,18 @@ def test_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         demo.process.send_signal(signal.SIGTERM)
         assert demo.process.wait(30) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_makes_no_database(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("serve", data_dir=str(tmp_path / "data"), port=str(taken.getsockname()[1]))
+    assert done.returncode == 1 and "choose another with --host or --port" in done.stderr
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["server.lock"]
+
+
+def test_a_server_without_a_building_says_that_nobody_is_told(tmp_path: Path, data_dir: str) -> None:
+    told = "no building is registered, so nobody is told of leads; is it the right folder?"
+    with started("serve", data_dir=str(tmp_path / "other")) as server:
+        assert told in server.output
+    with started("serve", data_dir=data_dir) as server:
+        assert told not in server.output

@@ -20,6 +20,7 @@ from test_process import curl, damage_header, damage_inside
 from models.backup import checksum_file, create_backup
 from models.database import RESTORING
 from models.destination import EMAIL, JUNE_HOMES, resume
+from models.folder_lock import command_lock, restore_lock
 from models.lead_record import list_leads
 from models.migrations import NEWEST
 from models.outbox import Delivery
@@ -209,7 +210,7 @@ def test_a_damaged_backup_is_refused_and_the_database_left_to_the_byte(
     damage(file)
     before = content(commands.data_dir)
     assert str(file) in commands.refusal("backup", "restore", file)
-    assert {**content(commands.data_dir), "server.lock": b""} == {**before, "server.lock": b""}
+    assert content(commands.data_dir) == before
     assert ids(commands) == [1, 2, 3]
 
 
@@ -259,7 +260,7 @@ def test_what_is_skipped_can_be_retried_and_what_has_left_can_not_be_skipped(com
     assert commands.refusal("outbox", "skip", 1, 2) == "delivery 2 is delivered already"
     assert commands.refusal("outbox", "skip", 1, 99) == "there is no delivery 99; see 'outbox list'"
     assert commands.run("outbox", "skip", 3, 4).stdout == (
-        "Not to leave: 2; 'outbox retry' would have them leave still.\n"
+        "Not to leave: deliveries 3, 4; 'outbox retry' would have them leave still.\n"
     )
     assert commands.row("outbox", "retry", 4) == {"retried": [4]}
     with commands.database():
@@ -305,7 +306,7 @@ def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_ag
         assert commands.refusal(*command) == (
             f"a restore into {commands.data_dir} was begun and not finished; run 'backup restore' again"
         )
-    assert {**content(commands.data_dir), "server.lock": b""} == {**before, "server.lock": b""}
+    assert content(commands.data_dir) == before
 
     restore(commands, file)
     assert not (commands.data_dir / RESTORING).exists()
@@ -322,3 +323,37 @@ def test_what_a_cut_off_copy_left_is_no_hindrance(commands: Commands) -> None:
     restore_here(commands, file)
     assert ids(commands) == [1]
     assert not list(commands.data_dir.glob(f"{RESTORING}*"))
+
+
+def test_while_a_command_is_at_work_nothing_is_restored(commands: Commands) -> None:
+    commands.leads({})
+    file = back_up(commands)
+    before = content(commands.data_dir)
+    with command_lock(commands.data_dir):
+        said = commands.refusal("backup", "restore", file)
+        assert commands.rows("lead", "list")  # beside other commands it can be
+    assert said == f"another command is at work in {commands.data_dir}; let it come to its end first"
+    assert content(commands.data_dir)["leads.db"] == before["leads.db"]
+
+
+def test_while_a_restore_is_under_way_no_command_is_at_work(commands: Commands) -> None:
+    commands.leads({})
+    with restore_lock(commands.data_dir):
+        said = commands.refusal("building", "add", "--name", "Oak")
+    assert said == f"a restore into {commands.data_dir} is under way; let it come to its end"
+
+
+def test_the_database_is_no_backup_of_itself(commands: Commands) -> None:
+    commands.leads({})
+    said = commands.refusal("backup", "restore", commands.data_dir / "leads.db")
+    assert said == f"{commands.data_dir}/leads.db is the database itself; name a backup of it"
+
+
+def test_a_backup_is_found_by_the_name_that_the_list_has(commands: Commands) -> None:
+    commands.leads({})
+    made = Path(commands.row("backup", "create")["path"])
+    commands.leads({})
+    assert commands.row("backup", "verify", made.name)["leads"] == 1
+    said = commands.run("backup", "restore", made.name).stdout
+    assert "is in place: 1 leads" in said and "What was there, with 2 leads, is kept in" in said
+    assert ids(commands) == [1]

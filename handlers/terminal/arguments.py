@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from models.building import Refused
 from models.data_folder import open_database
 from models.database import FILE_NAME, RESTORING, close_database
+from models.folder_lock import command_lock
 from models.settings import Settings, about, names
 
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def _on_database(run: Run, may_make: bool) -> Run:
         )
         if not there and not may_make:
             raise Refused(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
-        open_database(settings.data_dir)
-        try:
-            return run(args, settings)
-        finally:
-            close_database()
+        with command_lock(settings.data_dir):
+            open_database(settings.data_dir)
+            try:
+                return run(args, settings)
+            finally:
+                close_database()
 
     return run_on_database
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handlers.terminal.arguments import Noun, Nouns
 from handlers.terminal.listing import Columns, answer, list_rows, moment, note, progress
-from models.backup import create_backup, list_backups, new_path, verify_backup
+from models.backup import Backup, create_backup, list_backups, new_path, verify_backup
 from models.clock import Clock
 from models.restore import restore_backup
 from models.settings import Settings
@@ -33,7 +33,7 @@ FOLDERS = ("data_dir", "backup_dir")
 
 
 def _create(args: argparse.Namespace, settings: Settings) -> None:
-    path = args.output or new_path(settings.backup_dir, "manual", Clock().now())
+    path = args.output or new_path(settings.data_dir, settings.backup_dir, "manual", Clock().now())
     backup = create_backup(settings.data_dir, path, progress)
     answer(
         backup.as_dict(),
@@ -50,26 +50,44 @@ def _list(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _verify(args: argparse.Namespace, settings: Settings) -> None:
-    backup = verify_backup(args.file)
+    backup = verify_backup(_found(args.file, settings))
     answer(
         backup.as_dict(),
         args.json,
         f"{backup.path} is whole: {backup.leads} leads, the newest of {backup.newest_lead_at or 'none'}.",
     )
+    _warn_of_no_checksum(backup)
+
+
+def _found(file: Path, settings: Settings) -> Path:
+    """The file as it was given, or as 'backup list' has it in the backup folder."""
+    in_folder = settings.backup_dir / file
+    return in_folder if not file.exists() and in_folder.exists() else file
+
+
+def _warn_of_no_checksum(backup: Backup) -> None:
     if backup.checksum is None:
         note(f"note: there is no {backup.path.name}.sha256 beside it, so a changed letter would not be seen")
 
 
+def _count(leads: int | None) -> str:
+    return "" if leads is None else f", with {leads} leads,"
+
+
 def _restore(args: argparse.Namespace, settings: Settings) -> None:
-    restored = restore_backup(settings.data_dir, args.file, Clock().now(), progress)
+    restored = restore_backup(settings.data_dir, _found(args.file, settings), Clock().now(), progress)
     replaced = restored.replaced and str(restored.replaced)
     answer(
-        {**restored.backup.as_dict(), "replaced": replaced},
+        {**restored.backup.as_dict(), "replaced": replaced, "leads_replaced": restored.leads_replaced},
         args.json,
         f"{restored.backup.path} is in place: {restored.backup.leads} leads, "
         f"the newest of {restored.backup.newest_lead_at or 'none'}.",
-        f"What was there is kept in {replaced}." if replaced else "There was nothing to replace.",
+        f"What was there{_count(restored.leads_replaced)} is kept in {replaced}."
+        if replaced
+        else "There was nothing to replace.",
         "Nothing leaves until you say so, since what waits may have left already:",
         "look at 'outbox list --state pending', take out with 'outbox skip' what is not to leave,",
         "then say 'outbox resume email' and 'outbox resume june_homes'.",
+        "Customers who were erased after the backup was made are back: erase them again.",
     )
+    _warn_of_no_checksum(restored.backup)

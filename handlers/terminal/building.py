@@ -107,6 +107,7 @@ def _update(args: argparse.Namespace, settings: Settings) -> None:
         building = update_building(find_building(args.id), fields)
     record = building_as_dict(building, working_tokens(building, Clock().now()))
     answer(record, args.json, f"Building {building.id} was changed: {building.name}")
+    _warn_of_what_is_missing(building)
 
 
 def _remove(args: argparse.Namespace, settings: Settings) -> None:

@@ -43,7 +43,8 @@ def add_commands(nouns: Nouns) -> None:
 
 
 def _list(args: argparse.Namespace, settings: Settings) -> None:
-    list_rows(list_customers(args.email, args.limit), COLUMNS, args.json, "There are no such customers.")
+    rows = list_customers(args.email, args.limit)
+    list_rows(rows, COLUMNS, args.json, "There are no such customers.", args.limit)
 
 
 def _show(args: argparse.Namespace, settings: Settings) -> None:
@@ -88,7 +89,7 @@ def _erase(args: argparse.Namespace, settings: Settings) -> None:
         {**customer_as_dict(customer), "erased_leads": leads},
         args.json,
         f"Customer {customer.id} is erased, and what their leads held of them (leads: {leads}).",
-        "Backups made before now, and exports, still hold them.",
+        "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them.",
     )
 
 

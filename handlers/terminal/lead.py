@@ -5,9 +5,12 @@ from pathlib import Path
 
 from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one, instant
 from handlers.terminal.export import FORMATS, export_leads
-from handlers.terminal.listing import Columns, Row, list_rows, moment, show_record
+from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, show_record
+from models.assignment import assign_lead
 from models.building import Refused, find_building
+from models.clock import Clock
 from models.customer import find_customer
+from models.database import transaction
 from models.lead_record import list_leads, show_lead
 from models.settings import Settings
 
@@ -42,6 +45,9 @@ def add_commands(nouns: Nouns) -> None:
     add_limit(listing)
     show = noun.command("show", _show, "show all that is known of a lead")
     show.add_argument("id", type=at_least_one, metavar="ID")
+    assign = noun.command("assign", _assign, "give a lead that matched no building one, and tell its agent")
+    assign.add_argument("id", type=at_least_one, metavar="ID")
+    assign.add_argument("building", type=at_least_one, metavar="BUILDING")
     export = noun.command("export", _export, "write all leads, the oldest first")
     export.add_argument(
         "--format", choices=FORMATS, default="csv", help="(default: %(default)s; --json is json)"
@@ -63,7 +69,7 @@ def _list(args: argparse.Namespace, settings: Settings) -> None:
         since=args.since,
         limit=args.limit,
     )
-    list_rows(rows, COLUMNS, args.json, "There are no such leads.")
+    list_rows(rows, COLUMNS, args.json, "There are no such leads.", args.limit)
 
 
 def _deliveries(row: Row) -> str:
@@ -75,6 +81,20 @@ def _show(args: argparse.Namespace, settings: Settings) -> None:
     if record is None:
         raise Refused(f"there is no lead {args.id}; see 'lead list'")
     show_record(record, args.json)
+
+
+def _assign(args: argparse.Namespace, settings: Settings) -> None:
+    with transaction():
+        building = find_building(args.building)
+        not_told = assign_lead(args.id, building, Clock().now())
+    answer(
+        {"id": args.id, "building_id": building.id, "not_told": not_told},
+        args.json,
+        f"Lead {args.id} is of building {building.id} now: {building.name}",
+        f"Nobody is mailed: {not_told}."
+        if not_told
+        else f"The mail to {building.agent_email} is on its way.",
+    )
 
 
 def _export(args: argparse.Namespace, settings: Settings) -> None:

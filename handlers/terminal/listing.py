@@ -67,8 +67,12 @@ def answer(record: Row, as_json: bool, *lines: str) -> None:
         say(*lines)
 
 
-def list_rows(rows: Iterable[Row], columns: Columns, as_json: bool, if_none: str) -> None:
-    """Print rows, as JSON lines or as a table; for people an empty table is a sentence."""
+def list_rows(
+    rows: Iterable[Row], columns: Columns, as_json: bool, if_none: str, limit: int | None = None
+) -> None:
+    """Print rows, as JSON lines or as a table; for people an empty table is a sentence, and of as many as
+    the limit it is said that there may be more.
+    """
     if as_json:
         for row in rows:
             sys.stdout.buffer.write(json_line(row))
@@ -79,6 +83,8 @@ def list_rows(rows: Iterable[Row], columns: Columns, as_json: bool, if_none: str
         return
     for line in _table([list(columns), *cells]):
         print(line)
+    if len(cells) == limit:
+        note(f"note: there may be more than these {limit}; --limit shows so many")
 
 
 def show_record(record: Row, as_json: bool) -> None:

@@ -12,6 +12,8 @@ from models.outbox_operator import retry_deliveries, retry_failed, skip_deliveri
 from models.outbox_report import list_deliveries, list_destinations
 from models.settings import Settings
 
+MOST_NAMED = 20  # deliveries, by their ids; of more it is said how many
+
 COLUMNS: Columns = {
     "id": "id",
     "lead": "lead_id",
@@ -70,7 +72,8 @@ def _retry(args: argparse.Namespace, settings: Settings) -> None:
     with transaction():
         ids = retry_failed(args.kind, now) if args.failed else retry_deliveries(args.ids, now)
         closed = [place for place in list_destinations(now) if place["waits_because"] and place[PENDING]]
-    answer({"retried": ids}, args.json, f"Due now: {len(ids)}" if ids else "Nothing has failed.")
+    said = f"Due now: {_named(ids)}" if ids else "Nothing has failed."
+    answer({"retried": ids}, args.json, said)
     for place in closed if ids else ():
         note(f"note: {_in_one_line(place)}")
 
@@ -78,9 +81,14 @@ def _retry(args: argparse.Namespace, settings: Settings) -> None:
 def _skip(args: argparse.Namespace, settings: Settings) -> None:
     with transaction():
         ids = skip_deliveries(args.ids, Clock().now())
-    answer(
-        {"skipped": ids}, args.json, f"Not to leave: {len(ids)}; 'outbox retry' would have them leave still."
-    )
+    said = f"Not to leave: {_named(ids)}; 'outbox retry' would have them leave still."
+    answer({"skipped": ids}, args.json, said)
+
+
+def _named(ids: list[int]) -> str:
+    if len(ids) > MOST_NAMED:
+        return f"{len(ids)} deliveries"
+    return f"{'delivery' if len(ids) == 1 else 'deliveries'} {', '.join(map(str, ids))}"
 
 
 def _pause(args: argparse.Namespace, settings: Settings) -> None:

@@ -11,9 +11,9 @@ from models.database import (
     pragma,
     transaction,
 )
-from models.migrations import v0001_initial, v0002_safe_retries
+from models.migrations import v0001_initial, v0002_safe_retries, v0003_installation
 
-STEPS = (v0001_initial.STATEMENTS, v0002_safe_retries.STATEMENTS)
+STEPS = (v0001_initial.STATEMENTS, v0002_safe_retries.STATEMENTS, v0003_installation.STATEMENTS)
 NEWEST = len(STEPS)
 
 

@@ -28,7 +28,7 @@ sys.stdin.read()
 """
 
 
-ENOUGH = 200  # false 201s at a time, after which a trial need not go on
+ENOUGH = 16  # 201s while the disk fails: they are false, and a trial need not go on
 
 
 async def keep_trying(box: Box, ledger: Ledger) -> None:

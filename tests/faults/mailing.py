@@ -182,6 +182,7 @@ async def smtp_5xx_login(trial: Trial) -> None:
     short=20,
     long=200,
     mutants=BELIEVES,
+    may_duplicate=True,
 )
 async def smtp_dies_after_data(trial: Trial) -> None:
     clock = SteppedClock()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import apsw
 import pytest
 import tornado.httpserver
 import tornado.tcpserver
@@ -23,6 +24,7 @@ import models.clock
 import models.data_folder
 import models.database
 import models.destination
+import models.idempotency
 import models.intake
 import models.migrations
 import models.outbox
@@ -215,3 +217,31 @@ def restores_without_a_pause(patch: Patch) -> None:
 def forgets_keys(patch: Patch) -> None:
     patch.setattr(models.intake, "first_tries", lambda digests, now: {})
     patch.setattr(models.intake, "keep_first_tries", lambda tries, now: None)
+
+
+@mutant
+def keeps_keys_in_a_later_transaction(patch: Patch) -> None:
+    keep = models.idempotency.keep_first_tries
+    kept: list[tuple[Any, Any]] = []
+    commit = models.writer.Writer._commit
+
+    def commit_twice(self: models.writer.Writer, requests: list[Any]) -> list[Any]:
+        results = commit(self, requests)
+        with models.database.transaction():
+            while kept:
+                keep(*kept.pop())
+        return results
+
+    patch.setattr(models.intake, "keep_first_tries", lambda tries, now: kept.append((tries, now)))
+    patch.setattr(models.writer.Writer, "_commit", commit_twice)
+
+
+@mutant
+def takes_its_copy_for_whole(patch: Patch) -> None:
+    patch.setattr(models.restore, "empty_journal", lambda: True)
+    patch.setattr(models.restore, "read_back", lambda path: None)
+
+
+@mutant
+def cannot_undo_what_was_begun(patch: Patch) -> None:
+    patch.setattr(apsw, "SQLITE_OPEN_READWRITE", apsw.SQLITE_OPEN_READONLY)

@@ -7,14 +7,19 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apsw
 from disk import give_order, read_record
+from peewee import DatabaseError
 from trial import Trial, fault
 from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_leads
+
+from models.data_folder import open_database, settle_journal
+from models.database import DatabaseRefused, close_database
 
 SECTOR = 512
 
@@ -118,7 +123,7 @@ async def record(box: Box) -> None:
 
 async def take_leads(box: Box, ledger: Ledger, count: int) -> None:
     """Take so many more leads, and kill the server while it takes them."""
-    crowd = Crowd(box, ledger, 8)
+    crowd = Crowd(box, ledger, 8, keyed=True)
     await crowd.reach(len(ledger.acknowledged) + count)
     await box.kill()
     await crowd.go_home()
@@ -139,14 +144,20 @@ def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
             replay.cut(after, way)
             began = time.monotonic()
             try:
-                stored = stored_leads(after / "leads.db")
-            except (apsw.Error, AssertionError) as error:
-                # Before the first commit there is no table; later there is no excuse.
+                open_database(after)  # as a server's start does, whatever the moment
+                settle_journal()
+            except (DatabaseRefused, DatabaseError, apsw.Error) as error:
                 trial.lost += len(promised.acknowledged)
-                trial.require(not promised.acknowledged, f"the database is whole after a cut ({error})")
+                trial.require(False, f"a server starts after a cut ({error})")
                 continue
+            finally:
+                with suppress(DatabaseError, apsw.Error):
+                    close_database()
             trial.recovered_since(began)
+            stored = stored_leads(after / "leads.db")
             judge_storage(trial, promised, stored)
+            keyed = all(lead.keys == 1 for lead in stored.values())
+            trial.require(keyed, "a lead is never there without the key that it came under")
             trial.tried += 1
     syncs = sum(event[0] == "sync" for event in events)
     trial.seen += f"{len(events)} operations, {syncs} fsyncs, {len(replay.answered)} leads answered; "
@@ -157,7 +168,7 @@ def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
     "power cuts: unsynced writes dropped, or some sectors of them kept",
     short=100,
     long=2_000,
-    mutants=("synchronous is normal", "answers before the commit"),
+    mutants=("synchronous is normal", "answers before the commit", "keeps keys in a later transaction"),
 )
 async def power_loss(trial: Trial) -> None:
     ledger = Ledger()
@@ -179,7 +190,7 @@ async def fsync_forgotten(trial: Trial) -> None:
         ledger, folder = Ledger(), trial.folder / f"killed-{killed}"
         async with Box(trial, folder) as box:
             await record(box)
-            crowd = Crowd(box, ledger, 8)
+            crowd = Crowd(box, ledger, 8, keyed=True)
             await crowd.reach(60)
             give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
             await crowd.reach(300)  # or until it is gone, as it should be

@@ -36,10 +36,13 @@ async def try_fault(
         trial.not_tried = str(reason)
         return trial
     except Exception as error:
+        # Of a mutant it proves nothing that its trial stumbled or took too long: a promise must be broken.
         if mutant is None:
             traceback.print_exc()
-        trial.broken.append(f"the trial came to its end ({type(error).__name__}: {str(error)[:200]})")
-    trial.close()
+            trial.broken.append(f"the trial came to its end ({type(error).__name__}: {str(error)[:200]})")
+        trial.judge_losses(may_duplicate=fault.may_duplicate)
+        return trial
+    trial.close(may_duplicate=fault.may_duplicate)
     return trial
 
 
@@ -124,7 +127,11 @@ def main() -> int:
         print(json.dumps(found) if args.json else line(found), flush=True)
         failed |= bool(found["broken"]) or not all(found["mutants"].values())
     if not args.json:
-        print("\n* by the clock that the trial steps. 'twice': leads or mails that came twice.")
+        print(
+            "\nlost: acknowledged and not there, or there by half; twice: leads or mails that came twice;"
+            "\nheld: whether every promise was kept; mutants: defects put in on purpose, and found;"
+            "\n*: by the clock that the trial steps."
+        )
     return int(failed)
 
 

@@ -45,11 +45,16 @@ class Trial:
         """All is as before again, counted from this moment of `time.monotonic`; the slowest time is kept."""
         self.recovery = max(self.recovery or 0.0, time.monotonic() - moment)
 
-    def close(self) -> None:
+    def close(self, *, may_duplicate: bool) -> None:
         """Judge what every trial is judged by."""
         self.require(self.tried > 0, "something was tried")
-        self.require(self.lost == 0, f"nothing is lost ({self.lost} were)")
         self.require(self.recovery is not None, "it recovered")
+        self.judge_losses(may_duplicate=may_duplicate)
+
+    def judge_losses(self, *, may_duplicate: bool) -> None:
+        """Judge what also a trial that did not come to its end is judged by."""
+        self.require(self.lost == 0, f"nothing is lost ({self.lost} were)")
+        self.require(may_duplicate or self.duplicated == 0, f"nothing comes twice ({self.duplicated} did)")
 
 
 Harness = Callable[[Trial], Awaitable[None]]
@@ -65,18 +70,19 @@ class Fault:
     short: int  # how often in `make test`
     long: int  # how often in `make faults`
     mutants: tuple[str, ...]
+    may_duplicate: bool  # whether nobody could keep a mail from coming twice
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, about: str, *, short: int, long: int, mutants: tuple[str, ...]
+    name: str, about: str, *, short: int, long: int, mutants: tuple[str, ...], may_duplicate: bool = False
 ) -> Callable[[Harness], Harness]:
     """Register a harness as this fault's."""
 
     def register(run: Harness) -> Harness:
-        FAULTS[name] = Fault(name, about, run, short, long, mutants)
+        FAULTS[name] = Fault(name, about, run, short, long, mutants, may_duplicate)
         return run
 
     return register

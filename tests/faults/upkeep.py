@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 from disk import give_order, read_record
+from disks import small_disk
 from power import Replay, cuts
 from trial import Trial, fault
 from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_leads
@@ -100,6 +101,74 @@ def _judge(trial: Trial, database: Path, old: object, new: object, how: str) -> 
     whole = found in (old, new)
     trial.lost += not whole
     trial.require(whole, f"{how}, it is the old schema or the new one, and never between")
+
+
+@fault(
+    "creation-killed",
+    "kill -9 in the middle of the very first command, which makes the database",
+    short=20,
+    long=200,
+    mutants=("cannot undo what was begun",),
+)
+async def creation_killed(trial: Trial) -> None:
+    first = ("building", "add", "--name=Maple", "--token=maple")
+    async with Box(trial) as box:
+        box.variables["TRIAL_DISK"] = "plain"
+        shutil.rmtree(box.data_dir)
+        count = await operations(box, trial.folder, *first)
+        for after in spread(trial.times, count):
+            shutil.rmtree(box.data_dir)
+            give_order(trial.folder, die=after)
+            status, _ = await box.command(*first)
+            trial.require(status == -9, "it was killed")
+            give_order(trial.folder)
+            began = time.monotonic()
+            status, said = await box.command("building", "add", "--name=Oak", "--json")
+            trial.recovered_since(began)
+            trial.require(status == 0, "the next command works")
+            trial.tried += 1
+            if trial.broken:
+                return
+
+
+@fault(
+    "restore-full",
+    "a backup restored to a disk that has hardly room for it, or none",
+    short=12,
+    long=60,
+    mutants=("takes its copy for whole",),
+)
+async def restore_full(trial: Trial) -> None:
+    """Either it is done, whole and with its outbox paused, or it is refused and all is as it was."""
+    size = 4 * 2**20
+    with small_disk(trial.folder / "data", size // 2**20):
+        async with Box(trial) as box:
+            before = shape(box.data_dir / "leads.db")
+            ballast = box.data_dir / "ballast"
+            for number in range(trial.times):
+                with ballast.open("wb") as file:
+                    free = shutil.disk_usage(box.data_dir).free
+                    file.write(bytes(max(0, free - 100_000 - number * 300_000 // trial.times)))
+                began = time.monotonic()
+                status, _ = await box.command("backup", "restore", str(OLD))
+                ballast.unlink()
+                leftovers = [path.name for path in box.data_dir.glob("leads.db.restoring*")]
+                trial.require(not leftovers, "nothing of it is left lying about")
+                found = shape(box.data_dir / "leads.db")
+                if status == 0:
+                    with closing(apsw.Connection(str(box.data_dir / "leads.db"))) as connection:
+                        paused = connection.execute("SELECT min(paused) FROM destination").get
+                    whole = found[0] == NEWEST and found[2] == shape(_copied(OLD, trial.folder / "old.db"))[2]
+                    trial.require(whole and paused, "what is said to be restored is whole, and waits")
+                else:
+                    trial.require(found == before, "what is refused leaves all as it was")
+                trial.recovered_since(began)
+                trial.tried += 1
+                if trial.broken:
+                    return
+                for folder in box.data_dir.glob("replaced-*"):
+                    shutil.rmtree(folder)
+                before = found
 
 
 @fault(

@@ -82,6 +82,7 @@ class Ledger:
     """What clients were promised: the e-mail address of each acknowledged lead, by its id."""
 
     acknowledged: dict[int, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)  # the addresses of those that were said not to be stored
     answers: Counter[int] = field(default_factory=Counter)
     twice: int = 0  # ids that two different leads were given
 
@@ -110,6 +111,8 @@ async def post_lead(client: Client, ledger: Ledger, email: str | None = None, **
     ledger.answers[answer.status] += 1
     if answer.status == 201:
         ledger.acknowledge(json.loads(answer.body)["id"], email)
+    elif b"the lead was not stored" in answer.body:
+        ledger.refused.add(email)
     return answer
 
 
@@ -266,8 +269,11 @@ class Box:
 class Crowd:
     """Clients that post leads one after the other, each on its own connection, until they are sent home."""
 
-    def __init__(self, box: Box, ledger: Ledger, clients: int = 16, *, pause: float = 0.0) -> None:
-        self._box, self._ledger, self._pause = box, ledger, pause
+    def __init__(
+        self, box: Box, ledger: Ledger, clients: int = 16, *, pause: float = 0.0, keyed: bool = False
+    ) -> None:
+        """keyed: each lead comes with an Idempotency-Key."""
+        self._box, self._ledger, self._pause, self._keyed = box, ledger, pause, keyed
         self._home = asyncio.Event()
         self._tasks = [asyncio.create_task(self._post(number)) for number in range(clients)]
 
@@ -275,7 +281,9 @@ class Crowd:
         client = self._box.client()
         while not self._home.is_set():
             try:
-                answer = await post_lead(client, self._ledger)
+                email = new_email()
+                key = {"Idempotency_Key": email} if self._keyed else {}
+                answer = await post_lead(client, self._ledger, email, **key)
             except Gone:
                 break
             await asyncio.sleep(0.02 if answer.status != 201 else self._pause)
@@ -299,6 +307,7 @@ class StoredLead:
     email: str
     deals: int
     deliveries: tuple[str, ...]
+    keys: int  # Idempotency-Keys that it was sent under
 
     @property
     def whole(self) -> bool:
@@ -314,8 +323,9 @@ def stored_leads(database: Path) -> dict[int, StoredLead]:
         for lead_id, kind in connection.execute("SELECT lead_id, kind FROM delivery ORDER BY kind"):
             deliveries.setdefault(lead_id, []).append(kind)
         deals = Counter(lead_id for (lead_id,) in connection.execute("SELECT lead_id FROM deal"))
+        keys = Counter(lead_id for (lead_id,) in connection.execute("SELECT lead_id FROM idempotency_key"))
         return {
-            lead_id: StoredLead(email, deals[lead_id], tuple(deliveries.get(lead_id, ())))
+            lead_id: StoredLead(email, deals[lead_id], tuple(deliveries.get(lead_id, ())), keys[lead_id])
             for lead_id, email in connection.execute("SELECT id, requestor_email FROM lead")
         }
 
@@ -331,6 +341,8 @@ def judge_storage(trial: Trial, ledger: Ledger, stored: dict[int, StoredLead]) -
     trial.lost += gone + half
     trial.duplicated += sum(n - 1 for n in Counter(lead.email for lead in stored.values()).values())
     trial.require(half == 0, "no lead is stored without its deal and outbox rows")
+    kept = ledger.refused & {lead.email for lead in stored.values()}
+    trial.require(not kept, "what was said not to be stored isn't")
     trial.require(ledger.twice == 0, "no id is given to two leads")
     trial.require(set(ledger.answers) <= {201, 503}, "a lead is answered 201 or 503")
 

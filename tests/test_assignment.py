@@ -1,0 +1,57 @@
+"""What `lead assign` promises: a lead that matched no building gets one, and its agent the mail."""
+
+from command_line import Commands
+from conftest import House, SteppedClock
+
+from models.assignment import assign_lead
+from models.building import find_building
+
+
+async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is_told(
+    house: House, clock: SteppedClock
+) -> None:
+    oak = await house.building(token="oak", agent_email="agent@oak.test", time_zone="America/New_York")
+    leads = [
+        await house.lead(token="unknown", slot="2026-12-01T10:00"),
+        await house.lead(token="unknown", slot="2026-12-01T10:00-08:00"),
+    ]
+    assert (await house.stored(leads[0]))["slot"] == "2026-12-01T10:00:00.000000Z"
+    now = clock.now()
+    why = await house.change(lambda: [assign_lead(lead, find_building(oak), now) for lead in leads])
+    assert why == [None, None]
+    await house.settled()
+    assert house.mail.recipients == [["agent@oak.test"]] * 2
+    stored = [await house.stored(lead) for lead in leads]
+    assert [lead["slot"] for lead in stored] == ["2026-12-01T15:00:00.000000Z", "2026-12-01T18:00:00.000000Z"]
+    assert {lead["building_id"] for lead in stored} == {oak}
+
+
+def test_it_says_what_it_did(commands: Commands) -> None:
+    commands.leads({}, {"token": "unknown"})
+    said = commands.run("lead", "assign", 2, 1).stdout
+    assert said == ("Lead 2 is of building 1 now: Maple Court\nThe mail to agent@maple.test is on its way.\n")
+
+
+def test_one_that_has_a_building_keeps_it(commands: Commands) -> None:
+    commands.leads({})
+    assert commands.refusal("lead", "assign", 1, 1) == "lead 1 is of building 1 already"
+    assert commands.refusal("lead", "assign", 7, 1) == "there is no lead 7; see 'lead list --unassigned'"
+    assert commands.refusal("lead", "assign", 1, 7).startswith("there is no building 7")
+
+
+def test_C22_it_is_said_why_nobody_is_mailed(commands: Commands) -> None:
+    commands.leads({"token": "unknown"})
+    commands.run("building", "update", 1, "--agent-email", "")
+    assert commands.row("lead", "assign", 1, 1) == {
+        "id": 1,
+        "building_id": 1,
+        "not_told": "the building has no agent e-mail",
+    }
+    [delivery] = commands.row("lead", "show", 1)["deliveries"]
+    assert (delivery["state"], delivery["reason"]) == ("skipped", "the building has no agent e-mail")
+
+
+def test_the_mail_of_an_unassigned_lead_is_not_to_be_retried(commands: Commands) -> None:
+    commands.leads({"token": "unknown"})
+    said = commands.refusal("outbox", "retry", 1)
+    assert said == "lead 1 has no building, and so no agent; give it one by 'lead assign'"
