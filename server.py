@@ -12,9 +12,9 @@ from dataclasses import replace
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from tornado.netutil import bind_sockets
 
-from handlers import make_application, terminal
-from handlers.api.base import MAX_BODY_BYTES, Api
+from handlers import FrontDoor, terminal
 from handlers.api.cors import Allowlist
+from handlers.api.exchange import MAX_BODY_BYTES, Api
 from handlers.api.throttle import Throttle
 from handlers.connections import BACKLOG, ConnectionServer, room_for_connections
 from handlers.health import Readiness
@@ -61,6 +61,7 @@ class Server:
         self._settings = settings
         self._clock = clock or Clock()
         self._lock = server_lock(settings.data_dir)
+        self._in_flight: set[object] = set()  # the requests that are being answered
         self.url = ""
 
     async def start(self) -> None:
@@ -75,8 +76,8 @@ class Server:
             sockets = _listen(settings)  # before a database is made where none was meant to be
             open_database(settings.data_dir, locked=True)
             settle_journal()
-            close_database()  # each thread has a connection of its own; the loop's has none
         except BaseException:
+            close_database()
             for listener in sockets:
                 listener.close()
             self._lock.release()
@@ -94,9 +95,9 @@ class Server:
             allowlist=Allowlist(lambda: self.reader.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,
             clock=clock,
+            in_flight=self._in_flight,
         )
         readiness = Readiness(lambda: self.writer.write(check_storage, clock.now()), clock)
-        self._application = make_application(api, readiness)
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
             # By default a job that is a second late is dropped for good.
@@ -107,7 +108,7 @@ class Server:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
         self._http = ConnectionServer(
-            self._application,
+            FrontDoor(api, readiness),
             most_connections=room_for_connections(),
             idle_connection_timeout=SLOW_CLIENT_SECONDS,
             body_timeout=SLOW_CLIENT_SECONDS,
@@ -141,12 +142,11 @@ class Server:
         """Take no more requests, finish those in flight and the deliveries on their way, close."""
         self._http.stop()
         self._http.conn_params.no_keep_alive = True  # stop() alone goes on serving kept-alive connections
-        in_flight = self._application.settings["in_flight"]
         for _ in range(int(finish_seconds * 50)):
-            if not in_flight:
+            if not self._in_flight:
                 break
             await asyncio.sleep(0.02)
-        cut_off = len(in_flight)
+        cut_off = len(self._in_flight)
         await self._http.close_all_connections()
         self._watchdog.cancel()
         self._scheduler.shutdown(wait=False)

@@ -1,26 +1,75 @@
 """Every way in: the one route table."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import tornado.web
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 
-from handlers.api.base import Api, UnknownPath
-from handlers.api.leads import LeadsHandler
-from handlers.base import NotFound, log_answer
+from handlers.api.exchange import Api, Exchange
+from handlers.api.leads import Leads
+from handlers.base import NotFound, log_page
 from handlers.health import Livez, Readiness, Readyz
 
+# Each with or without a slash at its end.
+API = "/api"
+EXCHANGES: dict[str, type[Exchange]] = {
+    f"{API}/v1/website_leads": Leads,
+    f"{API}/v1/tour_requests": Leads,  # its older name
+}
 
-def make_application(api: Api, readiness: Readiness) -> tornado.web.Application:
-    """The routes of the server. Its setting `in_flight` holds the requests that are being answered."""
-    routes: list[tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]] = [
-        (r"/api/v1/(?:website_leads|tour_requests)/?", LeadsHandler, {"api": api}),
-        (r"/api(?:/.*)?", UnknownPath, {"api": api}),
-        (r"/livez", Livez, {}),
-        (r"/readyz", Readyz, {"readiness": readiness}),
-    ]
-    return tornado.web.Application(
-        routes,
-        default_handler_class=NotFound,
-        log_function=log_answer,
-        in_flight=set(),
-    )
+
+class FrontDoor(HTTPServerConnectionDelegate):
+    """Sends each request on: to an exchange of the API, or to the pages of the rest."""
+
+    def __init__(self, api: Api, readiness: Readiness) -> None:
+        self._api = api
+        pages: list[tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]] = [
+            (r"/livez", Livez, {}),
+            (r"/readyz", Readyz, {"readiness": readiness}),
+        ]
+        self._pages = tornado.web.Application(
+            pages, default_handler_class=NotFound, log_function=log_page, in_flight=api.in_flight
+        )
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Tornado calls this for each request, before it knows of which path."""
+
+        def choose(path: str) -> HTTPMessageDelegate:
+            if path != API and not path.startswith(API + "/"):
+                return self._pages.start_request(server_conn, request_conn)
+            kind = EXCHANGES.get(path.removesuffix("/"), Exchange)
+            return kind(self._api, cast(HTTP1Connection, request_conn))
+
+        return _Entrance(choose)
+
+
+class _Entrance(HTTPMessageDelegate):
+    """Becomes, once its headers are in, what the path asks for."""
+
+    def __init__(self, choose: Callable[[str], HTTPMessageDelegate]) -> None:
+        self._choose = choose
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        self._chosen = self._choose(start_line.path.partition("?")[0])
+        return self._chosen.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._chosen.data_received(chunk)
+
+    def finish(self) -> None:
+        self._chosen.finish()
+
+    def on_connection_close(self) -> None:
+        self._chosen.on_connection_close()

@@ -1,4 +1,4 @@
-"""Owns what every answer has in common: the request's id, the one error renderer, the access log."""
+"""Owns what the answers outside of the API have in common: the request's id, the rendering of errors."""
 
 import json
 import logging
@@ -8,11 +8,10 @@ from typing import Any
 
 import tornado.web
 
-from handlers.errors import Refusal
+from handlers.errors import Refusal, Unforeseen
+from handlers.log import log_answer
 
 log = logging.getLogger("leads.http")
-
-STANDARD_METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 
 
 class Handler(tornado.web.RequestHandler):
@@ -22,11 +21,9 @@ class Handler(tornado.web.RequestHandler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.request_id = uuid.uuid4().hex
-        # Tornado clears all headers before it renders an error; these are put back.
-        self.standing_headers = {"X-Request-Id": self.request_id, "X-Content-Type-Options": "nosniff"}
         self.log_fields: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
-        self._in_flight: set[Handler] = self.application.settings["in_flight"]
+        self._in_flight: set[object] = self.application.settings["in_flight"]
         self._in_flight.add(self)
 
     def on_finish(self) -> None:
@@ -40,8 +37,8 @@ class Handler(tornado.web.RequestHandler):
         self.clear_header("Server")
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
-        for name, value in self.standing_headers.items():
-            self.set_header(name, value)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("X-Request-Id", self.request_id)
 
     def compute_etag(self) -> None:
         """None: no answer here is worth caching."""
@@ -57,18 +54,17 @@ class Handler(tornado.web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Render any refusal or failure: {"error": message}."""
         error = kwargs.get("exc_info", (None, None))[1]
-        message: str | dict[str, str]
         if isinstance(error, Refusal):
-            message = error.message
-            if not error.quotes_client and isinstance(message, str):
-                self.log_fields["refused"] = message
-            for name, value in error.headers.items():
-                self.set_header(name, value)
+            refusal = error
         elif status_code >= 500:
-            message = f"the server failed; its log has the details under request {self.request_id}"
+            refusal = Unforeseen(self.request_id)
         else:
-            message = HTTPStatus(status_code).phrase.lower()
-        self.answer(status_code, {"error": message})
+            refusal = Refusal(status_code, HTTPStatus(status_code).phrase.lower())
+        if refusal.loggable is not None:
+            self.log_fields["refused"] = refusal.loggable
+        for name, value in refusal.headers.items():
+            self.set_header(name, value)
+        self.answer(status_code, refusal.body)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if not isinstance(value, tornado.web.HTTPError):
@@ -82,11 +78,10 @@ class NotFound(Handler):
         raise Refusal(404, "there is nothing here; leads are POSTed to /api/v1/website_leads")
 
 
-def log_answer(handler: tornado.web.RequestHandler) -> None:
-    """Write the access log's line: no path from outside, no address, no body. For Tornado's log_function."""
-    method = handler.request.method
-    fields: dict[str, Any] = {"method": method if method in STANDARD_METHODS else "(other)"}
+def log_page(handler: tornado.web.RequestHandler) -> None:
+    """Write the access log's line. For Tornado's log_function."""
+    request, status = handler.request, handler.get_status()
+    request_id, route, fields = "-", "(unknown)", {}
     if isinstance(handler, Handler):
-        fields = {"request": handler.request_id, **fields, "route": handler.route, **handler.log_fields}
-    fields |= {"status": handler.get_status(), "ms": round(1e3 * handler.request.request_time(), 1)}
-    log.info("answered", extra=fields)
+        request_id, route, fields = handler.request_id, handler.route, handler.log_fields
+    log_answer(request_id, request.method or "-", route, status, request.request_time(), fields)

@@ -1,4 +1,6 @@
-"""Owns the refusals: what a handler raises to have the one error renderer answer."""
+"""Owns the refusals: what a handler raises instead of answering, and what is answered then."""
+
+from typing import Any
 
 import tornado.web
 
@@ -14,6 +16,16 @@ class Refusal(tornado.web.HTTPError):
         self.quotes_client = quotes_client  # and so is not for the log
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    @property
+    def body(self) -> dict[str, Any]:
+        """What the client is answered."""
+        return {"error": self.message}
+
+    @property
+    def loggable(self) -> str | None:
+        """What the log may say of it."""
+        return self.message if isinstance(self.message, str) and not self.quotes_client else None
+
 
 class BadRequest(Refusal):
     """400: the client sent something that can't be used, and the message says what."""
@@ -27,3 +39,10 @@ class Unavailable(Refusal):
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(503, message, Retry_After=str(retry_after_seconds))
+
+
+class Unforeseen(Refusal):
+    """500: the server failed in a way that nobody foresaw. It tells nothing of the inside."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(500, f"the server failed; its log has the details under request {request_id}")

@@ -7,6 +7,9 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+log = logging.getLogger("leads.http")
+
+STANDARD_METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -49,6 +52,23 @@ class JsonFormatter(Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": _time(record), "level": record.levelname, "event": self.event(record)}
         return json.dumps(line | self.facts(record), default=str)
+
+
+def log_answer(
+    request_id: str, method: str, route: str, status: int, seconds: float, fields: dict[str, Any]
+) -> None:
+    """Write the access log's line: no path from outside, no address, no body."""
+    log.info(
+        "answered",
+        extra={
+            "request": request_id,
+            "method": method if method in STANDARD_METHODS else "(other)",
+            "route": route,
+            **fields,
+            "status": status,
+            "ms": round(1e3 * seconds, 1),
+        },
+    )
 
 
 def configure(log_format: str) -> None:

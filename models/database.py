@@ -126,9 +126,51 @@ def transaction() -> Iterator[None]:
     except Exception as error:
         if not is_storage_failure(error):
             raise
-        # A full disk refuses a write, and that is known; of a write or an fsync that failed nothing is.
-        known = not committing or any(isinstance(cause, apsw.FullError) for cause in causes(error))
-        raise (StorageError if known else OutcomeUnknown)(storage_reason(error)) from error
+        raise (_failed_commit(error) if committing else StorageError(storage_reason(error))) from error
+
+
+class WriteTransaction:
+    """The same in its three steps, for the writer: the first and the last may wait, and can be taken in
+    another thread than the one whose connection it is. One at a time.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def begin(self, *, wait: bool) -> bool:
+        """Take the write lock; False if somebody else has it, and it was not to be waited for.
+
+        Raises StorageError.
+        """
+        self._connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS) if wait else 0)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except apsw.BusyError as error:
+            if wait:
+                raise StorageError(storage_reason(error)) from error
+            return False
+        except apsw.Error as error:
+            raise StorageError(storage_reason(error)) from error
+        return True
+
+    def commit(self) -> None:
+        """Have it on the disk. Raises StorageError, or OutcomeUnknown; it is over then as well."""
+        try:
+            self._connection.execute("COMMIT")
+        except apsw.Error as error:
+            self.roll_back()
+            raise _failed_commit(error) from error
+
+    def roll_back(self) -> None:
+        """Leave nothing of it, if SQLite hasn't done so already."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _failed_commit(error: Exception) -> StorageError:
+    # A full disk refuses a write, and that is known; of a write or an fsync that failed nothing is.
+    known = any(isinstance(cause, apsw.FullError) for cause in causes(error))
+    return (StorageError if known else OutcomeUnknown)(storage_reason(error))
 
 
 STORAGE_FAILURES = (

@@ -1,20 +1,23 @@
-"""Owns the writing: one thread, one connection, one commit for whatever has queued up meanwhile."""
+"""Owns the writing: one connection, one commit for whatever has queued up meanwhile."""
 
 import asyncio
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from models.database import (
     OutcomeUnknown,
     StorageError,
+    WriteTransaction,
     close_database,
     database,
     is_storage_failure,
-    transaction,
+    storage_reason,
 )
 
 log = logging.getLogger("leads.writer")
@@ -52,28 +55,38 @@ class _Failure:
 class Writer:
     """Group commit. While one commit is on its way to the disk, the writes that arrive queue up; the next
     transaction takes all of them, a set for each operation. A lone write never waits for company.
+
+    The statements run on the loop's thread, since in another they would fight it for the interpreter at each
+    of them; a batch of 64 leads takes 2 ms. What waits, for the disk or another's lock, is done in a thread.
     """
 
     def __init__(self, queue_size: int = QUEUE_SIZE, batch_size: int = BATCH_SIZE) -> None:
         self._queue_size = queue_size
         self._batch_size = batch_size
-        self._unanswered = 0  # touched by the loop's thread only
-        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._queue: deque[_Request] = deque()
+        self._batch: list[_Request] = []  # what is being written
         self._after: dict[Operation, Callable[[], None]] = {}
         self._outcome_unknown = False
         self.broken = (
             asyncio.Event()
         )  # set once a commit's outcome is unknown: the process is to be restarted
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._waiter = _Waiter()
 
     def start(self) -> None:
-        """Start the thread; answers will be given on the running event loop."""
+        """Open the connection; it belongs to the running event loop's thread."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        database.connect(reuse_if_open=True)
+        self._transaction = WriteTransaction(database.connection())
+        self._waiter.start(self._loop)
 
     def after_commit_of(self, operation: Operation, callback: Callable[[], None]) -> None:
         """Call back, on the loop, after each commit that this operation took part in."""
         self._after[operation] = callback
+
+    @property
+    def unanswered(self) -> int:
+        """How many writes wait for the disk."""
+        return len(self._queue) + len(self._batch)
 
     def write(
         self, operation: Callable[[Sequence[Item]], Sequence[Result]], item: Item
@@ -85,67 +98,97 @@ class Writer:
         item. After an OutcomeUnknown nothing more is written: what the disk has, and what the system only
         remembers, is told apart by the next start.
         """
-        if self._unanswered >= self._queue_size:
+        if self.unanswered >= self._queue_size:
             raise Overloaded("too many writes are waiting for the disk")
         answer: asyncio.Future[Result] = self._loop.create_future()
-        self._unanswered += 1
-        self._queue.put(_Request(operation, item, answer))
+        self._queue.append(_Request(operation, item, answer))
+        if self.unanswered == 1:
+            # In a moment, not now: what else has arrived by then comes along.
+            self._loop.call_soon(self._begin)
         return answer
 
     async def close(self) -> None:
-        """Write what has queued up, then end the thread."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            batch = [self._queue.get()]
-            while len(batch) < self._batch_size and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            closing = None in batch
-            requests = [request for request in batch if request is not None]
-            if requests:
-                results = self._commit(requests)
-                self._loop.call_soon_threadsafe(self._answer, requests, results)
+        """Write what has queued up, then close the connection."""
+        while self.unanswered:
+            await asyncio.wait([request.answer for request in (*self._batch, *self._queue)])
+        await self._waiter.stop()
         close_database()
 
-    def _commit(self, requests: list[_Request]) -> list[Any]:
-        by_operation: dict[Operation, list[int]] = {}
-        for position, request in enumerate(requests):
-            by_operation.setdefault(request.operation, []).append(position)
-        results: list[Any] = [None] * len(requests)
+    def _begin(self) -> None:
+        self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
         if self._outcome_unknown:
-            return [_Failure(Stopping("a commit failed; the server restarts"))] * len(requests)
+            self._fail(Stopping("a commit failed; the server restarts"))
+            return
         try:
-            database.connect(reuse_if_open=True)
-            with transaction():
-                for operation, positions in by_operation.items():
-                    written = _apply(operation, [requests[p].item for p in positions])
-                    for position, result in zip(positions, written, strict=True):
-                        results[position] = result
+            begun = self._transaction.begin(wait=False)
         except StorageError as error:
-            self._outcome_unknown = isinstance(error, OutcomeUnknown)
-            event = "a commit failed" if self._outcome_unknown else "storage failed"
-            log.error(event, extra={"reason": str(error), "writes": len(requests)})
-            return [_Failure(error)] * len(requests)
-        except Exception as error:  # the thread must outlive any surprise, and its clients must be answered
-            log.exception("a batch failed")
-            return [_Failure(error)] * len(requests)
+            self._fail(error)
+            return
+        if begun:
+            self._fill()
+        else:
+            self._waiter.do(lambda: self._transaction.begin(wait=True), self._begun)
+
+    def _begun(self, error: Exception | None) -> None:
+        if error is None:
+            self._fill()
+        else:
+            self._fail(error)
+
+    def _fill(self) -> None:
+        try:
+            results = self._apply_operations()
+        except Exception as error:
+            self._transaction.roll_back()
+            self._fail(StorageError(storage_reason(error)) if is_storage_failure(error) else error)
+        else:
+            self._commit(results)
+
+    def _apply_operations(self) -> list[Any]:
+        by_operation: dict[Operation, list[int]] = {}
+        for position, request in enumerate(self._batch):
+            by_operation.setdefault(request.operation, []).append(position)
+        results: list[Any] = [None] * len(self._batch)
+        for operation, positions in by_operation.items():
+            written = _apply(operation, [self._batch[p].item for p in positions])
+            for position, result in zip(positions, written, strict=True):
+                results[position] = result
         return results
 
-    def _answer(self, requests: list[_Request], results: list[Any]) -> None:
-        self._unanswered -= len(requests)
+    def _commit(self, results: list[Any]) -> None:
+        self._waiter.do(self._transaction.commit, partial(self._committed, results))
+
+    def _committed(self, results: list[Any], error: Exception | None) -> None:
+        if error is None:
+            self._answer(results)
+        else:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, OutcomeUnknown):
+            self._outcome_unknown = True
+            self.broken.set()
+        if not isinstance(error, StorageError):  # a surprise; the clients must be answered all the same
+            log.error("a batch failed", exc_info=error)
+        elif not isinstance(error, Stopping):
+            event = "a commit failed" if self._outcome_unknown else "storage failed"
+            log.error(event, extra={"reason": str(error), "writes": len(self._batch)})
+        self._answer([_Failure(error)] * len(self._batch))
+
+    def _answer(self, results: list[Any]) -> None:
+        batch, self._batch = self._batch, []
+        if self._queue:
+            self._loop.call_soon(self._begin)
         committed: set[Operation] = set()
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(result, _Failure):
-                if isinstance(result.error, OutcomeUnknown):
-                    self.broken.set()
-                if not request.answer.done():
-                    request.answer.set_exception(result.error)
+        for request, result in zip(batch, results, strict=True):
+            failed = isinstance(result, _Failure)
+            if not failed:
+                committed.add(request.operation)
+            if request.answer.done():  # nobody waits for it any more
                 continue
-            committed.add(request.operation)
-            if not request.answer.done():
+            if failed:
+                request.answer.set_exception(result.error)
+            else:
                 request.answer.set_result(result)
         for operation in committed & self._after.keys():
             self._after[operation]()
@@ -154,7 +197,7 @@ class Writer:
 def _apply(operation: Operation, items: list[Any]) -> Sequence[Any]:
     # The whole set first; if a row of it fails, each by itself, so that only the bad one is refused.
     try:
-        with database.savepoint():
+        with database.connection():  # a savepoint
             return operation(items)
     except Exception as error:
         if is_storage_failure(error):
@@ -162,3 +205,37 @@ def _apply(operation: Operation, items: list[Any]) -> Sequence[Any]:
         if len(items) == 1:
             return [_Failure(error)]
     return [_apply(operation, [item])[0] for item in items]
+
+
+Then = Callable[[Exception | None], None]
+
+
+class _Waiter:
+    """A thread that does, one after the other, what may take long, and has the loop go on when it is done."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[tuple[Callable[[], object], Then] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread.start()
+
+    def do(self, work: Callable[[], object], then: Then) -> None:
+        """Do this work, then call `then` on the loop with the error that it raised, or None."""
+        self._work.put((work, then))
+
+    async def stop(self) -> None:
+        """End the thread, once it has done what it has to do."""
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while (task := self._work.get()) is not None:
+            work, then = task
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as raised:
+                error = raised
+            self._loop.call_soon_threadsafe(then, error)

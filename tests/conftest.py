@@ -7,13 +7,14 @@ import inspect
 import json
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import tornado.web
 from aiosmtpd.smtp import SMTP, AuthResult
@@ -314,6 +315,27 @@ class House:
         values = {"name": "The Maple", "agent_email": "agent@maple.test", **fields}
         added, _ = await self.change(lambda: building.add_building(values, token, self.clock.now()))
         return int(added.id)
+
+
+@contextmanager
+def held(house: House) -> Iterator[None]:
+    """Until the block is left somebody else has the write lock, and what is written meanwhile queues up."""
+    file = str(house.data_dir / "leads.db")
+    with pytest.MonkeyPatch.context() as patch, closing(apsw.Connection(file)) as other:
+        patch.setattr("models.database.BUSY_TIMEOUT_SECONDS", 60)
+        other.execute("BEGIN IMMEDIATE")
+        house.server.writer.write(_nothing, None)  # waits for the lock; all that comes now waits behind it
+        yield
+        other.execute("COMMIT")
+
+
+def _nothing(items: Sequence[None]) -> Sequence[None]:
+    return items
+
+
+async def queued(house: House, writes: int) -> None:
+    """Wait until so many writes have queued up behind the lock."""
+    await until(lambda: house.server.writer.unanswered > writes)
 
 
 def now_text(clock: Clock) -> str:

@@ -5,15 +5,14 @@ import json
 import resource
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Commands
-from conftest import LEADS, House, OpenHouse, until
+from conftest import LEADS, House, OpenHouse, held, queued
 from disk import give_order
 from running import environment, started
 from test_process import curl
@@ -71,19 +70,12 @@ async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobo
 
 async def test_C32_so_are_all_that_were_in_that_commit(open_house: OpenHouse) -> None:
     house = await calm(open_house)
-    gate = threading.Event()
-    house.server.writer.write(_wait_for, gate)
-    posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(10)]
-    await until(lambda: house.server.writer._unanswered > len(posts))
     with failing_writes():
-        gate.set()
+        with held(house):
+            posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(10)]
+            await queued(house, len(posts))
         answers = [await post for post in posts]
-    # The gate itself may have been committed alone, before them: it has written nothing.
     assert {refusal(answer) for answer in answers} == {(503, "10", UNKNOWN)}
-
-
-def _wait_for(gates: Sequence[threading.Event]) -> list[bool]:
-    return [gate.wait(30) for gate in gates]
 
 
 async def test_C32_after_it_nothing_more_is_written_though_the_disk_works_again(

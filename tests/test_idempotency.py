@@ -3,12 +3,11 @@
 import asyncio
 import json
 import subprocess
-import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock, until
+from conftest import LEADS, House, OpenHouse, SteppedClock, held, queued
 from tornado.httpclient import HTTPResponse
 
 from models import intake
@@ -45,16 +44,10 @@ async def calm(open_house: OpenHouse, **options: str) -> House:
 
 async def in_one_batch(house: House, *posts: Coroutine[Any, Any, HTTPResponse]) -> list[HTTPResponse]:
     """Have all of these wait for the writer, so that they meet in one transaction."""
-    gate = threading.Event()
-    house.server.writer.write(_wait_for, gate)
-    sent = [asyncio.ensure_future(post) for post in posts]
-    await until(lambda: house.server.writer._unanswered > len(sent))
-    gate.set()
+    with held(house):
+        sent = [asyncio.ensure_future(post) for post in posts]
+        await queued(house, len(sent))
     return [await response for response in sent]
-
-
-def _wait_for(gates: Sequence[threading.Event]) -> list[bool]:
-    return [gate.wait(30) for gate in gates]
 
 
 async def test_C20_a_retry_is_answered_as_the_first_try_was_and_makes_nothing_more(house: House) -> None:

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import sys
-import threading
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from typing import Any
 
 import apsw
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock
+from conftest import LEADS, House, OpenHouse, SteppedClock, held, queued
 from tornado.httpclient import HTTPResponse
 
 from models import intake
@@ -30,9 +29,9 @@ sys.stdin.read()
 
 
 async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
-    house: House, clock: SteppedClock
+    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await house.server.writer.write(_set_busy_timeout, 50)
+    monkeypatch.setattr("models.database.BUSY_TIMEOUT_SECONDS", 0.05)
     # Another process: within one, SQLite's file locks would not keep the two apart.
     other = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LOCK, str(house.data_dir / "leads.db"), stdin=PIPE, stdout=PIPE
@@ -50,11 +49,6 @@ async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
     clock.step(2)
     assert (await house.request("GET", "/readyz")).code == 200
     assert (await house.post(LEAD)).body == b'{"id": 1}'
-
-
-def _set_busy_timeout(milliseconds: Sequence[int]) -> list[None]:
-    database.connection().setbusytimeout(milliseconds[0])
-    return [None for _ in milliseconds]
 
 
 async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: House) -> None:
@@ -101,25 +95,17 @@ async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: 
     # No destinations: their claims would take places in the queue as well.
     house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")
     await house.building()
-    gate = threading.Event()
-    try:
-        house.server.writer._queue_size = 10
-        house.server.writer.write(_wait_for, gate)
+    house.server.writer._queue_size = 10
+    with held(house):
         posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(30)]
         while sum(post.done() for post in posts) < 21:
             await asyncio.sleep(0.005)
         refused = [post.result() for post in posts if post.done()]
-    finally:
-        gate.set()
     assert {r.code for r in refused} == {503}
     assert {r.headers["Retry-After"] for r in refused} == {"1"}
     codes = [(await post).code for post in posts]
     assert (codes.count(201), codes.count(503)) == (len(await house.leads()), len(refused))
     assert (await house.post(LEAD)).code == 201
-
-
-def _wait_for(gates: Sequence[threading.Event]) -> list[bool]:
-    return [gate.wait(30) for gate in gates]
 
 
 async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_inside(
@@ -146,23 +132,19 @@ async def test_a_bad_row_does_not_harm_its_batch_mates(house: House, monkeypatch
         return {**row, "property_type": None} if submission.message == "poison" else row  # NOT NULL fails
 
     monkeypatch.setattr(intake, "_lead_row", poisoned)
-    gate = threading.Event()
-    house.server.writer.write(_wait_for, gate)  # so that the others become one batch
     messages = ["good", "poison", "good", "poison", "good"]
-    posts = [
-        asyncio.ensure_future(
-            house.post({**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}})
-        )
+    leads = [
+        {**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}}
         for n, message in enumerate(messages)
     ]
-    while house.server.writer._unanswered < 6:
-        await asyncio.sleep(0.005)
-    gate.set()
+    with held(house):  # so that they become one batch
+        posts = [asyncio.ensure_future(house.post(lead)) for lead in leads]
+        await queued(house, len(posts))
     codes = [(await post).code for post in posts]
     assert codes == [201, 500, 201, 500, 201]
-    leads = await house.leads()
-    assert [lead["message"] for lead in leads] == ["good"] * 3
-    assert len({lead["customer"]["email"] for lead in leads}) == 3
+    stored = await house.leads()
+    assert [lead["message"] for lead in stored] == ["good"] * 3
+    assert len({lead["customer"]["email"] for lead in stored}) == 3
 
 
 async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
@@ -170,17 +152,11 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
 ) -> None:
     statements: list[str] = []
 
-    def listen(gates: Sequence[threading.Event]) -> list[bool]:
-        database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
-        return _wait_for(gates)
-
     await house.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
-    gate = threading.Event()
-    house.server.writer.write(listen, gate)
-    posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(40)]
-    while house.server.writer._unanswered < 41:
-        await asyncio.sleep(0.005)
-    gate.set()
+    with held(house):
+        database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
+        posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(40)]
+        await queued(house, len(posts))
     assert {(await post).code for post in posts} == {201}
     inserts = [sql.split('"')[1] for sql in statements if sql.startswith("INSERT")]
     assert inserts == ["customer", "lead", "deal", "delivery"]
@@ -188,22 +164,20 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
 
 async def test_a_write_that_nobody_waits_for_any_more_is_still_made(house: House) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
-    gate = threading.Event()
-    house.server.writer.write(_wait_for, gate)
     body = json.dumps(LEAD).encode()
-    writer.write(f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-    while house.server.writer._unanswered < 2:
-        await asyncio.sleep(0.005)
-    writer.close()
-    await writer.wait_closed()
-    gate.set()
+    head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with held(house):
+        writer.write(head.encode() + body)
+        await queued(house, 1)
+        writer.close()
+        await writer.wait_closed()
     assert await house.lead(token="maple") == 2
 
 
 async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:
     writer = Writer(queue_size=0)
     with pytest.raises(Overloaded):
-        writer.write(_wait_for, threading.Event())
+        writer.write(lambda items: items, None)
 
 
 async def test_C32_so_is_one_whose_buildings_cannot_be_read(

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from handlers.api.base import ApiHandler
 from handlers.api.body import decode_body
+from handlers.api.exchange import Exchange
 from handlers.api.schemas import Receipt, clean_text, read_submission
 from handlers.errors import BadRequest, Refusal, Unavailable
 from models.database import OutcomeUnknown, StorageError
@@ -21,14 +21,14 @@ log = logging.getLogger("leads.http")
 LONGEST_KEY = 255  # characters
 
 
-class LeadsHandler(ApiHandler):
+class Leads(Exchange):
     """Takes a lead. The 201 is written only after it is on disk (C4)."""
 
     route = "/api/v1/website_leads"
     methods = ("POST",)
 
     async def respond(self) -> None:
-        document = decode_body(self.request.headers.get("Content-Type", ""), bytes(self.body))
+        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
         submission = read_submission(document, self._receipt(document))
         try:
             lead = await self.api.record_lead(submission)
@@ -57,7 +57,7 @@ class LeadsHandler(ApiHandler):
         self.answer(201, {"id": lead.lead_id})
 
     def _receipt(self, document: dict[str, Any]) -> Receipt:
-        headers = self.request.headers
+        headers = self.headers
         return Receipt(
             request_id=self.request_id,
             received_at=self.api.clock.now(),
@@ -68,7 +68,7 @@ class LeadsHandler(ApiHandler):
         )
 
     def _retryable(self, document: dict[str, Any]) -> Retryable | None:
-        key = self.request.headers.get("Idempotency-Key", "").strip()
+        key = self.headers.get("Idempotency-Key", "").strip()
         if len(key) > LONGEST_KEY:
             raise BadRequest(f"Idempotency-Key is too long (maximum is {LONGEST_KEY} characters)")
         if not key:

@@ -16,7 +16,7 @@ import apscheduler.schedulers.base  # noqa: E402
 from disk import Disk  # noqa: E402
 from mutants import put_in  # noqa: E402
 
-from handlers.api.leads import LeadsHandler  # noqa: E402
+from handlers.api.leads import Leads  # noqa: E402
 from models import outbox  # noqa: E402
 from models.clock import Clock  # noqa: E402
 
@@ -46,14 +46,14 @@ def follow(folder: Path) -> None:
 
 def watch_answers(disk: Disk) -> None:
     """Put each 201 on the record before a byte of it leaves."""
-    answer = LeadsHandler.answer
+    answer = Leads.answer
 
-    def watched(self: LeadsHandler, status: int, body: object) -> None:
+    def watched(self: Leads, status: int, body: object) -> None:
         if status == 201 and isinstance(body, dict):
             disk.note("answered", body["id"])
         answer(self, status, body)
 
-    setattr(LeadsHandler, "answer", watched)
+    setattr(Leads, "answer", watched)
 
 
 if __name__ == "__main__":

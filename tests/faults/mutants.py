@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import apsw
@@ -59,18 +60,16 @@ def for_a_while(name: str | None) -> Iterator[None]:
 
 @mutant
 def answers_before_the_commit(patch: Patch) -> None:
-    def answer(requests: list[Any], results: list[Any]) -> None:
-        for request, result in zip(requests, results, strict=True):
+    def commit(self: models.writer.Writer, results: list[Any]) -> None:
+        for request, result in zip(self._batch, results, strict=True):
             if not request.answer.done():
                 request.answer.set_result(result)
 
-    def commit(self: models.writer.Writer, requests: list[Any]) -> list[Any]:
-        models.database.database.connect(reuse_if_open=True)
-        with models.database.transaction():
-            results = [models.writer._apply(r.operation, [r.item])[0] for r in requests]
-            self._loop.call_soon_threadsafe(answer, requests, results)
+        def slowly() -> None:
             time.sleep(0.01)
-        return results
+            self._transaction.commit()
+
+        self._waiter.do(slowly, partial(self._committed, results))
 
     patch.setattr(models.writer.Writer, "_commit", commit)
 
@@ -82,16 +81,16 @@ def synchronous_is_normal(patch: Patch) -> None:
 
 @mutant
 def takes_a_failure_for_success(patch: Patch) -> None:
-    commit = models.writer.Writer._commit
+    answer = models.writer.Writer._answer
 
-    def believing(self: models.writer.Writer, requests: list[Any]) -> list[Any]:
-        results = commit(self, requests)
-        for at, (request, result) in enumerate(zip(requests, results, strict=True)):
-            if request.operation is models.intake.record_leads and isinstance(result, models.writer._Failure):
+    def believing(self: models.writer.Writer, results: list[Any]) -> None:
+        for at, request in enumerate(self._batch):
+            failed = isinstance(results[at], models.writer._Failure)
+            if failed and request.operation is models.intake.record_leads:
                 results[at] = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9)
-        return results
+        answer(self, results)
 
-    patch.setattr(models.writer.Writer, "_commit", believing)
+    patch.setattr(models.writer.Writer, "_answer", believing)
 
 
 @mutant
@@ -223,17 +222,16 @@ def forgets_keys(patch: Patch) -> None:
 def keeps_keys_in_a_later_transaction(patch: Patch) -> None:
     keep = models.idempotency.keep_first_tries
     kept: list[tuple[Any, Any]] = []
-    commit = models.writer.Writer._commit
+    answer = models.writer.Writer._answer
 
-    def commit_twice(self: models.writer.Writer, requests: list[Any]) -> list[Any]:
-        results = commit(self, requests)
+    def keeping(self: models.writer.Writer, results: list[Any]) -> None:
         with models.database.transaction():
             while kept:
                 keep(*kept.pop())
-        return results
+        answer(self, results)
 
     patch.setattr(models.intake, "keep_first_tries", lambda tries, now: kept.append((tries, now)))
-    patch.setattr(models.writer.Writer, "_commit", commit_twice)
+    patch.setattr(models.writer.Writer, "_answer", keeping)
 
 
 @mutant

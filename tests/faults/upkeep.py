@@ -16,7 +16,7 @@ from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_lead
 
 from models.migrations import NEWEST
 
-OLD = Path(__file__).parents[1] / "schemas" / "schema-1.db"
+OLD = Path(__file__).parents[1] / "schemas" / f"schema-{NEWEST - 1}.db"
 
 
 def shape(database: Path) -> tuple[int, list[str], list[str]]:
