@@ -110,8 +110,7 @@ class Server:
         self._http = ConnectionServer(
             FrontDoor(api, readiness),
             most_connections=room_for_connections(),
-            idle_connection_timeout=SLOW_CLIENT_SECONDS,
-            body_timeout=SLOW_CLIENT_SECONDS,
+            patience_seconds=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
         )
         if not await self.reader.read(list_buildings, clock.now()):

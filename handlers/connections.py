@@ -1,13 +1,21 @@
-"""Owns the connections of clients: how many there may be, and what happens when there is no room for more."""
+"""Owns the connections of clients: how many there may be at once, and how long each may keep us waiting."""
 
 import asyncio
 import logging
 import resource
 import socket
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, cast
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.iostream import IOStream
 
 log = logging.getLogger("leads.http")
@@ -39,9 +47,15 @@ class ConnectionServer(HTTPServer):
     nothing else.
     """
 
-    def initialize(self, *args: Any, most_connections: int = MOST_CONNECTIONS, **kwargs: Any) -> None:
+    def initialize(  # type: ignore[override]
+        self, *args: Any, most_connections: int, patience_seconds: float, **kwargs: Any
+    ) -> None:
+        """patience_seconds: how long a client may take for its headers, and again for its body."""
         super().initialize(*args, **kwargs)
         self._most_connections = most_connections
+        self._patience = patience_seconds
+        # By when the rest of what it sends is to be here; the earliest first, as all have the same time.
+        self._due: dict[IOStream, float] = {}
         self._listeners: list[socket.socket] = []
         self._accepting = False
         self._told_at = -LOOK_AGAIN_SECONDS
@@ -51,6 +65,7 @@ class ConnectionServer(HTTPServer):
         self._loop = asyncio.get_running_loop()
         self._listeners += sockets
         self._resume()
+        self._close_late_ones()
 
     def stop(self) -> None:
         """Accept no more; what was accepted goes on."""
@@ -58,7 +73,30 @@ class ConnectionServer(HTTPServer):
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self._looking.cancel()
         super().stop()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Tornado calls this when it begins to wait for a request."""
+        delegate = super().start_request(server_conn, request_conn)
+        return _Awaited(delegate, cast(HTTP1Connection, request_conn).stream, self)
+
+    def wait_for(self, stream: IOStream) -> None:
+        """From now on the client has its time, for the headers or for the body."""
+        self._due.pop(stream, None)
+        self._due[stream] = self._loop.time() + self._patience
+
+    def has_come(self, stream: IOStream) -> None:
+        """All is here that was waited for."""
+        self._due.pop(stream, None)
+
+    def _close_late_ones(self) -> None:
+        # One look for all, now and then: a timer for each request takes a tenth of the time of a lead.
+        now = self._loop.time()
+        while self._due and (first := next(iter(self._due.items())))[1] <= now:
+            del self._due[first[0]]
+            first[0].close()
+        self._looking = self._loop.call_later(min(1.0, self._patience / 4), self._close_late_ones)
 
     def on_close(self, server_conn: object) -> None:
         """Tornado calls this when a connection has ended."""
@@ -89,7 +127,7 @@ class ConnectionServer(HTTPServer):
                 self._tell(error.strerror or "")
                 self._loop.call_later(LOOK_AGAIN_SECONDS, self._resume)
                 return self._pause()
-            self.handle_stream(IOStream(connection, max_buffer_size=self.max_buffer_size), address)
+            self.handle_stream(_Stream(connection, max_buffer_size=self.max_buffer_size), address)
         return None
 
     def _tell(self, reason: str) -> None:
@@ -98,3 +136,39 @@ class ConnectionServer(HTTPServer):
             self._told_at = now
             facts = {"reason": reason, "connections": len(self._connections)}
             log.warning("no more connections are taken for now", extra=facts)
+
+
+class _Stream(IOStream):
+    """A connection that never holds an answer back, without being told so for each of them."""
+
+    def __init__(self, connection: socket.socket, **options: Any) -> None:
+        super().__init__(connection, **options)
+        super().set_nodelay(True)
+
+    def set_nodelay(self, value: bool) -> None:
+        """Tornado turns it on and off again around each answer: two calls of the system."""
+
+
+class _Awaited(HTTPMessageDelegate):
+    """A request that is on its way in: tells its server of how far it has come."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, stream: IOStream, server: ConnectionServer) -> None:
+        self._delegate, self._stream, self._server = delegate, stream, server
+        server.wait_for(stream)
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._server.wait_for(self._stream)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._server.has_come(self._stream)
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._server.has_come(self._stream)
+        self._delegate.on_connection_close()

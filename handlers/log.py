@@ -1,5 +1,6 @@
 """Owns how the log is written: one line an event, with its facts as fields, and nothing of a renter's."""
 
+import functools
 import json
 import logging
 import sys
@@ -73,6 +74,9 @@ def log_answer(
 
 def configure(log_format: str) -> None:
     """Write the log of the whole process to standard error, as 'text' or 'json'."""
+    # What no line of ours shows is not to be looked up for each of them either.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    setattr(logging, "_srcfile", None)  # as the manual of `logging` has it: don't look for the caller
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -80,8 +84,13 @@ def configure(log_format: str) -> None:
 
 
 def _time(record: logging.LogRecord) -> str:
-    instant = datetime.fromtimestamp(record.created, UTC)
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds = int(record.created)
+    return f"{_second(seconds)}.{int(1e3 * (record.created - seconds)):03}Z"
+
+
+@functools.lru_cache(2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
 
 
 def _quoted(value: Any) -> str:

@@ -14,6 +14,7 @@ from peewee import AutoField, ForeignKeyField, TextField
 from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
 from models.email_address import normal_form
 from models.origin import origin_of
+from models.prepared import Prepared
 
 log = logging.getLogger("leads.buildings")
 
@@ -61,7 +62,7 @@ class Clues:
 
 
 def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Building]:
-    """The building of each set of clues that has one (C17).
+    """The building of each set of clues that has one (C17), as much of it as a lead needs to know.
 
     By token; only without one, by unified address id; only without both, by street address. Of several
     buildings the one registered first. A token that is unknown, expired or revoked does not fall through.
@@ -72,18 +73,9 @@ def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Buildi
     addresses = {
         c.address_line_one for c in asked if not c.token and not c.unified_address_id and c.address_line_one
     }
-    by_token = {
-        row.token: row.building
-        for row in (
-            BuildingToken.select(BuildingToken, Building)
-            .join(Building)
-            .where(BuildingToken.token.in_(tokens), live_token(now), Building.removed_at.is_null())
-            if tokens
-            else ()
-        )
-    }
-    by_unified = _first_registered(Building.unified_address_id, unified)
-    by_address = _first_registered(Building.address_line_one, addresses)
+    by_token = _matches(_BY_TOKEN.run(tokens, now) if tokens else ())
+    by_unified = _matches(_BY_UNIFIED_ADDRESS_ID.run(unified) if unified else ())
+    by_address = _matches(_BY_ADDRESS_LINE_ONE.run(addresses) if addresses else ())
     found: dict[Clues, Building] = {}
     for clue in asked:
         if clue.token:
@@ -97,18 +89,43 @@ def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Buildi
     return found
 
 
-def _first_registered(column: TextField, values: set[str]) -> dict[str, Building]:
-    if not values:
-        return {}
-    found = Building.select().where(column.in_(values), Building.removed_at.is_null())
-    return {getattr(row, column.name): row for row in found.order_by(Building.id.desc())}
-
-
-def live_token(now: datetime) -> Any:
+def live_token(now: Any) -> Any:
     """The condition that a token works at this instant."""
     return BuildingToken.revoked_at.is_null() & (
         BuildingToken.expires_at.is_null() | (BuildingToken.expires_at > now)
     )
+
+
+_OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email)  # to a lead
+_BY_TOKEN = Prepared(
+    lambda tokens, now: (
+        BuildingToken.select(BuildingToken.token, *_OF_INTEREST)
+        .join(Building)
+        .where(BuildingToken.token.in_(tokens), live_token(now), Building.removed_at.is_null())
+    )
+)
+
+
+def _by(column: TextField) -> Prepared:
+    # Of several the one registered first comes last, and so is what stays in a dict.
+    return Prepared(
+        lambda values: (
+            Building.select(column, *_OF_INTEREST)
+            .where(column.in_(values), Building.removed_at.is_null())
+            .order_by(Building.id.desc())
+        )
+    )
+
+
+_BY_UNIFIED_ADDRESS_ID = _by(Building.unified_address_id)
+_BY_ADDRESS_LINE_ONE = _by(Building.address_line_one)
+
+
+def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Building]:
+    return {
+        clue: Building(id=row_id, time_zone=time_zone, agent_email=agent_email)
+        for clue, row_id, time_zone, agent_email in rows
+    }
 
 
 def registered_origins() -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Owns the database file: connections with their pragmas asserted, and transactions."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ class JsonField(TextField):
         return None if value is None else orjson.loads(value)
 
 
+@functools.lru_cache(256)  # an instant of now is written several times in a row
 def as_text(instant: datetime) -> str:
     """An aware instant as this database and every JSON listing writes it: 2026-11-23T10:00:00.000000Z."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

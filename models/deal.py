@@ -7,6 +7,7 @@ from peewee import AutoField, ForeignKeyField, IntegerField, TextField
 
 from models.database import Row, UtcDateTimeField
 from models.lead import Lead
+from models.prepared import Prepared, PreparedInsert
 
 
 class PipelineStage(Row):
@@ -29,7 +30,11 @@ class Deal(Row):
 
 def open_deals(lead_ids: Sequence[int], now: datetime) -> None:
     """Make the deal of each of these leads, in the pipeline's initial stage (C21)."""
-    initial = PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1).scalar()
-    Deal.insert_many(
-        [{"lead": lead_id, "stage": initial, "created_at": now} for lead_id in lead_ids]
-    ).execute()
+    [(initial,)] = _INITIAL_STAGE.run()
+    _INSERT.run([(lead_id, initial, now) for lead_id in lead_ids])
+
+
+_INITIAL_STAGE = Prepared(
+    lambda: PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1)
+)
+_INSERT = PreparedInsert(Deal, Deal.lead, Deal.stage, Deal.created_at)

@@ -7,12 +7,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from models.building import Building, Clues, match_buildings
-from models.customer import Customer, Renter, find_or_create
+from models.customer import Customer, FoundCustomer, Renter, find_or_create
 from models.deal import open_deals
 from models.destination import EMAIL, JUNE_HOMES
 from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_first_tries
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox import NewDelivery, enqueue
+from models.prepared import PreparedInsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ def _store(
         _lead_row(submission, buildings.get(submission.clues), customer)
         for submission, customer in zip(submissions, customers, strict=True)
     ]
-    inserted = Lead.insert_many(rows).returning(Lead.request_id, Lead.id).tuples().execute()
-    ids = dict(inserted)  # by request: the order of returned rows is nobody's promise
+    inserted = _INSERT.run([tuple(row[name] for name in _NAMES) for row in rows])
+    ids: dict[str, int] = dict(inserted)  # by request: the order of returned rows is nobody's promise
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
     recorded = [
@@ -129,7 +130,12 @@ def _store(
     return recorded
 
 
-def _lead_row(submission: Submission, building: Building | None, customer: Customer) -> dict[str, Any]:
+_COLUMNS = [field for field in Lead._meta.sorted_fields if field is not Lead.id]
+_NAMES = [field.name for field in _COLUMNS]
+_INSERT = PreparedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
+
+
+def _lead_row(submission: Submission, building: Building | None, customer: FoundCustomer) -> dict[str, Any]:
     consent = submission.sms_consent
     return {
         "request_id": submission.request_id,
@@ -175,7 +181,7 @@ def _deliveries(lead: Recorded, submission: Submission) -> list[NewDelivery]:
     return deliveries
 
 
-def why_not_told(customer: Customer, building: Building | None) -> str | None:
+def why_not_told(customer: Customer | FoundCustomer, building: Building | None) -> str | None:
     """Why no agent gets a mail about a lead of this customer, for the operator; None if one does (C22)."""
     if building is None:
         return "no building matched"

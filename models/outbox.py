@@ -38,6 +38,7 @@ from models.destination import (
     openness,
 )
 from models.lead import Lead
+from models.prepared import PreparedInsert
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
 STATES = (PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
@@ -138,19 +139,27 @@ class Outcome:
 
 def enqueue(deliveries: Sequence[NewDelivery], now: datetime) -> None:
     """Put deliveries into the outbox, in the transaction of their leads."""
-    Delivery.insert_many(
+    _INSERT.run(
         [
-            {
-                "lead": d.lead_id,
-                "kind": d.kind,
-                "state": SKIPPED if d.skip_reason else PENDING,
-                "reason": d.skip_reason,
-                "due_at": None if d.skip_reason else now,
-                "settled_at": now if d.skip_reason else None,
-            }
+            (d.lead_id, d.kind, SKIPPED, d.skip_reason, 0, 0, None, now)
+            if d.skip_reason
+            else (d.lead_id, d.kind, PENDING, None, 0, 0, now, None)
             for d in deliveries
         ]
-    ).execute()
+    )
+
+
+_INSERT = PreparedInsert(
+    Delivery,
+    Delivery.lead,
+    Delivery.kind,
+    Delivery.state,
+    Delivery.reason,
+    Delivery.attempts,
+    Delivery.failures,
+    Delivery.due_at,
+    Delivery.settled_at,
+)
 
 
 def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:

@@ -155,7 +155,9 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
     await house.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
     with held(house):
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
-        posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(40)]
+        posts = [
+            asyncio.ensure_future(house.post(LEAD)) for _ in range(32)
+        ]  # a power of two: one statement a table
         await queued(house, len(posts))
     assert {(await post).code for post in posts} == {201}
     inserts = [sql.split('"')[1] for sql in statements if sql.startswith("INSERT")]

@@ -1,0 +1,125 @@
+"""What the shortcuts promise: where they answer at all, they answer as what they stand in for would."""
+
+import string
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from handlers.api import schemas
+from models import customer, email_address
+
+ATOM = string.ascii_letters + string.digits + "!#$%&'*+/=?^_`{|}~-."
+DOMAIN = string.ascii_letters + string.digits + "-."
+ADDRESSES = st.builds(
+    "{}@{}.{}".format,
+    st.text(ATOM, min_size=1, max_size=66),
+    st.text(DOMAIN, min_size=1, max_size=70),
+    st.text(string.ascii_letters, min_size=1, max_size=64),
+)
+
+
+@given(st.one_of(ADDRESSES, st.text(max_size=30), st.emails()))
+@example("jane@example.com")
+@example("INFO@example.com")
+@example("postmaster@Example.COM")
+@example(f"{'a' * 64}@example.com")
+@example(f"{'a' * 65}@example.com")
+@example(f"a@{'b' * 63}.com")
+@example(f"a@{'b' * 64}.com")
+@example(f"a@{'.'.join(['b' * 60] * 5)}.com")
+@example("a@xn--bcher-kva.example")
+@example("a@b--c.example")
+@example("a@bücher.example")
+@example("jane@example.com\n")
+@example(" jane@example.com")
+@example("a..b@example.com")
+@example("a@-b.example")
+@example("a@b-.example")
+@example("a@example.c")
+@example("a@1.2.3.4")
+def test_C9_an_address_is_what_email_validator_makes_of_it(text: str) -> None:
+    assert outcome(email_address.normal_form, text) == outcome(email_address._normal_form_of_any, text)
+
+
+def outcome(judge: Any, text: str) -> tuple[bool, str | None]:
+    try:
+        return True, judge(text)
+    except ValueError:
+        return False, None
+
+
+def test_C9_most_addresses_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> str:
+        raise AssertionError(text)
+
+    monkeypatch.setattr(email_address, "_normal_form_of_any", refuse)
+    for text in ("jane@example.com", "jane.doe+tour@mail.Example.co.uk", "o'hara_99@a-b.test"):
+        assert email_address.normal_form(text) == text.lower()
+
+
+SEPARATORS = st.sampled_from(["", " ", ".", "-", "  ", "/", ") ", ")", " ("])
+DIGITS = st.text(string.digits, min_size=2, max_size=4)
+NUMBERS = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "+1", "1", "+1 ", "1-", "(", "+1 (", "1 (", "+44 ", "011", "0"]),
+        st.text(string.digits, min_size=3, max_size=3),
+        SEPARATORS,
+        st.text(string.digits, min_size=3, max_size=3),
+        SEPARATORS,
+        DIGITS,
+        st.sampled_from(["", " x12", " ext. 3", "\n"]),
+    ),
+)
+
+
+@given(st.one_of(NUMBERS, st.text(string.digits + "+-() .x", max_size=16)))
+@example("+15551234567")
+@example("(555) 123-4567")
+@example("555.223.4567")
+@example("15552234567")
+@example("1-555-223-4567")
+@example("5552234567")
+@example("٥٥٥٢٢٣٤٥٦٧")
+def test_C19_a_number_is_what_phonenumbers_makes_of_it(text: str) -> None:
+    assert customer.phone_key(text) == customer._key_of_any(text)
+
+
+TEXTS = st.one_of(
+    st.text(max_size=12), st.sampled_from(["m" * 1_000, "m" * 1_001, "m" * 10_000, "m" * 10_001])
+)
+VALUES: st.SearchStrategy[Any] = st.one_of(
+    TEXTS, st.sampled_from(["june_homes", "zillow", "June_Homes"]), st.integers(), st.just([])
+)
+TOURS = st.dictionaries(st.sampled_from(sorted(schemas.TOUR_REQUEST)), VALUES)
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "token": VALUES,
+        "unified_address_id": VALUES,
+        "address_line_one": VALUES,
+        "tour_request": st.one_of(TOURS, st.builds(dict, TOURS, requestor_email=TEXTS), VALUES),
+    },
+)
+
+
+@given(DOCUMENTS)
+@example({"tour_request": {"requestor_email": "jane@renter.test", "listing_source": "zillow"}})
+@example({"tour_request": {"requestor_email": "jane@renter.test", "listing_source": "zilow"}})
+@example({"tour_request": {"requestor_email": "m" * 1_001}})
+@example({"tour_request": {"requestor_email": "m", "message": "m" * 10_000}})
+@example({"tour_request": {}})
+@example({})
+def test_a_document_is_valid_if_cerberus_says_so(document: dict[str, Any]) -> None:
+    valid = schemas._validator.validate(document, normalize=False)
+    assert schemas._is_valid(document, schemas.SCHEMA) == valid
+
+
+def test_the_short_check_knows_every_rule_of_the_schema() -> None:
+    known = {"type", "maxlength", "allowed", "required", "schema"}
+    for fields in (schemas.SCHEMA, schemas.TOUR_REQUEST):
+        for rules in fields.values():
+            assert rules.keys() <= known and rules["type"] in ("string", "dict")
+            assert rules.get("required", True) is True
