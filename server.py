@@ -85,8 +85,8 @@ class Server:
         self.writer, self.reader = Writer(), Reader()
         self.writer.start()
         adapters = _adapters(settings, clock)
-        self.dispatcher = Dispatcher(adapters, self.writer, self.reader, clock)
-        self.writer.after_commit_of(record_leads, self.dispatcher.wake)
+        self.dispatcher = Dispatcher(adapters, self.writer, clock)
+        self.writer.after_commit_of(record_leads, self.dispatcher.lead_came)
         await self.writer.write(open_outbox, frozenset(adapters))
         await self.writer.write(call_in, clock.now())
         api = Api(

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from jobs.courtesy import Courtesy
 from jobs.delivery import Adapter, DeliveryError, Parcel
 from models.clock import Clock
 from models.database import StorageError
-from models.lead_record import load_records
-from models.outbox import ERASED, Claim, Claimed, Failure, Outcome, Verdict, claim, settle
-from models.reader import Reader
+from models.lead_record import ClaimedRecord, claim_records
+from models.outbox import ERASED, Claim, Failure, Outcome, Verdict, settle
 from models.writer import Writer
 
 log = logging.getLogger("leads.outbox")
@@ -21,8 +21,11 @@ SETTLE_AGAIN_SECONDS = 1.0
 class Dispatcher:
     """A lane for each kind of delivery, so that a slow or dead destination delays no other."""
 
-    def __init__(self, adapters: Mapping[str, Adapter], writer: Writer, reader: Reader, clock: Clock) -> None:
-        self._lanes = [_Lane(kind, adapter, writer, reader, clock) for kind, adapter in adapters.items()]
+    def __init__(self, adapters: Mapping[str, Adapter], writer: Writer, clock: Clock) -> None:
+        self._courtesy = Courtesy()
+        self._lanes = [
+            _Lane(kind, adapter, writer, clock, self._courtesy) for kind, adapter in adapters.items()
+        ]
 
     def start(self) -> None:
         """Start the lanes on the running loop."""
@@ -30,9 +33,14 @@ class Dispatcher:
             lane.start()
 
     def wake(self) -> None:
-        """Look for what is due, now: a lead was committed, or time has passed."""
+        """Look for what is due, now: time has passed."""
         for lane in self._lanes:
             lane.wake()
+
+    def lead_came(self) -> None:
+        """The same, as a lead was committed."""
+        self._courtesy.lead_came()
+        self.wake()
 
     async def stop(self, finish_seconds: float) -> None:
         """Claim nothing more and wait a while for what is on its way; the rest is sent at the next start."""
@@ -40,12 +48,12 @@ class Dispatcher:
 
 
 class _Lane:
-    def __init__(self, kind: str, adapter: Adapter, writer: Writer, reader: Reader, clock: Clock) -> None:
+    def __init__(self, kind: str, adapter: Adapter, writer: Writer, clock: Clock, courtesy: Courtesy) -> None:
         self._kind = kind
         self._adapter = adapter
         self._writer = writer
-        self._reader = reader
         self._clock = clock
+        self._courtesy = courtesy
         self._awake = asyncio.Event()
         self._on_their_way: set[asyncio.Task[None]] = set()
 
@@ -78,9 +86,12 @@ class _Lane:
                 log.exception("a lane stumbled", extra={"kind": self._kind})
 
     async def _send_what_is_due(self) -> None:
-        free = AT_ONCE - len(self._on_their_way)
+        rest = self._courtesy.rest_seconds()
+        free = (1 if rest else AT_ONCE) - len(self._on_their_way)
         if free <= 0:
             return  # whichever arrives first wakes the lane again
+        if rest:
+            await asyncio.sleep(rest)
         # A claim that was begun is seen through even if the lane is stopped: what it commits is then put
         # on its way, rather than left behind as sending.
         claiming = asyncio.ensure_future(self._claim(free))
@@ -91,7 +102,8 @@ class _Lane:
             raise
 
     async def _claim(self, limit: int) -> None:
-        for claimed in await self._writer.write(claim, Claim(self._kind, limit, self._clock.now())):
+        claim = Claim(self._kind, limit, self._clock.now())
+        for claimed in await self._writer.write(claim_records, claim):
             task = asyncio.create_task(self._deliver(claimed))
             self._on_their_way.add(task)
             task.add_done_callback(self._arrived)
@@ -100,18 +112,17 @@ class _Lane:
         self._on_their_way.discard(task)
         self.wake()
 
-    async def _deliver(self, claimed: Claimed) -> None:
+    async def _deliver(self, item: ClaimedRecord) -> None:
+        claimed, record = item.claimed, item.record
         try:
-            record = (await self._reader.read(load_records, [claimed.lead_id]))[claimed.lead_id]
+            if record is None:
+                raise DeliveryError("the lead can't be read", Verdict.PERMANENT)
             if record.lead["requestor_email"] is None:
                 raise DeliveryError(ERASED, Verdict.PERMANENT)
-            parcel = Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
-            await self._adapter(parcel)
+            await self._adapter(Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building))
             failure = None
         except DeliveryError as error:
             failure = error.failure
-        except StorageError as error:
-            failure = Failure(f"the lead can't be read: {error}", Verdict.SUSPECT)
         except Exception as error:
             log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
             failure = Failure(f"the adapter failed: {type(error).__name__}")

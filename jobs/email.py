@@ -86,7 +86,7 @@ class _Conversation:
     server: SmtpServer
     smtp: SMTP
     until: float
-    secrets: re.Pattern[str]
+    secrets: tuple[str, ...]
 
     @asynccontextmanager
     async def step(
@@ -122,7 +122,9 @@ class _Conversation:
         return DeliveryError(f"{self.server.host}:{self.server.port} {what}", verdict, hint=hint)
 
     def _quotable(self, reply: str) -> str:
-        return one_line(self.secrets.sub("***", reply), REPLY_LIMIT)
+        for secret in self.secrets:
+            reply = re.sub(re.escape(secret), "***", reply, flags=re.IGNORECASE)
+        return one_line(reply, REPLY_LIMIT)
 
 
 @asynccontextmanager
@@ -159,16 +161,17 @@ async def _conversation(
         smtp.close()
 
 
-def _secrets(server: SmtpServer, renter: Iterable[str]) -> re.Pattern[str]:
-    """What a server's answer may repeat and a reason must not: the password, and who the renter is."""
+def _secrets(server: SmtpServer, renter: Iterable[str]) -> tuple[str, ...]:
+    """What a server's answer may repeat and a reason must not: the password, and who the renter is. The
+    longest first, as a shorter one may be a part of it.
+    """
     texts = list(renter)
     if server.user:
         user, password = server.user, server.password or ""
         sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN put it
         texts += [password, *(b64encode(text.encode()).decode() for text in sent)]
     # A name like 'A' would black out everything.
-    secrets = sorted({text.strip() for text in texts if len(text.strip()) > 2}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, secrets)) or "(?!)", re.IGNORECASE)
+    return tuple(sorted({text.strip() for text in texts if len(text.strip()) > 2}, key=len, reverse=True))
 
 
 async def _encrypt(talk: _Conversation) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from peewee import BooleanField, IntegerField, TextField
 
 from models.database import Row, UtcDateTimeField, as_text
+from models.prepared import Prepared
 
 EMAIL = "email"
 JUNE_HOMES = "june_homes"
@@ -43,10 +44,17 @@ class Openness(enum.Enum):
 
 def openness(kind: str, now: datetime) -> Openness:
     """Whether deliveries of this kind may leave now."""
-    destination = Destination.get_by_id(kind)
-    if destination.paused or (destination.hold_until is not None and destination.hold_until > now):
+    [(paused, hold_until, failures)] = _STATE.run(kind)
+    if paused or (hold_until is not None and hold_until > as_text(now)):
         return Openness.CLOSED
-    return Openness.PROBING if destination.failures else Openness.OPEN
+    return Openness.PROBING if failures else Openness.OPEN
+
+
+_STATE = Prepared(
+    lambda kind: Destination.select(Destination.paused, Destination.hold_until, Destination.failures).where(
+        Destination.kind == kind
+    )
+)
 
 
 def hold(
@@ -77,9 +85,14 @@ def note_answer(kind: str, now: datetime) -> None:
     """It answered, if only to refuse a delivery, so it is not down. A hold that runs is not cut short: what
     answered had left before it began.
     """
-    Destination.update(**NOT_HELD).where(
+    _LIFT_HOLD.run(kind, now)
+
+
+_LIFT_HOLD = Prepared(
+    lambda kind, now: Destination.update(**NOT_HELD).where(
         Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
-    ).execute()
+    )
+)
 
 
 def configure_destinations(kinds: frozenset[str]) -> None:

@@ -1,16 +1,20 @@
 """Owns the whole record of a lead, as listings and export show it: with customer, deal and deliveries."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from models.building import Building, building_as_dict
 from models.customer import Customer, customer_in_brief
-from models.database import as_text, as_text_or_none
+from models.database import as_text, as_text_or_none, is_storage_failure
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
-from models.outbox import Delivery, DeliveryAttempt
+from models.outbox import Claim, Claimed, Delivery, DeliveryAttempt, claim
+from models.prepared import PreparedModels
+
+log = logging.getLogger("leads.outbox")
 
 PAGE = 500
 
@@ -86,24 +90,66 @@ def count_leads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class LeadRecord:
-    """A lead as a dict, with its building as one (None: unassigned) and the id of its request."""
+    """A lead as a dict, without deal and deliveries; its building as one, None if it has none; and the id of
+    its request.
+    """
 
     lead: dict[str, Any]
     building: dict[str, Any] | None
     request_id: str
 
 
-def load_records(lead_ids: Sequence[int]) -> dict[int, LeadRecord]:
-    """The records of these leads, by id."""
-    leads = list(_leads().where(Lead.id.in_(lead_ids)))
-    buildings = {
-        row.id: building_as_dict(row)
-        for row in Building.select().where(Building.id.in_({lead.building_id for lead in leads}))
-    }
-    return {
-        lead.id: LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
-        for lead, as_dict in zip(leads, _as_dicts(leads), strict=True)
-    }
+@dataclass(frozen=True, slots=True)
+class ClaimedRecord:
+    """A delivery that was claimed, with its lead; None if that can't be read."""
+
+    claimed: Claimed
+    record: LeadRecord | None
+
+
+def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
+    """`outbox.claim`, with all that it takes to deliver what is claimed. An operation of the writer."""
+    answers = claim(claims)
+    records = _load_all({claimed.lead_id for answer in answers for claimed in answer})
+    return [[ClaimedRecord(claimed, records[claimed.lead_id]) for claimed in answer] for answer in answers]
+
+
+def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadRecord | None]:
+    try:
+        return _load(lead_ids)
+    except Exception as error:
+        if is_storage_failure(error):
+            raise
+    # One that holds what nobody can make sense of must not keep the others back.
+    return {lead_id: _load_one(lead_id) for lead_id in lead_ids}
+
+
+def _load_one(lead_id: int) -> LeadRecord | None:
+    try:
+        return _load([lead_id])[lead_id]
+    except Exception as error:
+        if is_storage_failure(error):
+            raise
+        log.exception("a lead can't be read", extra={"lead": lead_id})
+        return None
+
+
+_LEADS = PreparedModels(Lead, lambda select, ids: select.where(Lead.id.in_(ids)), joined=Customer)
+_BUILDINGS = PreparedModels(Building, lambda select, ids: select.where(Building.id.in_(ids)))
+
+
+def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
+    if not lead_ids:
+        return {}
+    records = {}
+    rows = _LEADS.run(list(lead_ids))
+    building_ids = {lead.building_id for lead, _ in rows} - {None}
+    buildings = {row.id: building_as_dict(row) for (row,) in _BUILDINGS.run(building_ids)}
+    for lead, customer in rows:
+        lead.customer = customer
+        as_dict = lead_as_dict(lead, None, ())
+        records[lead.id] = LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
+    return records
 
 
 def show_lead(lead_id: int) -> dict[str, Any] | None:

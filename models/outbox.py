@@ -38,7 +38,7 @@ from models.destination import (
     openness,
 )
 from models.lead import Lead
-from models.prepared import PreparedInsert
+from models.prepared import Prepared, PreparedInsert
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
 STATES = (PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
@@ -174,33 +174,18 @@ def _claim(asked: Claim) -> list[Claimed]:
             return []
         case Openness.PROBING:  # one, and only when no other is on its way
             limit = 0 if _in_state(asked.kind, SENDING).exists() else 1
-    due = (
-        _in_state(asked.kind, PENDING)
-        .where(Delivery.due_at <= asked.now)
-        .order_by(Delivery.due_at, Delivery.id)
-        .limit(limit)
-    )
-    ids = list(due.scalars())
+    ids = [row_id for (row_id,) in _DUE.run(asked.kind, asked.now, limit)]
     if not ids:
         return []
-    moved = (
-        Delivery.update(state=SENDING, attempts=Delivery.attempts + 1)
-        .where(Delivery.id.in_(ids))
-        .returning(Delivery.id, Delivery.lead, Delivery.attempts)
-        .tuples()
-        .execute()
-    )
     claimed = sorted(
-        (Claimed(row_id, lead_id, asked.kind, attempt) for row_id, lead_id, attempt in moved),
+        (Claimed(row_id, lead_id, asked.kind, attempt) for row_id, lead_id, attempt in _MOVE.run(ids)),
         key=lambda c: ids.index(c.delivery_id),
     )
-    DeliveryAttempt.insert_many(
-        [{"delivery": c.delivery_id, "number": c.attempt, "started_at": asked.now} for c in claimed]
-    ).execute()
+    _BEGIN_ATTEMPTS.run([(c.delivery_id, c.attempt, asked.now) for c in claimed])
     return claimed
 
 
-def _in_state(kind: str, state: str) -> Any:
+def _in_state(kind: Any, state: str) -> Any:
     return Delivery.select(Delivery.id).where(Delivery.kind == kind, state_is(state))
 
 
@@ -209,6 +194,26 @@ def state_is(state: str) -> Any:
     # That takes a literal: with a bound value it can't know that the index will do.
     assert state in STATES
     return Delivery.state == SQL(f"'{state}'")
+
+
+_DUE = Prepared(
+    lambda kind, now, limit: (
+        _in_state(kind, PENDING)
+        .where(Delivery.due_at <= now)
+        .order_by(Delivery.due_at, Delivery.id)
+        .limit(limit)
+    )
+)
+_MOVE = Prepared(
+    lambda ids: (
+        Delivery.update(state=SENDING, attempts=Delivery.attempts + 1)
+        .where(Delivery.id.in_(ids))
+        .returning(Delivery.id, Delivery.lead, Delivery.attempts)
+    )
+)
+_BEGIN_ATTEMPTS = PreparedInsert(
+    DeliveryAttempt, DeliveryAttempt.delivery, DeliveryAttempt.number, DeliveryAttempt.started_at
+)
 
 
 def settle(outcomes: Sequence[Outcome]) -> list[str]:
@@ -225,14 +230,22 @@ def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
         return
     ids = [o.claimed.delivery_id for o in outcomes]
     latest = max(o.ended_at for o in outcomes)
-    Delivery.update(state=DELIVERED, reason=None, due_at=None, settled_at=latest).where(
-        Delivery.id.in_(ids), Delivery.state == SENDING
-    ).execute()
-    DeliveryAttempt.update(ended_at=latest, outcome=DELIVERED).where(
-        DeliveryAttempt.delivery.in_(ids), DeliveryAttempt.outcome.is_null()
-    ).execute()
+    _DELIVERED.run(latest, ids)
+    _END_ATTEMPTS.run(latest, ids)
     for kind in {o.claimed.kind for o in outcomes}:
         note_answer(kind, latest)
+
+
+_DELIVERED = Prepared(
+    lambda at, ids: Delivery.update(state=DELIVERED, reason=None, due_at=None, settled_at=at).where(
+        Delivery.id.in_(ids), Delivery.state == SENDING
+    )
+)
+_END_ATTEMPTS = Prepared(
+    lambda at, ids: DeliveryAttempt.update(ended_at=at, outcome=DELIVERED).where(
+        DeliveryAttempt.delivery.in_(ids), DeliveryAttempt.outcome.is_null()
+    )
+)
 
 
 def _settle_failed(outcome: Outcome, failure: Failure) -> str:

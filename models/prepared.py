@@ -4,7 +4,7 @@ For a batch of leads Peewee takes ten times as long to write a statement as SQLi
 as text, one for each size that its lists come in, and SQLite keeps its own preparation of it by that text.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,28 @@ class Prepared:
         if statement is None:
             statement = self._written[key] = _write(self._build, key)
         return statement.run(values)
+
+
+class PreparedModels:
+    """A SELECT of whole rows of one table, and perhaps of one that is joined to it, as their classes.
+
+    where: adds to the select what it is to be narrowed by.
+    """
+
+    def __init__(self, model: type[Row], where: Callable[..., Any], joined: type[Row] | None = None) -> None:
+        self._parts = [(part, part._meta.sorted_fields) for part in (model, joined) if part is not None]
+        columns = [field for _, fields in self._parts for field in fields]
+        select = model.select(*columns) if joined is None else model.select(*columns).join(joined)
+        self._prepared = Prepared(lambda *arguments: where(select, *arguments))
+
+    def run(self, *arguments: object) -> list[list[Any]]:
+        """For each row what it is of each of the tables."""
+        return [list(self._of_row(row)) for row in self._prepared.run(*arguments)]
+
+    def _of_row(self, row: tuple[Any, ...]) -> Iterator[Row]:
+        values = iter(row)
+        for model, fields in self._parts:
+            yield model(**{field.name: field.python_value(value) for field, value in zip(fields, values)})
 
 
 class PreparedInsert:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import apsw
 import pytest
 from conftest import House, OpenHouse, SteppedClock, until
 
@@ -12,7 +13,8 @@ from jobs.watchdog import Watchdog
 from models import destination, outbox, outbox_operator
 from models.building import Refused, find_building, update_building
 from models.customer import find_customer, flag_spam
-from models.database import StorageError
+from models.database import StorageError, database
+from models.destination import pause, resume
 from models.erasure import erase_customer
 
 
@@ -406,18 +408,26 @@ async def test_a_settling_that_fails_is_made_again_until_it_is_done(
     assert len(house.mail.mails) == 1
 
 
-async def test_a_lead_that_cannot_be_read_is_tried_again(
-    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(house: House) -> None:
+    await house.change(lambda: pause("email"))
+    bad, good = [await house.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
+    await house.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
+    await house.change(lambda: resume("email"))
+    states = {d["lead_id"]: (d["state"], d["reason"]) for d in await house.settled()}
+    assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
+
+
+async def test_a_claim_that_the_disk_fails_is_made_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
-    async def fail(*args: object) -> None:
-        asked.append(args)
-        raise StorageError("disk I/O error")
+    def fail(lead_ids: object) -> None:
+        asked.append(lead_ids)
+        raise apsw.IOError("disk I/O error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(house.server.reader, "read", fail)
+        broken.setattr("models.lead_record._load", fail)
         await house.lead(token="maple")
-        await until(lambda: asked and not house.server.dispatcher._lanes[0]._on_their_way)
-    clock.step(20)
-    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 2)]
+        await until(lambda: asked)
+    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]
