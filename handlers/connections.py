@@ -52,6 +52,7 @@ class ConnectionServer(HTTPServer):
     ) -> None:
         """patience_seconds: how long a client may take for its headers, and again for its body."""
         super().initialize(*args, **kwargs)
+        self.conn_params.header_timeout = None  # see `_close_late_ones`
         self._most_connections = most_connections
         self._patience = patience_seconds
         # By when the rest of what it sends is to be here; the earliest first, as all have the same time.

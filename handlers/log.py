@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -95,4 +96,7 @@ def _second(seconds: int) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+_PLAIN = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')

@@ -129,7 +129,8 @@ class _Statement:
             for at, number in self._places:
                 filled[at] = values[number]
             values = filled
-        rows: Rows = database.execute_sql(self._text, values).fetchall()
+        # Not by Peewee's execute_sql, which takes longer than a small statement; its errors are apsw's own.
+        rows: Rows = database.connection().execute(self._text, values).fetchall()
         return rows
 
 

@@ -9,9 +9,9 @@ import functools
 import json
 import logging
 import re
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -73,7 +73,7 @@ class Exchange(HTTPMessageDelegate):
 
     def __init__(self, api: Api, connection: HTTP1Connection) -> None:
         self.api = api
-        self.request_id = uuid.uuid4().hex
+        self.request_id = secrets.token_hex(16)
         self.body = bytearray()
         self.log_fields: dict[str, Any] = {}
         self._connection = connection
@@ -97,12 +97,12 @@ class Exchange(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         """Judge the request by its headers."""
         assert isinstance(start_line, RequestStartLine)
-        self.method, self.headers = start_line.method, headers
-        self._preflight = self.method == "OPTIONS" and "Origin" in headers
+        self.method, self.headers = start_line.method, dict(headers)  # a dict is ten times as fast to ask
+        self._preflight = self.method == "OPTIONS" and "Origin" in self.headers
         self._connection.set_max_body_size(sys.maxsize)  # judged here; Tornado's own answer is a bare 400
         self._guard(self._admit)
-        if self._refusal is None and "Origin" in headers and not self._origin_known:
-            return self._ask_for_origin(headers["Origin"])
+        if self._refusal is None and "Origin" in self.headers and not self._origin_known:
+            return self._ask_for_origin(self.headers["Origin"])
         self._guard(self._judge_request)
         return None
 
@@ -124,7 +124,7 @@ class Exchange(HTTPMessageDelegate):
         elif self.method == "OPTIONS":
             self._answer_options()
         else:
-            self._responding = asyncio.ensure_future(self._respond())
+            self._responding = asyncio.create_task(self._respond())
 
     def on_connection_close(self) -> None:
         """The client is gone before all of its request was here."""
@@ -234,7 +234,7 @@ class Exchange(HTTPMessageDelegate):
 
     def answer(self, status: int, body: Any) -> None:
         """Answer with this status and this value as JSON."""
-        self._send(status, json.dumps(body, ensure_ascii=False).encode())
+        self._send(status, _as_json(body).encode())
 
     def _answer_options(self) -> None:
         headers = self._answer_headers
@@ -278,6 +278,9 @@ class _Headers(dict[str, str]):
     """
 
     get_all = dict.items
+
+
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one each time
 
 
 @functools.lru_cache(1)
