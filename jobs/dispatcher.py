@@ -16,6 +16,7 @@ log = logging.getLogger("leads.outbox")
 
 AT_ONCE = 4  # deliveries on their way to one destination
 SETTLE_AGAIN_SECONDS = 1.0
+PATIENCE_SECONDS = 0.005  # so that what is claimed and settled is written along with leads, not before them
 
 
 class Dispatcher:
@@ -103,7 +104,7 @@ class _Lane:
 
     async def _claim(self, limit: int) -> None:
         claim = Claim(self._kind, limit, self._clock.now())
-        for claimed in await self._writer.write(claim_records, claim):
+        for claimed in await self._writer.write(claim_records, claim, PATIENCE_SECONDS):
             task = asyncio.create_task(self._deliver(claimed))
             self._on_their_way.add(task)
             task.add_done_callback(self._arrived)
@@ -132,7 +133,7 @@ class _Lane:
         # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
         while True:
             try:
-                state = await self._writer.write(settle, outcome)
+                state = await self._writer.write(settle, outcome, PATIENCE_SECONDS)
                 break
             except Exception as error:
                 if not isinstance(error, StorageError):  # that one the writer has logged

@@ -144,8 +144,8 @@ class WriteTransaction:
 
         Raises StorageError.
         """
-        self._connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS) if wait else 0)
         try:
+            self._connection.set_busy_timeout(int(1000 * BUSY_TIMEOUT_SECONDS) if wait else 0)
             self._connection.execute("BEGIN IMMEDIATE")
         except apsw.BusyError as error:
             if wait:
@@ -164,9 +164,12 @@ class WriteTransaction:
             raise _failed_commit(error) from error
 
     def roll_back(self) -> None:
-        """Leave nothing of it, if SQLite hasn't done so already."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        """Leave nothing of it, if SQLite hasn't done so already. Raises OutcomeUnknown: it is still there."""
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise OutcomeUnknown(storage_reason(error)) from error
 
 
 def _failed_commit(error: Exception) -> StorageError:

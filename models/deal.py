@@ -7,7 +7,7 @@ from peewee import AutoField, ForeignKeyField, IntegerField, TextField
 
 from models.database import Row, UtcDateTimeField
 from models.lead import Lead
-from models.prepared import Prepared, PreparedInsert
+from models.prepared import Prepared
 
 
 class PipelineStage(Row):
@@ -30,11 +30,13 @@ class Deal(Row):
 
 def open_deals(lead_ids: Sequence[int], now: datetime) -> None:
     """Make the deal of each of these leads, in the pipeline's initial stage (C21)."""
-    [(initial,)] = _INITIAL_STAGE.run()
-    _INSERT.run([(lead_id, initial, now) for lead_id in lead_ids])
+    _OPEN.run(now, lead_ids)
 
 
-_INITIAL_STAGE = Prepared(
-    lambda: PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1)
+_INITIAL_STAGE = PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1)
+_OPEN = Prepared(
+    lambda now, lead_ids: Deal.insert_from(
+        Lead.select(Lead.id, _INITIAL_STAGE, now).where(Lead.id.in_(lead_ids)),
+        (Deal.lead, Deal.stage, Deal.created_at),
+    )
 )
-_INSERT = PreparedInsert(Deal, Deal.lead, Deal.stage, Deal.created_at)

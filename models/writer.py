@@ -40,11 +40,12 @@ class Stopping(StorageError):
     """Nothing is written any more: of an earlier commit nobody knows whether it is on the disk."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Request:
     operation: Operation
     item: Any
     answer: "asyncio.Future[Any]"
+    can_wait: bool  # for a batch that begins for another's sake
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Writer:
         self._batch_size = batch_size
         self._queue: deque[_Request] = deque()
         self._batch: list[_Request] = []  # what is being written
+        self._busy = False  # with a batch, or about to begin one
         self._after: dict[Operation, Callable[[], None]] = {}
         self._outcome_unknown = False
         self.broken = (
@@ -89,9 +91,14 @@ class Writer:
         return len(self._queue) + len(self._batch)
 
     def write(
-        self, operation: Callable[[Sequence[Item]], Sequence[Result]], item: Item
+        self,
+        operation: Callable[[Sequence[Item]], Sequence[Result]],
+        item: Item,
+        patience_seconds: float = 0.0,
     ) -> "asyncio.Future[Result]":
         """Have the operation write this item. Done when it is on disk; call it on the loop's thread.
+        patience_seconds: how long it may wait for others to come along with, where a commit of its own would
+        only hold these up.
 
         Raises Overloaded at once if the queue is full. The future raises StorageError if the disk failed
         (then nothing was written, unless it is OutcomeUnknown), or what the operation itself raised for this
@@ -101,15 +108,29 @@ class Writer:
         if self.unanswered >= self._queue_size:
             raise Overloaded("too many writes are waiting for the disk")
         answer: asyncio.Future[Result] = self._loop.create_future()
-        self._queue.append(_Request(operation, item, answer))
-        if self.unanswered == 1:
-            # In a moment, not now: what else has arrived by then comes along.
-            self._loop.call_soon(self._begin)
+        request = _Request(operation, item, answer, can_wait=patience_seconds > 0)
+        self._queue.append(request)
+        if request.can_wait:
+            self._loop.call_later(patience_seconds, self._wait_no_longer, request)
+        else:
+            self._begin_soon()
         return answer
+
+    def _wait_no_longer(self, request: _Request) -> None:
+        request.can_wait = False
+        self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        # In a moment, not now: what else has arrived by then comes along.
+        if not self._busy and not all(request.can_wait for request in self._queue):
+            self._busy = True
+            self._loop.call_soon(self._begin)
 
     async def close(self) -> None:
         """Write what has queued up, then close the connection."""
         while self.unanswered:
+            for request in self._queue:
+                self._wait_no_longer(request)
             await asyncio.wait([request.answer for request in (*self._batch, *self._queue)])
         await self._waiter.stop()
         close_database()
@@ -139,12 +160,27 @@ class Writer:
         try:
             results = self._apply_operations()
         except Exception as error:
-            self._transaction.roll_back()
-            self._fail(StorageError(storage_reason(error)) if is_storage_failure(error) else error)
+            self._undo(error)
         else:
             self._commit(results)
 
+    def _undo(self, error: Exception) -> None:
+        try:
+            self._transaction.roll_back()
+        except OutcomeUnknown as unknown:
+            self._fail(unknown)
+            return
+        if is_storage_failure(error):
+            self._fail(StorageError(storage_reason(error)))
+        elif len(self._batch) == 1:
+            self._answer([_Failure(error)])
+        else:
+            self._fail(error)
+
     def _apply_operations(self) -> list[Any]:
+        if len(self._batch) == 1:  # without a savepoint: there is nobody else in the transaction
+            [only] = self._batch
+            return list(only.operation([only.item]))
         by_operation: dict[Operation, list[int]] = {}
         for position, request in enumerate(self._batch):
             by_operation.setdefault(request.operation, []).append(position)
@@ -177,8 +213,8 @@ class Writer:
 
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []
-        if self._queue:
-            self._loop.call_soon(self._begin)
+        self._busy = False
+        self._begin_soon()
         committed: set[Operation] = set()
         for request, result in zip(batch, results, strict=True):
             failed = isinstance(result, _Failure)

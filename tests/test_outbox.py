@@ -426,8 +426,10 @@ async def test_a_claim_that_the_disk_fails_is_made_again(
         asked.append(lead_ids)
         raise apsw.IOError("disk I/O error")
 
+    await house.change(lambda: pause("email"))
+    await house.lead(token="maple")
     with monkeypatch.context() as broken:
         broken.setattr("models.lead_record._load", fail)
-        await house.lead(token="maple")
+        await house.change(lambda: resume("email"))
         await until(lambda: asked)
     assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]

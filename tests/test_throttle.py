@@ -180,8 +180,8 @@ async def test_C30_x_real_ip_is_never_believed_and_forwarded_for_only_of_a_proxy
     house = await open_house(rate_limit="1/60")
     assert (await house.post(LEAD, X_Real_Ip="203.0.113.1")).code == 201
     assert (await house.post(LEAD, X_Real_Ip="203.0.113.2", X_Forwarded_For="203.0.113.3")).code == 429
-    proxied = await open_house(rate_limit="1/60", trusted_proxies="127.0.0.0/8")
+    await house.restart(rate_limit="1/60", trusted_proxies="127.0.0.0/8")
     for last in range(3):
-        assert (await proxied.post(LEAD, X_Forwarded_For=f"203.0.113.{last}")).code == 201
-    assert (await proxied.post(LEAD, X_Forwarded_For="9.9.9.9, 203.0.113.1")).code == 429
-    assert json.loads((await proxied.post(LEAD, X_Forwarded_For="203.0.113.1")).body)["error"]["message"]
+        assert (await house.post(LEAD, X_Forwarded_For=f"203.0.113.{last}")).code == 201
+    assert (await house.post(LEAD, X_Forwarded_For="9.9.9.9, 203.0.113.1")).code == 429
+    assert json.loads((await house.post(LEAD, X_Forwarded_For="203.0.113.1")).body)["error"]["message"]
