@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
 
 from conftest import House, SteppedClock, running_house
 from mutants import for_a_while
@@ -216,8 +215,9 @@ async def smtp_down_24h(trial: Trial) -> None:
         ends, probes = clock.now() + timedelta(hours=24), 0
         while clock.now() < ends:
             until = await held_until(house, "email")
+            trial.require(until, "a destination that is down is held")
             if until is None:
-                raise AssertionError("it is not held")
+                return
             hold = (until - clock.now()).total_seconds()
             before, probes = door.knocks, probes + 1
             clock.step(hold - 0.5)
@@ -281,16 +281,17 @@ async def waiting(house: House) -> int:
 
 async def quiet(house: House) -> None:
     """Wait until the dispatcher has done all that it does now."""
+    server, still = house.server, 0
 
-    def busy() -> Any:
-        return Delivery.select().where(Delivery.state == "sending").exists()
+    def busy() -> bool:
+        lanes = server.dispatcher._lanes
+        on_their_way = any(lane._on_their_way or lane._awake.is_set() for lane in lanes)
+        return on_their_way or server.writer.unanswered > 0
 
-    for _ in range(2):
-        house.server.dispatcher.wake()
-        await asyncio.sleep(0.002)
-        for _ in range(5_000):
-            if not await house.server.reader.read(busy):
-                break
-            await asyncio.sleep(0.002)
-        else:
-            raise AssertionError("the dispatcher comes to no rest")
+    server.dispatcher.wake()
+    for _ in range(20_000):
+        await asyncio.sleep(0.001)
+        still = 0 if busy() else still + 1
+        if still == 5:  # between one thing that it does and the next it may look idle for a moment
+            return
+    raise AssertionError("the dispatcher comes to no rest")

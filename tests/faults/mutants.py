@@ -161,7 +161,13 @@ def takes_ten_connections_at_once(patch: Patch) -> None:
 @mutant
 def accepts_as_tornado_does(patch: Patch) -> None:
     server = handlers.connections.ConnectionServer
-    patch.setattr(server, "add_sockets", tornado.tcpserver.TCPServer.add_sockets)
+
+    def add_sockets(self: Any, sockets: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        tornado.tcpserver.TCPServer.add_sockets(self, sockets)
+        self._close_late_ones()
+
+    patch.setattr(server, "add_sockets", add_sockets)
     patch.setattr(server, "on_close", tornado.httpserver.HTTPServer.on_close)
     patch.setattr(server, "_pause", lambda self: None)
 

@@ -16,7 +16,9 @@ from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_lead
 
 from models.migrations import NEWEST
 
-OLD = Path(__file__).parents[1] / "schemas" / f"schema-{NEWEST - 1}.db"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
+OLD = SCHEMAS / f"schema-{NEWEST - 1}.db"
+OLDEST = SCHEMAS / "schema-1.db"  # with the most to upgrade
 
 
 def shape(database: Path) -> tuple[int, list[str], list[str]]:
@@ -150,7 +152,7 @@ async def restore_full(trial: Trial) -> None:
                     free = shutil.disk_usage(box.data_dir).free
                     file.write(bytes(max(0, free - 100_000 - number * 300_000 // trial.times)))
                 began = time.monotonic()
-                status, _ = await box.command("backup", "restore", str(OLD))
+                status, _ = await box.command("backup", "restore", str(OLDEST))
                 ballast.unlink()
                 leftovers = [path.name for path in box.data_dir.glob("leads.db.restoring*")]
                 trial.require(not leftovers, "nothing of it is left lying about")
@@ -158,7 +160,9 @@ async def restore_full(trial: Trial) -> None:
                 if status == 0:
                     with closing(apsw.Connection(str(box.data_dir / "leads.db"))) as connection:
                         paused = connection.execute("SELECT min(paused) FROM destination").get
-                    whole = found[0] == NEWEST and found[2] == shape(_copied(OLD, trial.folder / "old.db"))[2]
+                    whole = (
+                        found[0] == NEWEST and found[2] == shape(_copied(OLDEST, trial.folder / "old.db"))[2]
+                    )
                     trial.require(whole and paused, "what is said to be restored is whole, and waits")
                 else:
                     trial.require(found == before, "what is refused leaves all as it was")
