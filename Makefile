@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LINE   := 110
-CODE   := server.py handlers jobs models tests
+CODE   := server.py handlers jobs models tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults check format lock install clean
+.PHONY: help demo serve test faults bench check format lock install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(VENV)/.dev ## run the tests
 
 faults: $(VENV)/.dev ## try what may go wrong, at length, and print a table; FAULT=kill-9 for a row alone
 	@$(BIN)/python tests/faults/runner.py $(FAULT)
+
+bench: $(VENV)/.dev ## measure it beside bare Tornado, and print a table; ROW=lone for a row alone
+	@$(BIN)/python bench/run.py $(ROW)
 
 check: $(VENV)/.dev ## format, lint, types and imports
 	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)

@@ -31,7 +31,9 @@ def fill(data_dir: Path, leads: int, waiting: int, tell: Tell) -> None:
     random.seed()
 
 
-def _insert(connection: apsw.Connection, numbers: Sequence[int], leads: int, waiting: int, now: datetime) -> None:
+def _insert(
+    connection: apsw.Connection, numbers: Sequence[int], leads: int, waiting: int, now: datetime
+) -> None:
     def text(instant: datetime) -> str:
         return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -71,7 +73,16 @@ def _insert(connection: apsw.Connection, numbers: Sequence[int], leads: int, wai
             if n <= leads - waiting
             else (n, n, "email", "pending", 0, 0, text(at(n)), None)
             if n % 2
-            else (n, n, "email", "pending", 9, 9, text(now + timedelta(seconds=random.randrange(28_800))), None)
+            else (
+                n,
+                n,
+                "email",
+                "pending",
+                9,
+                9,
+                text(now + timedelta(seconds=random.randrange(28_800))),
+                None,
+            )
             for n in numbers
         ),
     )

@@ -73,7 +73,7 @@ class Pace:
 
     def __init__(self, url: str, rate: float, seconds: float, connections: int) -> None:
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = parts.hostname or "", parts.port or 80
         self.head = (
             f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
             "Content-Length: %d\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Owns the measuring: side by side with bare Tornado, in rounds, and a table with the goal beside each figure.
+"""Owns the measuring: beside bare Tornado, in rounds, and a table with the goal beside each figure.
 
 python bench/run.py                     every row, in five rounds
 python bench/run.py rate-64 lone ...    these rows alone; --list names them
@@ -14,15 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tornado
 from fill import fill
-from slow_disk import NoCompiler, slow_disk
-from world import (
+from processes import (
     ROOT,
     WRK,
     Load,
@@ -34,6 +32,7 @@ from world import (
     quantile,
     register_building,
 )
+from slow_disk import NoCompiler, slow_disk
 
 SECONDS = 4  # of each look at a rate
 MILLION, THOUSAND = 1_000_000, 1_000
@@ -104,7 +103,13 @@ ROWS: dict[str, Row] = {}
 
 
 def row(
-    name: str, about: str, *, at_least: float = 0.0, at_most: float = 0.0, unit: str = "", rounds: int | None = None
+    name: str,
+    about: str,
+    *,
+    at_least: float = 0.0,
+    at_most: float = 0.0,
+    unit: str = "",
+    rounds: int | None = None,
 ) -> Callable[[Callable[[Bench], Figure]], Callable[[Bench], Figure]]:
     """Register a measurement as a row of the table."""
 
@@ -298,8 +303,12 @@ def machine() -> str:
         if text.startswith("model name"):
             model = text.partition(": ")[2]
             break
-    cores = len([1 for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("processor")])
-    version = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    cores = len(
+        [1 for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("processor")]
+    )
+    version = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
     return (
         f"{cores} cores of {model}; Python {platform.python_version()}, Tornado {tornado.version}; "
         f"load by {'wrk' if WRK else 'bench/pace.py'}; {time.strftime('%Y-%m-%d')}, "

@@ -85,7 +85,7 @@ def mail_sink() -> Iterator[Process]:
 
 
 @contextmanager
-def leads_server(data_dir: Path | None = None, **settings: str) -> Iterator[Process]:
+def leads_server(data_dir: Path | None = None, /, **settings: str) -> Iterator[Process]:
     """The server as it is used, all of it on, with mail going to a sink; on this folder, or an empty one."""
     with tempfile.TemporaryDirectory(prefix="leads-bench-", dir=ROOT.parent) as folder, mail_sink() as sink:
         variables = {
@@ -135,7 +135,15 @@ def as_fast_as_it_can(url: str, connections: int, seconds: int, refused: bool = 
 
 
 def _wrk(url: str, connections: int, seconds: int) -> dict[str, Any]:
-    command = [str(WRK), "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE / "lead.lua"), url + LEADS]
+    command = [
+        str(WRK),
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "-s",
+        str(HERE / "lead.lua"),
+        url + LEADS,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout.splitlines()[-1])
     assert not seen["failed"], seen
