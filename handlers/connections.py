@@ -4,10 +4,11 @@ import asyncio
 import logging
 import resource
 import socket
+from asyncio import Future
 from collections.abc import Awaitable, Iterable
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1Connection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -74,8 +75,12 @@ class ConnectionServer(HTTPServer):
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        self._looking.cancel()
         super().stop()
+
+    async def close_all_connections(self) -> None:
+        """Close what is still open, once it is over."""
+        self._looking.cancel()
+        await super().close_all_connections()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Tornado calls this when it begins to wait for a request."""
@@ -93,15 +98,16 @@ class ConnectionServer(HTTPServer):
 
     def _close_late_ones(self) -> None:
         # One look for all, now and then: a timer for each request takes a tenth of the time of a lead.
+        self._looking = self._loop.call_later(min(1.0, self._patience / 4), self._close_late_ones)
         now = self._loop.time()
         while self._due and (first := next(iter(self._due.items())))[1] <= now:
             del self._due[first[0]]
             first[0].close()
-        self._looking = self._loop.call_later(min(1.0, self._patience / 4), self._close_late_ones)
 
     def on_close(self, server_conn: object) -> None:
         """Tornado calls this when a connection has ended."""
         super().on_close(server_conn)
+        self._due.pop(cast(HTTP1ServerConnection, server_conn).stream, None)
         self._resume()
 
     def _resume(self) -> None:
@@ -128,7 +134,7 @@ class ConnectionServer(HTTPServer):
                 self._tell(error.strerror or "")
                 self._loop.call_later(LOOK_AGAIN_SECONDS, self._resume)
                 return self._pause()
-            self.handle_stream(_Stream(connection, max_buffer_size=self.max_buffer_size), address)
+            self.handle_stream(_Stream(connection, self, max_buffer_size=self.max_buffer_size), address)
         return None
 
     def _tell(self, reason: str) -> None:
@@ -140,11 +146,21 @@ class ConnectionServer(HTTPServer):
 
 
 class _Stream(IOStream):
-    """A connection that never holds an answer back, without being told so for each of them."""
+    """A connection that never holds an answer back, without being told so for each of them, and whose client
+    has no more time to read an answer than to send a request.
+    """
 
-    def __init__(self, connection: socket.socket, **options: Any) -> None:
+    def __init__(self, connection: socket.socket, server: ConnectionServer, **options: Any) -> None:
         super().__init__(connection, **options)
         super().set_nodelay(True)
+        self._server = server
+
+    def write(self, data: bytes | memoryview) -> "Future[None]":
+        """Send this; what the client does not take at once it has its time for."""
+        future = super().write(data)
+        if self.writing():
+            self._server.wait_for(self)
+        return future
 
     def set_nodelay(self, value: bool) -> None:
         """Tornado turns it on and off again around each answer: two calls of the system."""

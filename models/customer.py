@@ -125,7 +125,8 @@ def _known(renters: Iterable[Renter]) -> tuple[dict[str, FoundCustomer], dict[st
     phones = {renter.phone_key for renter in renters if renter.phone_key}
     by_email: dict[str, FoundCustomer] = {}
     by_phone: dict[str, FoundCustomer] = {}
-    for email_key, *rest in _KNOWN.run(emails, phones):
+    # Not by an empty list: of 'or false' SQLite makes a look at every customer.
+    for email_key, *rest in _KNOWN.run(emails, phones or [None]):
         customer = FoundCustomer(*rest)
         if email_key:
             by_email[email_key] = customer

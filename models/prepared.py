@@ -33,6 +33,14 @@ class Prepared:
 
         Values are as the database has them: no conversion is made but of instants to text.
         """
+        statement, values = self._statement(arguments)
+        return statement.run(values)
+
+    def text(self, *arguments: object) -> str:
+        """The statement that these would be run by."""
+        return self._statement(arguments)[0].text
+
+    def _statement(self, arguments: Iterable[object]) -> "tuple[_Statement, list[Any]]":
         values: list[Any] = []
         sizes = []
         for argument in arguments:
@@ -47,7 +55,7 @@ class Prepared:
         statement = self._written.get(key)
         if statement is None:
             statement = self._written[key] = _write(self._build, key)
-        return statement.run(values)
+        return statement, values
 
 
 class PreparedModels:
@@ -118,7 +126,7 @@ class _Statement:
     """The text of a query, and where its values go."""
 
     def __init__(self, text: str, parameters: Sequence[Any]) -> None:
-        self._text = text
+        self.text = text
         self._parameters = list(parameters)
         self._places = [(at, p.number) for at, p in enumerate(parameters) if isinstance(p, _Place)]
         self._in_order = [number for _, number in self._places] == list(range(len(parameters)))
@@ -130,7 +138,7 @@ class _Statement:
                 filled[at] = values[number]
             values = filled
         # Not by Peewee's execute_sql, which takes longer than a small statement; its errors are apsw's own.
-        rows: Rows = database.connection().execute(self._text, values).fetchall()
+        rows: Rows = database.connection().execute(self.text, values).fetchall()
         return rows
 
 

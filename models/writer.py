@@ -180,7 +180,8 @@ class Writer:
     def _apply_operations(self) -> list[Any]:
         if len(self._batch) == 1:  # without a savepoint: there is nobody else in the transaction
             [only] = self._batch
-            return list(only.operation([only.item]))
+            [result] = only.operation([only.item])
+            return [result]
         by_operation: dict[Operation, list[int]] = {}
         for position, request in enumerate(self._batch):
             by_operation.setdefault(request.operation, []).append(position)
@@ -197,8 +198,10 @@ class Writer:
     def _committed(self, results: list[Any], error: Exception | None) -> None:
         if error is None:
             self._answer(results)
-        else:
+        elif isinstance(error, StorageError):
             self._fail(error)
+        else:  # a surprise, in the middle of a commit
+            self._fail(OutcomeUnknown(type(error).__name__))
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, OutcomeUnknown):

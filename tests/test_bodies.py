@@ -454,3 +454,23 @@ def test_C8_what_a_renter_may_type_is_a_lead(tour: dict[str, str]) -> None:
 )
 def test_C7_any_bytes_are_a_lead_or_are_refused_in_one_line(content_type: str, body: bytes) -> None:
     judged(content_type, body)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Host: x\r\nTransfer-Encoding: gzip\r\n",
+        "Host: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+        "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "",
+        "Host: a b\r\n",
+        "Host: x\r\nHost: y\r\n",
+    ],
+)
+async def test_C2_framing_that_makes_no_sense_is_refused_in_json(house: House, headers: str) -> None:
+    answer = await house.raw(f"POST {LEADS} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"RateLimit-Limit:" in head, answer
+    assert json.loads(body)["error"].startswith("malformed ")
+    assert await house.leads() == []

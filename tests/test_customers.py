@@ -1,14 +1,18 @@
 """How a renter is recognised, and that each call makes a lead and a deal of its own."""
 
 import asyncio
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import apsw
 import phonenumbers
+import pytest
 from conftest import House
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import customer as customers
 from models.customer import Customer, Renter, find_or_create, phone_key
 from models.data_folder import open_database
 from models.database import close_database, transaction
@@ -154,3 +158,28 @@ async def test_C21_each_lead_makes_one_deal_in_the_initial_stage(house: House) -
     for expected in (1, 2):
         lead = await house.stored(await house.lead(token="maple"))
         assert lead["deal"] == {"id": expected, "stage": "new"}
+
+
+async def test_no_look_up_of_customers_reads_them_all(house: House) -> None:
+    await house.lead(requestor_email="a@renter.test", requestor_phone="+15552234567")
+    for phones in ([None], ["+15552234567"], ["+15552234567", "+15552234568"]):
+        text = customers._KNOWN.text(["a@renter.test"], phones)
+        with closing(apsw.Connection(str(house.data_dir / "leads.db"))) as connection:
+            values = ["a@renter.test", *phones]
+            plans = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
+        assert plans and not any(plan.startswith("SCAN") for plan in plans), plans
+
+
+async def test_C19_a_renter_without_a_phone_is_looked_for_by_the_index_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    run = customers._KNOWN.run
+
+    def listen(*lists: object) -> list[tuple[object, ...]]:
+        asked.append(lists)
+        return run(*lists)
+
+    monkeypatch.setattr(customers._KNOWN, "run", listen)
+    await house.lead(requestor_email="a@renter.test")
+    assert asked == [({"a@renter.test"}, [None])]

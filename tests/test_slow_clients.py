@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 
 import pytest
 from conftest import LEADS, House, OpenHouse
@@ -98,3 +99,19 @@ async def test_a_refusal_leaves_the_connection_usable(house: House) -> None:
     ]
     answers = await house.raw("".join(requests).encode())
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"404", b"413", b"403", b"201"]
+
+
+async def test_a_client_that_reads_no_answers_is_closed(impatient: None, open_house: OpenHouse) -> None:
+    house = await open_house(rate_limit="1000000/1")
+    port = int(house.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as greedy:
+        greedy.setblocking(False)
+        sent = (HEAD + "Content-Length: 2\r\n\r\n{}").encode() * 100
+
+        async def pour() -> None:
+            while True:
+                await asyncio.get_running_loop().sock_sendall(greedy, sent)
+
+        with pytest.raises(OSError):  # by the server, once it can write no more
+            await pour()
+    assert (await house.request("GET", "/livez")).code == 200

@@ -98,6 +98,7 @@ class Exchange(HTTPMessageDelegate):
         """Judge the request by its headers."""
         assert isinstance(start_line, RequestStartLine)
         self.method, self.headers = start_line.method, dict(headers)  # a dict is ten times as fast to ask
+        self._old = start_line.version == "HTTP/1.0"  # which needs no Host
         self._preflight = self.method == "OPTIONS" and "Origin" in self.headers
         self._connection.set_max_body_size(sys.maxsize)  # judged here; Tornado's own answer is a bare 400
         self._guard(self._admit)
@@ -178,12 +179,15 @@ class Exchange(HTTPMessageDelegate):
         announced = self.headers.get("Content-Length", "0")
         if not DIGITS.fullmatch(announced):
             return self._refuse(self._refusal or BadRequest("malformed Content-Length"))
+        coding = self.headers.get("Transfer-Encoding")
+        if coding is not None and (coding.lower() != "chunked" or "Content-Length" in self.headers):
+            return self._refuse(self._refusal or BadRequest("malformed Transfer-Encoding"))
         size = int(announced) if len(announced) <= 18 else sys.maxsize
         if size > MAX_BODY_BYTES:
             self._refusal = self._refusal or _too_large()
         if self._refusal is not None:
             return self._refuse(self._refusal) if size > MAX_DRAINED_BYTES else None
-        if not HOST.fullmatch(self.headers.get("Host", "localhost")):
+        if not HOST.fullmatch(self.headers.get("Host", "localhost" if self._old else "")):
             raise BadRequest("malformed Host")
         if self._preflight:
             return None
