@@ -108,7 +108,7 @@ def _judge(trial: Trial, database: Path, old: object, new: object, how: str) -> 
 @fault(
     "creation-killed",
     "kill -9 in the middle of the very first command, which makes the database",
-    short=10,
+    short=20,
     long=200,
     mutants=("cannot undo what was begun",),
 )
