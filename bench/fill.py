@@ -28,7 +28,6 @@ def fill(data_dir: Path, leads: int, waiting: int, tell: Tell) -> None:
                 _insert(connection, numbers, leads, waiting, now)
             tell(f"{numbers[-1]:,} of {leads:,} leads ...")
         connection.pragma("wal_checkpoint(truncate)")
-    random.seed()
 
 
 def _insert(

@@ -23,6 +23,7 @@ from models.database import (
     DatabaseRefused,
     as_text,
     refuse_half_restored,
+    size_with_journal,
     storage_reason,
 )
 from models.files import make_private, sha256_of, sync_file, sync_folder
@@ -146,8 +147,7 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
 
 
 def _refuse_without_room(source: Path, folder: Path) -> None:
-    journal = source.with_name(source.name + "-wal")
-    needed = source.stat().st_size + (journal.stat().st_size if journal.exists() else 0) + SPARE_BYTES
+    needed = size_with_journal(source) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DatabaseRefused(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.backup import Progress, checksum_file, installation_in, list_backups, verify_backup
 from models.clock import Clock
-from models.database import FILE_NAME, DatabaseRefused
+from models.database import FILE_NAME, DatabaseRefused, size_with_journal
 from models.database_checkup import (
     ask,
     check_database,
@@ -16,7 +16,6 @@ from models.database_checkup import (
     check_schema,
     check_untold,
     newest_lead_at,
-    size_with_journal,
 )
 from models.destination import EMAIL, JUNE_HOMES
 from models.finding import (

@@ -35,6 +35,12 @@ class DatabaseRefused(Exception):
     """The database can't be used as it is. The message says why and what to do; nothing was changed."""
 
 
+def size_with_journal(path: Path) -> int:
+    """How many bytes the database takes; 0 if there is none."""
+    files = (path, path.with_name(FILE_NAME + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def refuse_half_restored(data_dir: Path) -> None:
     """Raises DatabaseRefused if a restore into this folder was begun and not finished."""
     if (data_dir / RESTORING).exists():

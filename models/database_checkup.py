@@ -13,7 +13,15 @@ from typing import TypeVar
 import apsw
 
 from models.backup import open_for_reading
-from models.database import BUSY_TIMEOUT_SECONDS, FILE_NAME, RESTORING, as_text, causes, storage_reason
+from models.database import (
+    BUSY_TIMEOUT_SECONDS,
+    FILE_NAME,
+    RESTORING,
+    as_text,
+    causes,
+    size_with_journal,
+    storage_reason,
+)
 from models.destination import Destination, why_waiting
 from models.finding import DATABASE, OK, OUTBOX, PROBLEM, SCHEMA, UNTOLD, WARNING, Finding, in_bytes, span
 from models.folder_lock import lock_holder
@@ -211,9 +219,3 @@ def _at_rest(path: Path) -> tuple[int, ...] | None:
         return None
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def size_with_journal(path: Path) -> int:
-    """How many bytes the database takes; 0 if there is none."""
-    files = (path, path.with_name(FILE_NAME + "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
