@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from tornado.netutil import bind_sockets
@@ -90,7 +91,7 @@ class Server:
         await self.writer.write(open_outbox, frozenset(adapters))
         await self.writer.write(call_in, clock.now())
         api = Api(
-            record_lead=lambda submission: self.writer.write(record_leads, submission),
+            record_lead=partial(self.writer.submit, record_leads),
             throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
             allowlist=Allowlist(lambda: self.reader.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,

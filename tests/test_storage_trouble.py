@@ -3,17 +3,19 @@
 import asyncio
 import json
 import sys
+import threading
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from typing import Any
 
 import apsw
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock, held, queued
+from conftest import LEADS, House, OpenHouse, SteppedClock, held, queued, until
 from tornado.httpclient import HTTPResponse
 
 from models import intake
-from models.database import StorageError, database
+from models.database import StorageError, WriteTransaction, database
 from models.destination import pause
 from models.writer import Overloaded, Writer
 
@@ -174,6 +176,29 @@ async def test_a_write_that_nobody_waits_for_any_more_is_still_made(house: House
         writer.close()
         await writer.wait_closed()
     assert await house.lead(token="maple") == 2
+
+
+async def test_a_slow_disk_holds_up_nobody_but_leads(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, begun, answered = WriteTransaction.commit, threading.Event(), threading.Event()
+
+    def slowly(transaction: WriteTransaction) -> None:
+        time.sleep(0.05)
+        commit(transaction)
+
+    def once_another_was_answered(transaction: WriteTransaction) -> None:
+        begun.set()
+        assert answered.wait(10), "the loop waits for the disk"
+        commit(transaction)
+
+    monkeypatch.setattr(WriteTransaction, "commit", slowly)
+    await house.lead()
+    monkeypatch.setattr(WriteTransaction, "commit", once_another_was_answered)
+    lead = asyncio.create_task(house.lead())
+    await until(begun.is_set)
+    assert (await house.request("GET", "/livez")).code == 200
+    assert not lead.done()
+    answered.set()
+    assert await lead == 2
 
 
 async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:

@@ -4,7 +4,6 @@ It stands on Tornado's connections, one level below its RequestHandler: that alo
 a lead needs (measured: bare Tornado answers 4,200 POSTs a second, and 8,500 without it).
 """
 
-import asyncio
 import functools
 import json
 import logging
@@ -49,11 +48,15 @@ DIGITS = re.compile("[0-9]+")
 HOST = re.compile(r"[\w.:\[\]%~!$&'()*+;=-]+", re.ASCII)
 
 
+# Is called with what became of a lead, or with None and the error.
+Stored = Callable[[Recorded | KeyReused | None, Exception | None], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """What the exchanges work with. in_flight: those that are not over yet."""
 
-    record_lead: Callable[[Submission], Awaitable[Recorded | KeyReused]]
+    record_lead: Callable[[Submission, Stored], None]
     throttle: Throttle
     allowlist: Allowlist
     trusted_proxies: tuple[Network, ...]
@@ -125,7 +128,7 @@ class Exchange(HTTPMessageDelegate):
         elif self.method == "OPTIONS":
             self._answer_options()
         else:
-            self._responding = asyncio.create_task(self._respond())
+            self.conclude(self.respond)
 
     def on_connection_close(self) -> None:
         """The client is gone before all of its request was here."""
@@ -224,17 +227,17 @@ class Exchange(HTTPMessageDelegate):
 
     # The answer.
 
-    async def _respond(self) -> None:
-        try:
-            await self.respond()
-        except Refusal as refusal:
-            self._refuse(refusal)
-        except Exception:
-            self._refuse(self._unforeseen())
-
-    async def respond(self) -> None:
-        """Answer an admitted request of one of the methods; its body is in `body`. May raise Refusal."""
+    def respond(self) -> None:
+        """Answer an admitted request of one of the methods, now or later; its body is in `body`. May raise
+        Refusal.
+        """
         raise NotImplementedError
+
+    def conclude(self, step: Callable[[], None]) -> None:
+        """Take this step towards the answer; a Refusal that it raises is the answer."""
+        self._guard(step)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
 
     def answer(self, status: int, body: Any) -> None:
         """Answer with this status and this value as JSON."""

@@ -12,7 +12,7 @@ from handlers.api.schemas import Receipt, clean_text, read_submission
 from handlers.errors import BadRequest, Refusal, Unavailable
 from models.database import OutcomeUnknown, StorageError
 from models.idempotency import Retryable
-from models.intake import KeyReused
+from models.intake import KeyReused, Recorded
 from models.writer import Overloaded
 
 log = logging.getLogger("leads.http")
@@ -27,21 +27,29 @@ class Leads(Exchange):
     route = "/api/v1/website_leads"
     methods = ("POST",)
 
-    async def respond(self) -> None:
+    def respond(self) -> None:
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
         submission = read_submission(document, self._receipt(document))
         try:
-            lead = await self.api.record_lead(submission)
+            self.api.record_lead(submission, self._stored)
         except Overloaded:
             raise Unavailable("the server is overloaded; the lead was not stored", 1) from None
-        except OutcomeUnknown:
+
+    def _stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
+        self.conclude(lambda: self._answer_stored(lead, error))
+
+    def _answer_stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
+        if isinstance(error, OutcomeUnknown):
             raise Unavailable(
                 "the disk failed; the lead may be stored or not, and is safe to send again "
                 "if it has an Idempotency-Key",
                 10,
-            ) from None
-        except StorageError:
-            raise Unavailable("the server can't store leads now; the lead was not stored", 5) from None
+            )
+        if isinstance(error, StorageError):
+            raise Unavailable("the server can't store leads now; the lead was not stored", 5)
+        if lead is None:
+            assert error is not None
+            raise error
         if isinstance(lead, KeyReused):
             raise Refusal(
                 422, "this Idempotency-Key came with another body before; a new lead takes a new key"

@@ -62,16 +62,19 @@ def for_a_while(name: str | None) -> Iterator[None]:
 def answers_before_the_commit(patch: Patch) -> None:
     def commit(self: models.writer.Writer, results: list[Any]) -> None:
         for request, result in zip(self._batch, results, strict=True):
-            if not request.answer.done():
-                request.answer.set_result(result)
+            request.answered(result, None)
+            request.answered = _said_already
 
         def slowly() -> None:
             time.sleep(0.01)
             self._transaction.commit()
 
-        self._waiter.do(slowly, partial(self._committed, results))
+        self._waiter.do(slowly, partial(self._committed, results, time.monotonic()))
 
     patch.setattr(models.writer.Writer, "_commit", commit)
+
+
+def _said_already(result: Any, error: Exception | None) -> None: ...
 
 
 @mutant
