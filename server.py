@@ -25,8 +25,8 @@ from jobs.backup import NightlyBackup
 from jobs.checkup import check_ways_out
 from jobs.delivery import Adapter
 from jobs.dispatcher import Dispatcher
-from jobs.email import email_adapter
-from jobs.june_homes import june_homes_adapter
+from jobs.email import EmailAdapter
+from jobs.june_homes import JuneHomesAdapter
 from jobs.watchdog import watch_the_clock
 from models.building import list_buildings, registered_origins
 from models.clock import Clock
@@ -172,9 +172,9 @@ def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
     """The adapter of each kind that has somewhere to go; the other kinds wait in the outbox."""
     adapters: dict[str, Adapter] = {}
     if settings.smtp_url is not None:
-        adapters[EMAIL] = email_adapter(settings.smtp_url, settings.mail_from)
+        adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from)
     if settings.june_homes_url:
-        adapters[JUNE_HOMES] = june_homes_adapter(settings.june_homes_url, settings.june_homes_secret, clock)
+        adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)
     return adapters
 
 

@@ -21,8 +21,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
 from jobs.delivery import DeliveryError, in_words, one_line
-from jobs.email import check_login, peer_certificate
 from jobs.june_homes import USER_AGENT
+from jobs.smtp import check_login, peer_certificate
 from models.checkup import SET_THE_CLOCK, SLIGHTLY_OFF
 from models.clock import Clock
 from models.finding import (

@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -30,8 +29,15 @@ class Parcel:
     building: dict[str, Any] | None
 
 
-# Delivers, or raises DeliveryError; any other error counts as one that may pass.
-Adapter = Callable[[Parcel], Awaitable[None]]
+class Adapter:
+    """The way out for one kind of delivery. Several may be on their way at once."""
+
+    async def deliver(self, parcel: Parcel) -> None:
+        """Deliver it, or raise DeliveryError; any other error counts as one that may pass."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Let go of what was kept for the next delivery."""
 
 
 class DeliveryError(Exception):

@@ -74,6 +74,7 @@ class _Lane:
         for delivery in left:
             delivery.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await self._adapter.close()
 
     async def _run(self) -> None:
         while True:
@@ -120,7 +121,9 @@ class _Lane:
                 raise DeliveryError("the lead can't be read", Verdict.PERMANENT)
             if record.lead["requestor_email"] is None:
                 raise DeliveryError(ERASED, Verdict.PERMANENT)
-            await self._adapter(Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building))
+            await self._adapter.deliver(
+                Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
+            )
             failure = None
         except DeliveryError as error:
             failure = error.failure

@@ -22,16 +22,20 @@ DEADLINE_SECONDS = 30.0
 USER_AGENT = "website-leads/1"
 
 
-def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
-    """An adapter that POSTs leads to this URL, signed with this key. Redirects are not followed."""
+class JuneHomesAdapter(Adapter):
+    """POSTs leads to this URL, signed with this key. Redirects are not followed."""
 
-    async def deliver(parcel: Parcel) -> None:
+    def __init__(self, url: str, key: bytes, clock: Clock) -> None:
+        self._url, self._key, self._clock = url, key, clock
+
+    async def deliver(self, parcel: Parcel) -> None:
         body = payload(parcel)
+        signature = signed(self._key, parcel.stable_id, self._clock.now(), body)
         request = HTTPRequest(
-            url,
+            self._url,
             method="POST",
             body=body,
-            headers={"Content-Type": "application/json", **signed(key, parcel.stable_id, clock.now(), body)},
+            headers={"Content-Type": "application/json", **signature},
             user_agent=USER_AGENT,
             follow_redirects=False,
             streaming_callback=lambda chunk: None,  # what it says besides the status is of no interest
@@ -50,9 +54,7 @@ def june_homes_adapter(url: str, key: bytes, clock: Clock) -> Adapter:
             raise DeliveryError(f"June Homes can't be reached: {in_words(error)}", Verdict.DOWN) from error
         finally:
             client.close()
-        judge(response, clock.now())
-
-    return deliver
+        judge(response, self._clock.now())
 
 
 def payload(parcel: Parcel) -> bytes:

@@ -14,7 +14,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 from jobs.delivery import DeliveryError, Parcel
-from jobs.email import email_adapter
+from jobs.email import EmailAdapter
 from models.outbox import Verdict
 from models.settings import SmtpServer
 
@@ -116,11 +116,20 @@ async def listening(
             await asyncio.sleep(0.001)
 
 
+async def send(adapter: EmailAdapter, *parcels: Parcel) -> None:
+    """Deliver these, one after the other, and be done."""
+    try:
+        for parcel in parcels or [PARCEL]:
+            await adapter.deliver(parcel)
+    finally:
+        await adapter.close()
+
+
 def deliver_by(server: SmtpServer, parcel: Parcel = PARCEL) -> None:
     """Deliver the parcel by whatever is there."""
 
     async def conversation() -> None:
-        await email_adapter(server, "leads@example.test")(parcel)
+        await send(EmailAdapter(server, "leads@example.test"), parcel)
 
     asyncio.run(conversation())
 
@@ -145,7 +154,7 @@ def deliver(
 
         async with listening(smtp, host, implicit_tls) as port:
             settings = SmtpServer(host, port, implicit_tls is not None, starttls, user, password)
-            await email_adapter(settings, mail_from)(parcel)
+            await send(EmailAdapter(settings, mail_from), parcel)
 
     asyncio.run(conversation())
 
@@ -183,7 +192,7 @@ async def converse(
 
     async with listening(protocol) as port:
         settings = SmtpServer("127.0.0.1", port, False, starttls, user, PASSWORD)
-        await email_adapter(settings, "leads@example.test", deadline=deadline, data_deadline=deadline)(PARCEL)
+        await send(EmailAdapter(settings, "leads@example.test", deadline=deadline, data_deadline=deadline))
 
 
 def failure(of: Callable[[], Any]) -> DeliveryError:
@@ -442,6 +451,90 @@ def test_a_reason_repeats_neither_the_renter_nor_the_password() -> None:
 def test_a_reason_is_one_short_line_whatever_the_server_says() -> None:
     script = answers("220 hello", "250 mx", "550-first\r\n550-\udcff\udcfe\x1b[31m\r\n550 " + "long " * 500)
     assert "550 first" in str(failure(lambda: asyncio.run(converse(script))))
+
+
+def a_burst(script: Script, mails: int) -> int:
+    """Deliver so many mails one after the other; how many connections that took."""
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await script(reader, writer)
+
+    async def run() -> None:
+        def protocol() -> asyncio.Protocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), talk)
+
+        async with listening(protocol) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
+            await send(EmailAdapter(settings, "leads@example.test"), *[PARCEL] * mails)
+
+    asyncio.run(run())
+    return connections
+
+
+HELLO, MAIL = ("220 hello", "250 mx"), ("250 OK", "250 OK", "354 go on", "250 taken")
+
+
+def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
+    mailbox = Mailbox()
+
+    async def conversation() -> None:
+        def smtp() -> SMTP:
+            return SMTP(
+                mailbox, hostname="mx.test", authenticator=mailbox.authenticate, auth_require_tls=False
+            )
+
+        async with listening(smtp) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "auto", "leads", PASSWORD)
+            await send(EmailAdapter(settings, "leads@example.test"), PARCEL, PARCEL, PARCEL)
+
+    asyncio.run(conversation())
+    assert len(mailbox.envelopes) == 3 and len(mailbox.logins) == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers(*HELLO, *MAIL),
+        answers(*HELLO, *MAIL, "421 4.7.0 that was enough"),
+        answers(*HELLO, *MAIL, "451 4.7.0 no more"),
+        answers(*HELLO, *MAIL, "550 5.7.0 one is enough"),
+        answers(*HELLO, *MAIL, then="silence"),
+    ],
+    ids=["closed", "421", "4xx", "5xx", "silence"],
+)
+def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversations(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.smtp.RESUME_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.smtp.GOODBYE_SECONDS", 0.1)
+    assert a_burst(script, 3) == 3
+
+
+def test_a_conversation_has_its_end_after_so_many_mails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.smtp.MOST_MAILS", 2)
+    assert a_burst(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
+
+
+def test_a_conversation_that_nobody_needs_ends_with_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.smtp.KEPT_SECONDS", 0.01)
+
+    async def run() -> None:
+        quit_came = asyncio.Event()
+
+        class Polite(SMTP):
+            async def smtp_QUIT(self, arg: str) -> None:
+                quit_came.set()
+                await super().smtp_QUIT(arg)
+
+        async with listening(lambda: Polite(Mailbox(), hostname="mx.test")) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
+            await EmailAdapter(settings, "leads@example.test").deliver(PARCEL)
+            await asyncio.wait_for(quit_came.wait(), 10)
+
+    asyncio.run(run())
 
 
 def test_an_agent_whose_address_is_not_ascii_gets_mail_by_smtputf8() -> None:

@@ -112,13 +112,14 @@ def takes_an_attempt_for_a_delivery(patch: Patch) -> None:
     init = jobs.dispatcher._Lane.__init__
 
     def believing(self: Any, kind: str, adapter: Adapter, *rest: Any) -> None:
-        async def deliver(parcel: Parcel) -> None:
-            try:
-                await adapter(parcel)
-            except DeliveryError:
-                pass
+        class Believing(Adapter):
+            async def deliver(self, parcel: Parcel) -> None:
+                try:
+                    await adapter.deliver(parcel)
+                except DeliveryError:
+                    pass
 
-        init(self, kind, deliver, *rest)
+        init(self, kind, Believing(), *rest)
 
     patch.setattr(jobs.dispatcher._Lane, "__init__", believing)
 
