@@ -6,19 +6,23 @@ longer; as soon as there is time, or no more leads, they leave as fast as they c
 """
 
 import time
+from collections.abc import Callable
 
 BUSY = 0.8  # of a processor, from which on the loop has little time left
 LOOK_EVERY_SECONDS = 0.05
 LEADS_ARE_COMING_SECONDS = 0.1  # for so long after one
+PATIENCE_SECONDS = 0.005
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.01, 0.2
 
 
 class Courtesy:
     """How long deliveries are to rest before the next one. For the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, waited_seconds: Callable[[], float]) -> None:
+        """waited_seconds: how long the loop has waited for the disk, in all."""
+        self._waited_seconds = waited_seconds
         self._looked_at = time.monotonic()
-        self._used = time.thread_time()
+        self._used = self._used_seconds()
         self._lead_at = -LEADS_ARE_COMING_SECONDS
         self._rest = 0.0
 
@@ -26,17 +30,27 @@ class Courtesy:
         """A lead was stored."""
         self._lead_at = time.monotonic()
 
+    def patience_seconds(self) -> float:
+        """How long what is claimed and settled may wait, to be written along with leads, not before them."""
+        return PATIENCE_SECONDS if self._leads_are_coming(time.monotonic()) else 0.0
+
     def rest_seconds(self) -> float:
         """How long to rest now; 0 if there is no need to."""
         now = time.monotonic()
-        if now - self._lead_at > LEADS_ARE_COMING_SECONDS:
+        if not self._leads_are_coming(now):
             self._rest = 0.0
         elif now - self._looked_at >= LOOK_EVERY_SECONDS:
-            used = time.thread_time()
+            used = self._used_seconds()
             busy = (used - self._used) / (now - self._looked_at)
             self._looked_at, self._used = now, used
             self._rest = adapted(self._rest, busy)
         return self._rest
+
+    def _leads_are_coming(self, now: float) -> bool:
+        return now - self._lead_at <= LEADS_ARE_COMING_SECONDS
+
+    def _used_seconds(self) -> float:
+        return time.thread_time() + self._waited_seconds()
 
 
 def adapted(rest: float, busy: float) -> float:

@@ -16,14 +16,13 @@ log = logging.getLogger("leads.outbox")
 
 AT_ONCE = 4  # deliveries on their way to one destination
 SETTLE_AGAIN_SECONDS = 1.0
-PATIENCE_SECONDS = 0.005  # so that what is claimed and settled is written along with leads, not before them
 
 
 class Dispatcher:
     """A lane for each kind of delivery, so that a slow or dead destination delays no other."""
 
     def __init__(self, adapters: Mapping[str, Adapter], writer: Writer, clock: Clock) -> None:
-        self._courtesy = Courtesy()
+        self._courtesy = Courtesy(lambda: writer.waited_seconds)
         self._lanes = [
             _Lane(kind, adapter, writer, clock, self._courtesy) for kind, adapter in adapters.items()
         ]
@@ -105,7 +104,7 @@ class _Lane:
 
     async def _claim(self, limit: int) -> None:
         claim = Claim(self._kind, limit, self._clock.now())
-        for claimed in await self._writer.write(claim_records, claim, PATIENCE_SECONDS):
+        for claimed in await self._writer.write(claim_records, claim, self._courtesy.patience_seconds()):
             task = asyncio.create_task(self._deliver(claimed))
             self._on_their_way.add(task)
             task.add_done_callback(self._arrived)
@@ -136,7 +135,7 @@ class _Lane:
         # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
         while True:
             try:
-                state = await self._writer.write(settle, outcome, PATIENCE_SECONDS)
+                state = await self._writer.write(settle, outcome, self._courtesy.patience_seconds())
                 break
             except Exception as error:
                 if not isinstance(error, StorageError):  # that one the writer has logged

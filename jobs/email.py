@@ -35,11 +35,11 @@ class EmailAdapter(Adapter):
         agent = _agent_of(parcel)
         renter = [parcel.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
 
-        async def opening(talk: Conversation) -> tuple[str, bytes]:
-            return await _mail_from(talk, parcel, self._mail_from, agent)
+        async def opening(talk: Conversation) -> bytes:
+            return await _address(talk, parcel, self._mail_from, agent)
 
-        async with self._conversations.one(self._deadline, renter, opening) as (talk, (recipient, mail)):
-            await _hand_over(talk, recipient, mail, self._data_deadline)
+        async with self._conversations.one(self._deadline, renter, opening) as (talk, mail):
+            await _hand_over(talk, mail, self._data_deadline)
 
     async def close(self) -> None:
         await self._conversations.close()
@@ -56,12 +56,10 @@ def _agent_of(parcel: Parcel) -> str:
     return agent
 
 
-# From here on what is lost may have arrived, and a 421 may be for this mail alone: without counting it, one
-# such mail would hold up all others for good.
-
-
-async def _mail_from(talk: Conversation, parcel: Parcel, mail_from: str, agent: str) -> tuple[str, bytes]:
-    """MAIL FROM; the recipient that is to follow, and the mail."""
+async def _address(talk: Conversation, parcel: Parcel, mail_from: str, agent: str) -> bytes:
+    """MAIL FROM and RCPT TO; gives the mail that is to follow. A 421 here may be for this mail alone: without
+    counting it, one such mail would hold up all others for good.
+    """
     smtp = talk.smtp
     # Asked for only if our own side's addresses need it: a server further on that doesn't speak it would
     # send the whole lead back. What is left out for it otherwise is a renter's Reply-To; the text has it.
@@ -87,14 +85,13 @@ async def _mail_from(talk: Conversation, parcel: Parcel, mail_from: str, agent: 
         "MAIL FROM", lost=Verdict.PASSING, refused=refused, closing=Verdict.SUSPECT, hint=hint
     ):
         await smtp.mail(sender, options=options, encoding="utf-8")
-    return recipient, mail
-
-
-async def _hand_over(talk: Conversation, recipient: str, mail: bytes, data_deadline: float) -> None:
-    """RCPT TO and DATA."""
-    smtp = talk.smtp
     async with talk.step("RCPT TO", lost=Verdict.PASSING, refused=Verdict.PERMANENT, closing=Verdict.SUSPECT):
         await smtp.rcpt(recipient, encoding="utf-8")
+    return mail
+
+
+async def _hand_over(talk: Conversation, mail: bytes, data_deadline: float) -> None:
+    """DATA. From here on what is lost may have arrived."""
     async with talk.step(
         "DATA",
         lost=Verdict.PASSING,
@@ -103,4 +100,4 @@ async def _hand_over(talk: Conversation, recipient: str, mail: bytes, data_deadl
         lost_hint="it may have taken the mail",
         until=asyncio.get_running_loop().time() + data_deadline,
     ):
-        await smtp.data(mail)
+        await talk.smtp.data(mail)

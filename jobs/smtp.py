@@ -115,7 +115,7 @@ class Conversations:
     ) -> AsyncIterator[tuple[Conversation, Opened]]:
         """A conversation that is logged in, with what came of its opening; kept unless something failed.
         deadline: how many seconds it may last. renter: what must not be quoted besides the password. opening:
-        sends the first command of the mail, up to which nothing has left.
+        sends the mail's first commands, which is all that comes before anything has left.
 
         Raises DeliveryError.
         """
@@ -123,7 +123,7 @@ class Conversations:
         talk, opened = await self._resumed(secrets, opening) or await self._anew(until, secrets, opening)
         async with _or_hang_up(talk):
             yield replace(talk, until=until), opened
-        self._keep(replace(talk, mails=talk.mails + 1, secrets=()))
+        self._keep(replace(talk, mails=talk.mails + 1))
 
     async def close(self) -> None:
         """End those that are kept."""
@@ -138,7 +138,9 @@ class Conversations:
         # Whatever it answers, and if it doesn't: perhaps it has only had enough of this conversation.
         while self._kept:
             until = asyncio.get_running_loop().time() + RESUME_SECONDS
-            talk = replace(self._kept.pop(), until=until, secrets=secrets)
+            talk = self._kept.pop()
+            # Those of earlier renters as well: a server may quote their mail.
+            talk = replace(talk, until=until, secrets=_longest_first({*talk.secrets, *secrets}))
             with suppress(DeliveryError):
                 async with _or_hang_up(talk):
                     return talk, await opening(talk)
@@ -232,16 +234,18 @@ def _tls_for(server: SmtpServer) -> ssl.SSLContext | None:
 
 
 def _secrets(server: SmtpServer, renter: Iterable[str] = ()) -> tuple[str, ...]:
-    """What a server's answer may repeat and a reason must not: the password, and who the renter is. The
-    longest first, as a shorter one may be a part of it.
-    """
+    """What a server's answer may repeat and a reason must not: the password, and who the renter is."""
     texts = list(renter)
     if server.user:
         user, password = server.user, server.password or ""
         sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN put it
         texts += [password, *(b64encode(text.encode()).decode() for text in sent)]
     # A name like 'A' would black out everything.
-    return tuple(sorted({text.strip() for text in texts if len(text.strip()) > 2}, key=len, reverse=True))
+    return _longest_first({text.strip() for text in texts if len(text.strip()) > 2})
+
+
+def _longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(secrets, key=len, reverse=True))  # as a shorter one may be a part of it
 
 
 async def _encrypt(talk: Conversation) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -36,6 +35,7 @@ BATCH_SIZE = 256
 QUEUE_SIZE = 2_000
 QUICK_COMMIT_SECONDS = 0.001  # up to here the loop waits for a commit: having a thread do it takes 0.13 ms
 COMMITS_REMEMBERED = 8
+CLOSING_SECONDS = 0.005  # between two looks whether all is written
 
 
 class Overloaded(StorageError):
@@ -76,12 +76,11 @@ class Writer:
         self._busy = False  # with a batch, or about to begin one
         self._after: dict[Operation, Callable[[], None]] = {}
         self._outcome_unknown = False
-        self.broken = (
-            asyncio.Event()
-        )  # set once a commit's outcome is unknown: the process is to be restarted
-        self._commit_seconds = (
-            2 * QUICK_COMMIT_SECONDS
-        )  # on an average that forgets; not known to be quick yet
+        # Set once a commit's outcome is unknown: the process is to be restarted.
+        self.broken = asyncio.Event()
+        self.waited_seconds = 0.0  # how long the loop has waited for commits, in all
+        # On an average that forgets. At the start it is not known to be quick.
+        self._commit_seconds = 2 * QUICK_COMMIT_SECONDS
         self._waiter = _Waiter()
 
     def start(self) -> None:
@@ -162,10 +161,17 @@ class Writer:
     async def close(self) -> None:
         """Write what has queued up, then close the connection."""
         while self.unanswered:
-            with suppress(StorageError):
-                await self.write(_nothing, None)  # whatever is before it in the queue comes along
+            for request in self._queue:
+                self._wait_no_longer(request)
+            await asyncio.sleep(CLOSING_SECONDS)
         await self._waiter.stop()
         close_database()
+
+    def _go_on(self, error: Exception | None) -> None:
+        if error is not None:  # what it was to move is still in the journal, and safe there
+            log.error("the journal can't be moved into the database", extra={"reason": str(error)})
+        self._busy = False
+        self._begin_soon()
 
     def _begin(self) -> None:
         self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
@@ -225,19 +231,27 @@ class Writer:
         return results
 
     def _commit(self, results: list[Any]) -> None:
-        began = time.monotonic()
         if self._commit_seconds > QUICK_COMMIT_SECONDS:
-            self._waiter.do(self._transaction.commit, partial(self._committed, results, began))
+            self._waiter.do(self._timed_commit, partial(self._committed, results))
             return
         error: Exception | None = None
+        began = time.monotonic()
         try:
-            self._transaction.commit()
+            self._timed_commit()
         except Exception as raised:
             error = raised
-        self._committed(results, began, error)
+        self.waited_seconds += time.monotonic() - began
+        self._committed(results, error)
 
-    def _committed(self, results: list[Any], began: float, error: Exception | None) -> None:
-        self._commit_seconds += (time.monotonic() - began - self._commit_seconds) / COMMITS_REMEMBERED
+    def _timed_commit(self) -> None:
+        # In the waiter's thread as well; while it is there, nobody else looks at the time.
+        began = time.monotonic()
+        try:
+            self._transaction.commit()
+        finally:
+            self._commit_seconds += (time.monotonic() - began - self._commit_seconds) / COMMITS_REMEMBERED
+
+    def _committed(self, results: list[Any], error: Exception | None) -> None:
         if error is None:
             self._answer(results)
         elif isinstance(error, StorageError):
@@ -258,8 +272,10 @@ class Writer:
 
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []
-        self._busy = False
-        self._begin_soon()
+        if self._transaction.journal_is_long:
+            self._waiter.do(self._transaction.move_journal, self._go_on)
+        else:
+            self._go_on(None)
         committed: set[Operation] = set()
         for request, result in zip(batch, results, strict=True):
             try:
@@ -272,10 +288,6 @@ class Writer:
                 log.exception("an answer failed")
         for operation in committed & self._after.keys():
             self._after[operation]()
-
-
-def _nothing(items: Sequence[None]) -> Sequence[None]:
-    return items
 
 
 def _apply(operation: Operation, items: list[Any]) -> Sequence[Any]:

@@ -14,7 +14,7 @@ class Processor:
         self.now = self.used = 100.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "thread_time", lambda: self.used)
-        self.courtesy = Courtesy()
+        self.courtesy = Courtesy(lambda: 0.0)
 
     def work(self, seconds: float, busy: float, leads: bool = True) -> float:
         """Go on for so long, busy for this part of it; the rest that is asked for then."""

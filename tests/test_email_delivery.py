@@ -502,8 +502,10 @@ def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
         answers(*HELLO, *MAIL, "451 4.7.0 no more"),
         answers(*HELLO, *MAIL, "550 5.7.0 one is enough"),
         answers(*HELLO, *MAIL, then="silence"),
+        answers(*HELLO, *MAIL, "250 OK", "421 4.7.0 that was enough"),
+        answers(*HELLO, *MAIL, "250 OK", "550 5.7.0 one is enough"),
     ],
-    ids=["closed", "421", "4xx", "5xx", "silence"],
+    ids=["closed", "421", "4xx", "5xx", "silence", "421 at RCPT", "5xx at RCPT"],
 )
 def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversations(
     script: Script, monkeypatch: pytest.MonkeyPatch
@@ -511,6 +513,21 @@ def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversatio
     monkeypatch.setattr("jobs.smtp.RESUME_SECONDS", 0.1)
     monkeypatch.setattr("jobs.smtp.GOODBYE_SECONDS", 0.1)
     assert a_burst(script, 3) == 3
+
+
+def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
+    script = answers(*HELLO, *MAIL, "250 OK", "250 OK", "354 go on", "554 like that of jane@home.test")
+    other = Parcel("email_2", {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}, BUILDING)
+
+    def protocol() -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), script)
+
+    async def run() -> None:
+        async with listening(protocol) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
+            await send(EmailAdapter(settings, "leads@example.test"), PARCEL, other)
+
+    assert "554 like that of ***" in str(failure(lambda: asyncio.run(run())))
 
 
 def test_a_conversation_has_its_end_after_so_many_mails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,42 @@ async def test_a_slow_disk_holds_up_nobody_but_leads(house: House, monkeypatch: 
     assert await lead == 2
 
 
+async def test_the_journal_is_moved_once_it_is_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = house.data_dir / "leads.db-wal"
+    for number in range(20):
+        await house.lead(requestor_email=f"{number}@renter.test")
+    grown = journal.stat().st_size
+    monkeypatch.setattr("models.database.JOURNAL_PAGES", 1)
+    monkeypatch.setattr(house.server.writer._transaction, "_most_pages", 1)
+    for number in range(100):
+        await house.lead(requestor_email=f"more-{number}@renter.test")
+    assert journal.stat().st_size < 2 * grown
+
+
+async def test_a_journal_that_cannot_be_moved_costs_no_lead(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(transaction: WriteTransaction) -> None:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(WriteTransaction, "move_journal", fail)
+    monkeypatch.setattr(house.server.writer._transaction, "_most_pages", 1)
+    assert [await house.lead() for _ in range(3)] == [1, 2, 3]
+    assert "the journal can't be moved into the database" in caplog.text
+
+
+async def test_a_full_queue_does_not_keep_the_server_from_stopping(house: House) -> None:
+    with held(house):
+        lead = asyncio.create_task(house.post(LEAD))
+        await until(lambda: house.server._in_flight)
+        await queued(house, 1)
+        house.server.writer._queue_size = 0
+        restarting = asyncio.create_task(house.restart())
+        await asyncio.sleep(0.05)
+    await restarting
+    assert (await lead).code == 201
+
+
 async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:
     writer = Writer(queue_size=0)
     with pytest.raises(Overloaded):

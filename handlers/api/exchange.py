@@ -235,9 +235,12 @@ class Exchange(HTTPMessageDelegate):
 
     def conclude(self, step: Callable[[], None]) -> None:
         """Take this step towards the answer; a Refusal that it raises is the answer."""
-        self._guard(step)
-        if self._refusal is not None:
-            self._refuse(self._refusal)
+        try:
+            step()
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            self._refuse(self._unforeseen())
 
     def answer(self, status: int, body: Any) -> None:
         """Answer with this status and this value as JSON."""

@@ -49,7 +49,7 @@ class Leads(Exchange):
             raise Unavailable("the server can't store leads now; the lead was not stored", 5)
         if lead is None:
             assert error is not None
-            raise error
+            raise error.with_traceback(None)  # it is one and the same for a whole batch
         if isinstance(lead, KeyReused):
             raise Refusal(
                 422, "this Idempotency-Key came with another body before; a new lead takes a new key"

@@ -69,7 +69,7 @@ def answers_before_the_commit(patch: Patch) -> None:
             time.sleep(0.01)
             self._transaction.commit()
 
-        self._waiter.do(slowly, partial(self._committed, results, time.monotonic()))
+        self._waiter.do(slowly, partial(self._committed, results))
 
     patch.setattr(models.writer.Writer, "_commit", commit)
 
