@@ -4,10 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LINE   := 110
-CODE   := server.py handlers jobs models tests bench
+DIST   := dist
+CODE   := server.py leads_sandbox.py handlers jobs models tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults bench check format lock install clean
+.PHONY: help demo sandbox serve test faults bench binary check format lock install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,17 +16,29 @@ help: ## list the targets
 demo: $(VENV)/.runtime ## a throwaway server with a building, a mailbox and a partner to try it on
 	@$(BIN)/python server.py demo
 
+sandbox: $(VENV)/.runtime ## the same for tests: quiet, and on the port that you say
+	@$(BIN)/python server.py sandbox
+
 serve: $(VENV)/.runtime ## the server, on ./data unless LEADS_DATA_DIR says otherwise
 	@$(BIN)/python server.py serve
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 faults: $(VENV)/.dev ## try what may go wrong, at length, and print a table; FAULT=kill-9 for a row alone
 	@$(BIN)/python tests/faults/runner.py $(FAULT)
 
 bench: $(VENV)/.dev ## measure it beside bare Tornado, and print a table; ROW=lone for a row alone
 	@$(BIN)/python bench/run.py $(ROW)
+
+binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
+	@$(BIN)/python -m PyInstaller --noconfirm --log-level WARN --onefile --strip --name leads \
+	    --distpath $(DIST) --workpath .build --specpath .build \
+	    --add-data $(CURDIR)/static:static \
+	    --add-data $(CURDIR)/jobs/templates:jobs/templates \
+	    --add-data $(CURDIR)/handlers/api/templates:handlers/api/templates \
+	    --collect-data tzdata --collect-submodules phonenumbers.data \
+	    --exclude-module setuptools --exclude-module pkg_resources --exclude-module tkinter server.py
 
 check: $(VENV)/.dev ## format, lint, types and imports
 	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)
@@ -63,5 +76,5 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@touch $@
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

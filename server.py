@@ -7,20 +7,23 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
-from handlers import FrontDoor, terminal
+from handlers import Inside, front_door, terminal
 from handlers.api.cors import Allowlist
 from handlers.api.exchange import MAX_BODY_BYTES, Api
 from handlers.api.throttle import Throttle
 from handlers.connections import BACKLOG, ConnectionServer, room_for_connections
 from handlers.health import Readiness
 from handlers.log import configure
-from handlers.sandbox.demo import banner, demo_world
+from handlers.sandbox.world import banner, greeting, sandbox_world
 from jobs.backup import NightlyBackup
 from jobs.checkup import check_ways_out
 from jobs.delivery import Adapter
@@ -58,8 +61,15 @@ DISK_FAILED_SECONDS = 3.0  # then it is gone after so long at most, whatever the
 class Server:
     """All the parts of one running server, on one data folder that it alone has."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        entrance: Callable[[Inside], HTTPServerConnectionDelegate] = front_door,
+    ) -> None:
+        """entrance: makes what requests come in by."""
         self._settings = settings
+        self._entrance = entrance
         self._clock = clock or Clock()
         self._lock = server_lock(settings.data_dir)
         self._in_flight: set[object] = set()  # the requests that are being answered
@@ -109,7 +119,7 @@ class Server:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
         self._http = ConnectionServer(
-            FrontDoor(api, readiness),
+            self._entrance(Inside(api, readiness, self.reader, self.writer, self.dispatcher.wake)),
             most_connections=room_for_connections(),
             patience_seconds=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
@@ -178,8 +188,7 @@ def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
     return adapters
 
 
-async def _started(settings: Settings) -> Server:
-    server = Server(settings)
+async def _started(server: Server) -> Server:
     await server.start()
     return server
 
@@ -226,7 +235,7 @@ def serve(settings: Settings) -> int:
     async def run() -> int:
         told_to_stop = _listen_to_signals()
         try:
-            server = await _started(settings)
+            server = await _started(Server(settings))
         except OutcomeUnknown:
             log.critical(MUST_STOP, extra={"status": DISK_FAILED})
             return DISK_FAILED
@@ -236,26 +245,40 @@ def serve(settings: Settings) -> int:
     return asyncio.run(run())
 
 
-def demo(settings: Settings) -> int:
-    """Run a throwaway server with a seeded building, a mailbox and a partner, until Ctrl-C."""
+def _throwaway(
+    settings: Settings, tell: Callable[[str], None], greeting: Callable[[str, Path], str], *, any_port: bool
+) -> int:
     configure(settings.log_format)
-    logging.getLogger("leads").setLevel(logging.WARNING)  # the terminal is for what leaves
+    logging.getLogger("leads").setLevel(logging.WARNING)  # what there is to see is at /sandbox
 
     async def run() -> int:
         told_to_stop = _listen_to_signals()
-        async with demo_world(settings) as demo_settings:
+        async with sandbox_world(settings, tell) as (world, its_settings):
             try:
-                server = await _started(demo_settings)
+                server = await _started(Server(its_settings, world.clock, world.entrance))
             except SettingError:
-                if settings.origin("port") != "default":
+                if not any_port or settings.origin("port") != "default":
                     raise
                 print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
-                server = await _started(replace(demo_settings, port=0))
-            print(banner(server.url, demo_settings.data_dir), flush=True)
+                server = await _started(Server(replace(its_settings, port=0), world.clock, world.entrance))
+            print(greeting(server.url, its_settings.data_dir), flush=True)
             return await _run(server, told_to_stop)
 
     return asyncio.run(run())
 
 
+def sandbox(settings: Settings) -> int:
+    """Run a throwaway server with a seeded building, a mailbox and a partner, for tests, until it is told to
+    stop.
+    """
+    return _throwaway(settings, lambda line: None, greeting, any_port=False)
+
+
+def demo(settings: Settings) -> int:
+    """The same, for people: on another port if theirs is taken, and what leaves is told on the terminal."""
+    return _throwaway(settings, lambda line: print(f"  {line}", flush=True), banner, any_port=True)
+
+
 if __name__ == "__main__":
-    sys.exit(terminal.main(sys.argv[1:], {"serve": serve, "demo": demo}, check_ways_out))
+    programs = {"serve": serve, "sandbox": sandbox, "demo": demo}
+    sys.exit(terminal.main(sys.argv[1:], programs, check_ways_out))

@@ -1,6 +1,7 @@
 """Every way in: the one route table."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import tornado.web
@@ -17,27 +18,62 @@ from tornado.httputil import (
 from handlers.api.exchange import Api, Exchange
 from handlers.api.leads import Leads
 from handlers.base import NotFound, log_page
+from handlers.docs import OpenApi
 from handlers.health import Livez, Readiness, Readyz
+from handlers.static import StaticFiles
+from models.reader import Reader
+from models.writer import Writer
 
-# Each with or without a slash at its end.
+# Each with or without a slash at its end; the second is the first's older name.
 API = "/api"
-EXCHANGES: dict[str, type[Exchange]] = {
-    f"{API}/v1/website_leads": Leads,
-    f"{API}/v1/tour_requests": Leads,  # its older name
-}
+LEADS = (f"{API}/v1/website_leads", f"{API}/v1/tour_requests")
+
+Page = tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]
+MakeExchange = Callable[[Api, HTTP1Connection], Exchange]
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the ways in work with. wake: has what is due leave now."""
+
+    api: Api
+    readiness: Readiness
+    reader: Reader
+    writer: Writer
+    wake: Callable[[], None]
+
+
+def front_door(inside: Inside) -> "FrontDoor":
+    """The way in of every server."""
+    return FrontDoor(inside.api, pages(inside))
+
+
+def pages(inside: Inside) -> list[Page]:
+    """What every server answers besides its API."""
+    return [
+        (r"/livez", Livez, {}),
+        (r"/readyz", Readyz, {"readiness": inside.readiness}),
+        (r"/openapi.json", OpenApi, {}),
+        (r"/static/(.*)", StaticFiles, {}),
+    ]
 
 
 class FrontDoor(HTTPServerConnectionDelegate):
     """Sends each request on: to an exchange of the API, or to the pages of the rest."""
 
-    def __init__(self, api: Api, readiness: Readiness) -> None:
+    def __init__(
+        self,
+        api: Api,
+        pages: Sequence[Page],
+        leads: MakeExchange = Leads,
+        unknown: MakeExchange = Exchange,
+    ) -> None:
+        """leads, unknown: make the exchange on the path of leads, and on any other under /api."""
         self._api = api
-        pages: list[tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]] = [
-            (r"/livez", Livez, {}),
-            (r"/readyz", Readyz, {"readiness": readiness}),
-        ]
+        self._exchanges = dict.fromkeys(LEADS, leads)
+        self._unknown = unknown
         self._pages = tornado.web.Application(
-            pages, default_handler_class=NotFound, log_function=log_page, in_flight=api.in_flight
+            list(pages), default_handler_class=NotFound, log_function=log_page, in_flight=api.in_flight
         )
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -46,8 +82,8 @@ class FrontDoor(HTTPServerConnectionDelegate):
         def choose(path: str) -> HTTPMessageDelegate:
             if path != API and not path.startswith(API + "/"):
                 return self._pages.start_request(server_conn, request_conn)
-            kind = EXCHANGES.get(path.removesuffix("/"), Exchange)
-            return kind(self._api, cast(HTTP1Connection, request_conn))
+            make = self._exchanges.get(path.removesuffix("/"), self._unknown)
+            return make(self._api, cast(HTTP1Connection, request_conn))
 
         return _Entrance(choose)
 

@@ -152,7 +152,7 @@ def _lead_row(submission: Submission, building: Building | None, customer: Found
         "slot": in_utc(submission.slot, building),
         "sent_slot": submission.sent_slot,
         "unit_preference": submission.unit_preference,
-        "property_type": "listing" if submission.unit_preference else "building",
+        "property_type": property_type(submission),
         "utm_data": submission.utm_data,
         "sent_utm_data": submission.sent_utm_data,
         "listing_source": submission.listing_source,
@@ -165,6 +165,11 @@ def _lead_row(submission: Submission, building: Building | None, customer: Found
         "sms_consent_user_agent": consent and consent.user_agent,
         "sms_consent_host": consent and consent.host,
     }
+
+
+def property_type(submission: Submission) -> str:
+    """What the renter asks about (C15)."""
+    return "listing" if submission.unit_preference else "building"
 
 
 def in_utc(slot: datetime | None, building: Building | None) -> datetime | None:

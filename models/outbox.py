@@ -250,7 +250,9 @@ _END_ATTEMPTS = Prepared(
 
 def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     claimed, now = outcome.claimed, outcome.ended_at
-    delivery = Delivery.get_by_id(claimed.delivery_id)
+    delivery = Delivery.get_or_none(Delivery.id == claimed.delivery_id)
+    if delivery is None:
+        return SKIPPED  # gone, and its lead with it
     erased = delivery.reason == ERASED  # meanwhile; and then the reason may quote whom nobody is to know of
     DeliveryAttempt.update(ended_at=now, outcome=ERASED if erased else failure.reason).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt

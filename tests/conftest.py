@@ -31,6 +31,8 @@ from models.lead_record import list_leads, show_lead
 from models.outbox_report import list_deliveries, list_destinations
 from server import Server
 
+pytest_plugins = ["leads_sandbox", "browsing"]
+
 LEADS = "/api/v1/website_leads"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

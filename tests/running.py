@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,9 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+UNTIL = {"serve": r"leads at (\S+)", "sandbox": r"Sandbox at (\S+)", "demo": r"livez +(\S+)/readyz"}
+
+
 class Program:
     """A server that was started: its url, and its output so far."""
 
@@ -50,12 +53,14 @@ class Program:
 
 
 @contextmanager
-def started(command: str, **settings: str) -> Iterator[Program]:
-    """Start `serve` or `demo` on a free port; at the end it is killed if it still runs."""
+def started(
+    command: str, program: Sequence[str] = (sys.executable, "server.py"), cwd: Path = ROOT, **settings: str
+) -> Iterator[Program]:
+    """Start `serve`, `sandbox` or `demo` on a free port; at the end it is killed if it still runs."""
     settings.setdefault("port", "0")
     process = subprocess.Popen(
-        [sys.executable, "server.py", command],
-        cwd=ROOT,
+        [*program, command],
+        cwd=cwd,
         env=environment(**settings) | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -63,7 +68,7 @@ def started(command: str, **settings: str) -> Iterator[Program]:
         text=True,
     )
     try:
-        yield Program(process, {"serve": r"leads at (\S+)", "demo": r"livez +(\S+)/readyz"}[command])
+        yield Program(process, UNTIL[command])
     finally:
         process.kill()
         process.wait()

@@ -26,7 +26,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 
 def test_the_program_alone_prints_its_commands(commands: Commands) -> None:
     shown = commands.run().stdout
-    for word in ("serve", "demo", "building", "token", "lead", "customer", "outbox", "config"):
+    for word in ("serve", "sandbox", "demo", "building", "token", "lead", "customer", "outbox", "config"):
         assert f"\n    {word}" in shown
 
 

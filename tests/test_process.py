@@ -51,7 +51,7 @@ def curl(url: str, body: Any) -> tuple[int, bytes]:
 def test_without_a_command_it_prints_help() -> None:
     done = run()
     assert done.returncode == 0
-    for command in ("serve", "demo", "building", "token", "lead", "customer", "outbox", "config"):
+    for command in ("serve", "sandbox", "demo", "building", "token", "lead", "customer", "outbox", "config"):
         assert re.search(rf"^\s+{command}\b", done.stdout, re.MULTILINE)
 
 

@@ -27,7 +27,7 @@ def test_every_setting_is_in_it() -> None:
 
 
 def test_every_command_is_in_it() -> None:
-    assert "| `serve`, `demo` |" in README and "| `doctor` |" in README
+    assert "| `serve`, `sandbox`, `demo` |" in README and "| `doctor` |" in README
     for noun in ("building", "token", "lead", "customer", "outbox", "backup", "config"):
         verbs = re.findall(r"^    ([\w-]+)(?:  |$)", run(noun, "--help").stdout, re.MULTILINE)
         row = re.search(rf"\| `{noun} ([^`]+)`", README)

@@ -22,7 +22,7 @@ def test_config_show_shows_every_setting_and_serve_takes_each_as_a_flag() -> Non
     assert [list(row) for row in shown] == [["name", "value", "origin"]] * len(names())
     assert [row["name"] for row in shown] == names()
     assert {row["origin"] for row in shown} == {"default"}
-    for command in (("serve",), ("demo",), ("config", "show")):
+    for command in (("serve",), ("sandbox",), ("demo",), ("config", "show")):
         text = run(*command, "--help").stdout
         assert [name for name in names() if f"--{name.replace('_', '-')} " not in text] == []
 

@@ -73,6 +73,7 @@ class Exchange(HTTPMessageDelegate):
 
     route = "(unknown)"  # for the log: a path from outside could hold anything
     methods: tuple[str, ...] = ()
+    request_headers = "Content-Type, Accept, Idempotency-Key"  # those that a page may send
 
     def __init__(self, api: Api, connection: HTTP1Connection) -> None:
         self.api = api
@@ -244,16 +245,16 @@ class Exchange(HTTPMessageDelegate):
 
     def answer(self, status: int, body: Any) -> None:
         """Answer with this status and this value as JSON."""
-        self._send(status, _as_json(body).encode())
+        self.send(status, _as_json(body).encode())
 
     def _answer_options(self) -> None:
         headers = self._answer_headers
         if self._preflight:
             headers["Access-Control-Allow-Methods"] = "POST, OPTIONS"
-            headers["Access-Control-Allow-Headers"] = "Content-Type, Accept, Idempotency-Key"
+            headers["Access-Control-Allow-Headers"] = self.request_headers
             headers["Access-Control-Max-Age"] = "300"
         headers["Allow"] = ", ".join((*self.methods, "OPTIONS"))
-        self._send(204, b"")
+        self.send(204, b"")
 
     def _refuse(self, refusal: Refusal) -> None:
         if refusal.loggable is not None:
@@ -265,7 +266,8 @@ class Exchange(HTTPMessageDelegate):
         log.exception("failed", extra={"request": self.request_id})
         return Unforeseen(self.request_id)
 
-    def _send(self, status: int, content: bytes) -> None:
+    def send(self, status: int, content: bytes) -> None:
+        """Send the answer; the exchange is over."""
         headers = _Headers(self._answer_headers, Date=_now(int(time.time())))
         if status == 204:
             del headers["Content-Type"]
@@ -278,8 +280,12 @@ class Exchange(HTTPMessageDelegate):
         self._connection.write_headers(start_line, cast(HTTPHeaders, headers), chunk)
         self._connection.finish()
         self.api.in_flight.discard(self)
-        seconds = time.perf_counter() - self._began
-        log_answer(self.request_id, self.method, self.route, status, seconds, self.log_fields)
+        log_answer(self.request_id, self.method, self.route, status, self.seconds, self.log_fields)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return time.perf_counter() - self._began
 
 
 class _Headers(dict[str, str]):

@@ -8,6 +8,7 @@ import orjson
 
 from handlers.api.body import decode_body
 from handlers.api.exchange import Exchange
+from handlers.api.page import POLICY, leads_on, render, wants_page
 from handlers.api.schemas import Receipt, clean_text, read_submission
 from handlers.errors import BadRequest, Refusal, Unavailable
 from models.database import OutcomeUnknown, StorageError
@@ -26,9 +27,11 @@ class Leads(Exchange):
 
     route = "/api/v1/website_leads"
     methods = ("POST",)
+    _return_to: object = None  # where a form without JavaScript would like to lead on
 
     def respond(self) -> None:
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
+        self._return_to = document.get("return_to")
         submission = read_submission(document, self._receipt(document))
         try:
             self.api.record_lead(submission, self._stored)
@@ -36,9 +39,10 @@ class Leads(Exchange):
             raise Unavailable("the server is overloaded; the lead was not stored", 1) from None
 
     def _stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
-        self.conclude(lambda: self._answer_stored(lead, error))
+        self.conclude(lambda: self.answer_stored(lead, error))
 
-    def _answer_stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
+    def answer_stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
+        """Answer with what became of the lead. May raise Refusal."""
         if isinstance(error, OutcomeUnknown):
             raise Unavailable(
                 "the disk failed; the lead may be stored or not, and is safe to send again "
@@ -63,6 +67,21 @@ class Leads(Exchange):
                 extra={"request": self.request_id, "lead": lead.lead_id, "reason": lead.not_told},
             )
         self.answer(201, {"id": lead.lead_id})
+
+    def answer(self, status: int, body: Any) -> None:
+        """Answer in JSON; a browser that navigates by a form gets a page, or is led on to one of its own."""
+        headers = self.headers
+        if not wants_page(headers.get("Content-Type", ""), headers.get("Accept", "")):
+            super().answer(status, body)
+            return
+        origin = headers.get("Origin")
+        going_on = leads_on(self._return_to, origin) if status == 201 else None
+        if going_on is not None:
+            self._answer_headers["Location"] = going_on
+            status = 303
+        self._answer_headers["Content-Type"] = "text/html; charset=utf-8"
+        self._answer_headers["Content-Security-Policy"] = POLICY
+        self.send(status, render(status, body, headers.get("Accept-Language", ""), origin))
 
     def _receipt(self, document: dict[str, Any]) -> Receipt:
         headers = self.headers

@@ -26,27 +26,29 @@ CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # lin
 ISO_8601 = re.compile(r"[\dW-]+(?:[T ][\d:.,]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
 
 
-def _text(maximum: int = 1_000, **rules: Any) -> dict[str, Any]:
-    return {"type": "string", "maxlength": maximum, **rules}
+def _text(description: str, maximum: int = 1_000, **rules: Any) -> dict[str, Any]:
+    # Cerberus leaves `meta` alone; the API's description is made of it.
+    return {"type": "string", "maxlength": maximum, "meta": {"description": description}, **rules}
 
 
 TOUR_REQUEST = {
-    "requestor_name": _text(),
-    "requestor_email": _text(required=True),
-    "requestor_phone": _text(),
-    "message": _text(10_000),
-    "slot": _text(),
-    "unit_preference": _text(),
-    "utm_data": _text(),
-    "listing_source": _text(allowed=LISTING_SOURCES),
-    "listing_source_original_id": _text(),
-    "request_host": _text(),
-    "sms_consent": _text(),
+    "requestor_name": _text("The renter's name."),
+    "requestor_email": _text("The renter's e-mail address; the agent's reply goes there.", required=True),
+    "requestor_phone": _text("The renter's phone number, as typed."),
+    "message": _text("What the renter wants to say.", 10_000),
+    "slot": _text("When to tour, ISO 8601; without an offset it is the building's own time."),
+    "unit_preference": _text("The unit, or what kind of one."),
+    "utm_data": _text("The page's query string; stored as an object."),
+    "listing_source": _text("Where the renter saw it.", allowed=LISTING_SOURCES),
+    "listing_source_original_id": _text("Its number there."),
+    "request_host": _text("The website's host; the Host header if it is not sent."),
+    "sms_consent": _text('"true", and nothing else, is consent to be texted.'),
 }
 SCHEMA = {
-    "token": _text(),
-    "unified_address_id": _text(),
-    "address_line_one": _text(),
+    "token": _text("The building's token."),
+    "unified_address_id": _text("The building, where there is no token."),
+    "address_line_one": _text("The building's street address, where there is neither."),
+    "return_to": _text("Where a form without JavaScript leads on: a page of the website that it is on."),
     "tour_request": {"type": "dict", "required": True, "schema": TOUR_REQUEST},
 }
 

@@ -78,6 +78,10 @@ class Throttle:
             by_emptiness = sorted(self._full_at.items(), key=itemgetter(1))
             self._full_at = dict(by_emptiness[-self._most_buckets // 2 :])
 
+    def refill(self) -> None:
+        """Fill every bucket."""
+        self._full_at.clear()
+
     def __len__(self) -> int:
         """How many buckets are kept."""
         return len(self._full_at)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers.terminal import backup, building, config, customer, doctor, lead, outbox, token
+from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, token
 from handlers.terminal.arguments import Nouns, add_settings, flags_of
 from handlers.terminal.listing import note, prepare_output
 from models.building import Refused
@@ -18,6 +18,7 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as shells have it
 Program = Callable[[Settings], int]
 PROGRAM_HELP = {
     "serve": "run the server",
+    "sandbox": "run a throwaway server for tests, that shows what comes in and what leaves",
     "demo": "run a throwaway server with a building, a mailbox and a partner to try it on",
 }
 NOUNS = (building, token, lead, customer, outbox, backup, config)
@@ -77,6 +78,7 @@ def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut
     for noun in NOUNS:
         noun.add_commands(nouns)
     doctor.add_command(nouns, check_ways_out)
+    openapi.add_command(nouns)
     return parser
 
 

@@ -1,0 +1,61 @@
+"""Owns what a browser is answered that has sent a plain form, without JavaScript: a page for the renter."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tornado.template import Loader
+
+from handlers.api.body import FORM_TYPES
+from models.origin import origin_of
+
+# It holds nothing that runs, and nothing from elsewhere.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+
+_URL = re.compile("[!-~]+")  # as it stands in a header: anything else is to be percent-encoded
+_TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("answer.html")
+_WORDS = {
+    "en": {
+        "taken": ("Thank you!", "We will be in touch soon."),
+        "refused": (
+            "That could not be sent.",
+            "Please go back and try again. What you wrote is still there.",
+        ),
+    },
+    "es": {
+        "taken": ("¡Gracias!", "Nos pondremos en contacto pronto."),
+        "refused": ("No se pudo enviar.", "Vuelva atrás e inténtelo de nuevo. Lo que escribió sigue ahí."),
+    },
+}
+
+
+def wants_page(content_type: str, accept: str) -> bool:
+    """True of a form that a browser navigates by. Whoever doesn't name text/html gets JSON."""
+    is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
+    ranges = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    return is_form and "text/html" in ranges and "application/json" not in ranges
+
+
+def render(status: int, body: Any, accept_language: str, origin: str | None) -> bytes:
+    """The page for this answer, in the first of the browser's languages that there is. origin: to go back
+    to.
+    """
+    preferred = [part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(",")]
+    language = next((code for code in preferred if code in _WORDS), "en")
+    title, text = _WORDS[language]["taken" if status < 300 else "refused"]
+    error = body.get("error")
+    detail = error.get("human_message") if isinstance(error, dict) else error
+    page: bytes = _TEMPLATE.generate(
+        language=language, title=title, text=text, detail=detail, back=origin if status < 300 else None
+    )
+    return page
+
+
+def leads_on(return_to: object, origin: str | None) -> str | None:
+    """Where the browser is to go on: a URL on the page's own origin, which is a registered one; or None."""
+    if not isinstance(return_to, str) or origin is None or not _URL.fullmatch(return_to.strip()):
+        return None
+    try:
+        return return_to.strip() if origin_of(return_to) == origin else None
+    except ValueError:
+        return None

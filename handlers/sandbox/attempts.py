@@ -1,0 +1,137 @@
+"""Owns the sandbox's memory: attempts at the API, mails, calls of the partner; and the waiting for them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from models.clock import Clock
+from models.database import as_text
+
+KEPT = 1_000  # of each kind; the oldest go first
+LOOK_AGAIN_SECONDS = 0.05
+
+
+@dataclass
+class Attempt:
+    """One request to the API and what was answered. era: of the memory that it began in."""
+
+    era: int
+    at: datetime
+    request_id: str
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytearray = field(default_factory=bytearray)
+    body_bytes: int = 0  # how large it was; `body` is what was kept of it
+    status: int | None = None  # None: nothing was answered
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    answer: bytes = b""
+    ms: float = 0.0
+    lead_id: int | None = None
+    again: bool = False  # it was answered with an earlier lead, by its Idempotency-Key
+    fault: str | None = None  # what the sandbox was told to do to it
+    preview: dict[str, Any] | None = None  # of a dry run: what would be stored
+    diagnosis: list[dict[str, str]] = field(default_factory=list)
+    number: int = 0
+
+    def header(self, name: str) -> str | None:
+        """The request's header of this name."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the sandbox's API shows it."""
+        return {
+            "number": self.number,
+            "at": as_text(self.at),
+            "request_id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "headers": self.headers,
+            "body": self.body.decode(errors="replace"),
+            "body_bytes": self.body_bytes,
+            "status": self.status,
+            "answer_headers": self.answer_headers,
+            "answer": self.answer.decode(errors="replace"),
+            "ms": round(self.ms, 1),
+            "lead_id": self.lead_id,
+            "fault": self.fault,
+            "diagnosis": self.diagnosis,
+        }
+
+
+class Memory:
+    """What has happened in the sandbox, the oldest first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self.era = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all of it, and what is still going on; the numbers begin at 1 again."""
+        self.era += 1
+        self.attempts: deque[Attempt] = deque(maxlen=KEPT)
+        self.mails: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self.partner_calls: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._numbers = {"attempt": 0, "mail": 0, "partner_call": 0}
+        self._leads: dict[str, int] = {}  # by the id of the request that brought it
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Remember an attempt that is over."""
+        if attempt.era != self.era:
+            return
+        attempt.number = self._number("attempt")
+        self.attempts.append(attempt)
+        self._tell()
+
+    def note_lead(self, request_id: str, lead_id: int) -> None:
+        """Remember which lead a request brought."""
+        self._leads[request_id] = lead_id
+
+    def add_mail(self, mail: dict[str, Any]) -> None:
+        """Remember a mail that was taken."""
+        self.mails.append(self._numbered("mail", mail))
+        self._tell()
+
+    def add_partner_call(self, call: dict[str, Any]) -> None:
+        """Remember a call that the partner had."""
+        self.partner_calls.append(self._numbered("partner_call", call))
+        self._tell()
+
+    async def wait_for(
+        self, look: Callable[[], Awaitable[list[Any]]], count: int, seconds: float
+    ) -> list[Any] | None:
+        """What `look` finds, once it is as many as count; None if it isn't within so many seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            found = await look()
+            if len(found) >= count:
+                return found
+            left = until - loop.time()
+            if left <= 0:
+                return None
+            # Not everything that may be waited for is told of: what is in the database, for one.
+            try:
+                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_AGAIN_SECONDS))
+            except TimeoutError:
+                pass
+
+    def lead_of(self, request_id: str | None) -> int | None:
+        """The lead that this request brought; None of one from before all was forgotten."""
+        return self._leads.get(request_id or "")
+
+    def _numbered(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
+        return {"number": self._number(kind), "at": as_text(self._clock.now()), **thing}
+
+    def _number(self, kind: str) -> int:
+        self._numbers[kind] += 1
+        return self._numbers[kind]
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,307 @@
+"""Owns the sandbox's pages: the request log for people, and JSON for tests."""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from tornado.web import RedirectHandler, RequestHandler
+
+from handlers.base import Handler
+from handlers.errors import BadRequest, Refusal
+from handlers.sandbox.attempts import Attempt
+from handlers.sandbox.faults import BadFault
+from handlers.static import StaticFile
+from models.building import Refused, list_buildings
+from models.database import as_text
+from models.lead_record import list_leads, show_lead
+
+if TYPE_CHECKING:
+    from handlers.sandbox.world import World
+
+BUILDING_FIELDS = (
+    "name",
+    "address_line_one",
+    "unified_address_id",
+    "website_url",
+    "agent_email",
+    "time_zone",
+)
+LONGEST_WAIT_SECONDS = 60.0
+LONGEST_ADVANCE_SECONDS = 10 * 366 * 86_400.0
+
+
+def sandbox_pages(world: "World") -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
+    """The routes of the sandbox, beside those of every server."""
+    inside = {"world": world}
+    return [
+        (r"/", RedirectHandler, {"url": "/sandbox", "permanent": False}),
+        (r"/sandbox/?", StaticFile, {"name": "sandbox/index.html"}),
+        (r"/sandbox/api/?", Index, inside),
+        (r"/sandbox/api/requests", Requests, inside),
+        (r"/sandbox/api/requests/([0-9]{1,18})", OneRequest, inside),
+        (r"/sandbox/api/leads", Leads, inside),
+        (r"/sandbox/api/mails", Mails, inside),
+        (r"/sandbox/mails/([0-9]{1,18})\.html", MailAsHtml, inside),
+        (r"/sandbox/api/partner_calls", PartnerCalls, inside),
+        (r"/sandbox/api/buildings", Buildings, inside),
+        (r"/sandbox/api/faults", TheFaults, inside),
+        (r"/sandbox/api/clock", TheClock, inside),
+        (r"/sandbox/api/reset", Reset, inside),
+    ]
+
+
+class SandboxHandler(Handler):
+    """A page of the sandbox that answers in JSON."""
+
+    def initialize(self, world: "World") -> None:
+        self.world = world
+        self.route = re.sub("[0-9]+", "N", self.request.path)
+
+    def prepare(self) -> None:
+        # A page of some website must not reach into it through the developer's browser.
+        origin = self.request.headers.get("Origin")
+        if origin is not None and origin != f"{self.request.protocol}://{self.request.host}":
+            raise Refusal(403, "the sandbox's own API is not for other websites' pages")
+
+    def body(self) -> dict[str, Any]:
+        """The request's JSON object; {} if there is no body. Raises BadRequest."""
+        try:
+            body = orjson.loads(self.request.body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(f"malformed JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise BadRequest("the body is a JSON object")
+        return body
+
+    def number(self, name: str, default: float, most: float) -> float:
+        """The query's argument of this name. Raises BadRequest."""
+        text = self.get_query_argument(name, "")
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= most:
+            raise BadRequest(f"{name} is a number from 0 to {most:g}")
+        return value
+
+    async def answer_list(self, name: str, look: Callable[[], Awaitable[list[Any]]]) -> None:
+        """Answer with what is there; with ?wait=SECONDS once there are ?count= of them, or 404."""
+        seconds = self.number("wait", 0, LONGEST_WAIT_SECONDS)
+        count = int(self.number("count", 1 if seconds else 0, 1_000))
+        found = await self.world.memory.wait_for(look, count, seconds)
+        if found is None:
+            there = len(await look())
+            raise Refusal(404, f"after {seconds:g} s there are {there} {name.replace('_', ' ')}, not {count}")
+        self.answer(200, {name: found})
+
+
+class Index(SandboxHandler):
+    """GET: what the sandbox is, and what can be asked of it."""
+
+    async def get(self) -> None:
+        inside = self.world.inside
+        self.answer(
+            200,
+            {
+                "leads_url": f"{self.request.protocol}://{self.request.host}/api/v1/website_leads",
+                "buildings": await inside.reader.read(list_buildings, self.world.clock.now()),
+                "clock": _clock(self.world),
+                "faults": self.world.faults.as_dicts(),
+                "requests": "/sandbox/api/requests?after=NUMBER&wait=SECONDS&count=N, one by its number",
+                "leads": "/sandbox/api/leads?email=ADDRESS&wait=SECONDS&count=N",
+                "mails": "/sandbox/api/mails?lead=ID&wait=SECONDS&count=N",
+                "partner_calls": "/sandbox/api/partner_calls?lead=ID&wait=SECONDS&count=N",
+                "reset": "POST /sandbox/api/reset",
+            },
+        )
+
+
+class Requests(SandboxHandler):
+    """GET: the attempts, after this number, with this status."""
+
+    async def get(self) -> None:
+        after = self.number("after", 0, 1e15)
+        status = self.get_query_argument("status", None)
+
+        async def look() -> list[Any]:
+            return [
+                attempt.as_dict()
+                for attempt in self.world.memory.attempts
+                if attempt.number > after and (status is None or str(attempt.status) == status)
+            ]
+
+        await self.answer_list("requests", look)
+
+
+class OneRequest(SandboxHandler):
+    """GET: an attempt with all that came of it."""
+
+    async def get(self, number: str) -> None:
+        memory = self.world.memory
+        attempt = next((a for a in memory.attempts if a.number == int(number)), None)
+        if attempt is None:
+            raise Refusal(404, f"there is no request {number}, or it was long ago")
+        stored = None
+        if attempt.lead_id is not None:
+            stored = await self.world.inside.reader.read(show_lead, attempt.lead_id)
+        self.answer(
+            200,
+            {
+                **attempt.as_dict(),
+                "stored": stored,
+                "mails": _of(self.world, memory.mails, attempt),
+                "partner_calls": _of(self.world, memory.partner_calls, attempt),
+            },
+        )
+
+
+def _of(world: "World", left: Iterable[dict[str, Any]], attempt: Attempt) -> list[dict[str, Any]]:
+    return [
+        one
+        for one in _with_leads(world, left)
+        if attempt.lead_id is not None and one["lead_id"] == attempt.lead_id
+    ]
+
+
+class Leads(SandboxHandler):
+    """GET: the leads that are stored, the oldest first."""
+
+    async def get(self) -> None:
+        email = self.get_query_argument("email", None)
+
+        async def look() -> list[Any]:
+            leads = await self.world.inside.reader.read(
+                lambda: list(list_leads(newest_first=False, limit=1_000))
+            )
+            return [lead for lead in leads if email is None or lead["requestor_email"] == email]
+
+        await self.answer_list("leads", look)
+
+
+class Mails(SandboxHandler):
+    """GET: the mails that were taken, about this lead."""
+
+    async def get(self) -> None:
+        lead = _lead_asked_for(self)
+        await self.answer_list("mails", partial(_about, self.world, self.world.memory.mails, lead))
+
+
+class MailAsHtml(RequestHandler):
+    """GET: how a mail looks, for a frame in which nothing of it can run or call home."""
+
+    def initialize(self, world: "World") -> None:
+        self.world = world
+
+    def get(self, number: str) -> None:
+        found = [mail for mail in self.world.memory.mails if mail["number"] == int(number)]
+        self.clear_header("Server")
+        self.set_header("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")
+        self.set_status(200 if found else 404)
+        self.finish(found[0]["html"] or "" if found else "")
+
+
+class PartnerCalls(SandboxHandler):
+    """GET: the calls that the partner had, about this lead."""
+
+    async def get(self) -> None:
+        lead = _lead_asked_for(self)
+        await self.answer_list(
+            "partner_calls", partial(_about, self.world, self.world.memory.partner_calls, lead)
+        )
+
+
+def _lead_asked_for(handler: SandboxHandler) -> int | None:
+    lead = handler.get_query_argument("lead", None)
+    if lead is not None and not lead.isdecimal():
+        raise BadRequest("lead is the id of a lead")
+    return None if lead is None else int(lead)
+
+
+async def _about(world: "World", left: Iterable[dict[str, Any]], lead: int | None) -> list[dict[str, Any]]:
+    return [one for one in _with_leads(world, left) if lead is None or one["lead_id"] == lead]
+
+
+def _with_leads(world: "World", left: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**one, "lead_id": world.memory.lead_of(one["request_id"])} for one in left]
+
+
+class Buildings(SandboxHandler):
+    """GET: the buildings. POST: register one: name, website_url, token, agent_email, time_zone and so on."""
+
+    async def get(self) -> None:
+        read, now = self.world.inside.reader.read, self.world.clock.now()
+        self.answer(200, {"buildings": await read(list_buildings, now)})
+
+    async def post(self) -> None:
+        fields = self.body()
+        if any(not isinstance(value, str) for value in fields.values()):
+            raise BadRequest("each field of a building is a string")
+        if unknown := fields.keys() - {*BUILDING_FIELDS, "token"}:
+            raise BadRequest(
+                f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(BUILDING_FIELDS)}"
+            )
+        try:
+            building = await self.world.register(fields)
+        except Refused as error:
+            raise BadRequest(str(error)) from None
+        self.answer(201, building)
+
+
+class TheFaults(SandboxHandler):
+    """GET: the faults to come. POST: one more, {"on": "api", "what": 503, "next": 2}, or a {"seed": 1} for
+    those with a share. DELETE: none.
+    """
+
+    def get(self) -> None:
+        self.answer(200, {"faults": self.world.faults.as_dicts()})
+
+    def post(self) -> None:
+        wish = self.body()
+        seed = wish.pop("seed", None)
+        if seed is not None:
+            self.world.faults.seed(seed)
+        try:
+            if wish or seed is None:
+                self.world.faults.add(wish)
+        except BadFault as error:
+            raise BadRequest(str(error)) from None
+        self.answer(201, {"faults": self.world.faults.as_dicts()})
+
+    def delete(self) -> None:
+        self.world.faults.clear()
+        self.get()
+
+
+class TheClock(SandboxHandler):
+    """GET: what time it is. POST: {"freeze": true}, {"freeze": false}, {"advance": seconds}."""
+
+    def get(self) -> None:
+        self.answer(200, _clock(self.world))
+
+    def post(self) -> None:
+        wish = self.body()
+        freeze, seconds = wish.pop("freeze", None), wish.pop("advance", 0)
+        if wish or freeze not in (None, True, False):
+            raise BadRequest('the clock takes {"freeze": true or false} and {"advance": seconds}')
+        if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_ADVANCE_SECONDS:
+            raise BadRequest(f"advance is a number of seconds, from 0 to {LONGEST_ADVANCE_SECONDS:.0f}")
+        clock = self.world.clock
+        if freeze is not None:
+            clock.freeze() if freeze else clock.thaw()
+        clock.advance(seconds)
+        self.world.inside.wake()
+        self.get()
+
+
+class Reset(SandboxHandler):
+    """POST: as it was at the start."""
+
+    async def post(self) -> None:
+        await self.world.reset()
+        self.answer(200, {"reset": True})
+
+
+def _clock(world: "World") -> dict[str, Any]:
+    return {"now": as_text(world.clock.now()), "frozen": world.clock.frozen}

@@ -1,0 +1,253 @@
+"""The form in a real browser, on a page of another origin than the server's, under a strict policy."""
+
+import gzip
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Website, with_form
+from playwright.sync_api import Page, expect
+from running import ROOT
+
+from leads_sandbox import Sandbox
+
+FORM = ROOT / "static" / "lead-form.js"
+
+
+def fill_in(page: Page) -> None:
+    page.get_by_label("E-mail").fill("jane@renter.test")
+
+
+def send(page: Page) -> None:
+    page.get_by_role("button", name="Send").click()
+
+
+def thanked(page: Page, seconds: float = 15) -> None:
+    expect(page.get_by_role("status")).to_have_text(
+        "Thank you! We will be in touch soon.", timeout=1_000 * seconds
+    )
+
+
+def test_it_is_small() -> None:
+    assert len(gzip.compress(FORM.read_bytes())) < 8_000
+
+
+def test_filled_in_by_keyboard_it_is_a_lead_and_a_mail(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    page.goto(registered.url + "/?utm_source=news&x=1")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    keyboard = page.keyboard
+    for text in ("Jane Doe", "jane@renter.test", "(555) 123-4567"):
+        keyboard.press("Tab")
+        keyboard.type(text)
+    keyboard.press("Tab")  # unit
+    keyboard.type("4B")
+    keyboard.press("Tab")  # day
+    keyboard.press("ArrowDown")
+    keyboard.press("Tab")  # time
+    keyboard.press("ArrowDown")
+    keyboard.press("Tab")
+    keyboard.type("Is it still free?")
+    keyboard.press("Tab")  # consent
+    keyboard.press("Space")
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    thanked(page)
+    mail = leads_sandbox.mails.one()
+    assert mail["to"] == ["agent@oak.test"] and mail["subject"].startswith("New lead: Jane Doe for unit 4B")
+    (lead,) = leads_sandbox.leads.all()
+    assert lead["requestor_phone"] == "(555) 123-4567" and lead["message"] == "Is it still free?"
+    assert lead["utm_data"] == {"utm_source": "news"} and lead["listing_source"] == "zillow"
+    assert lead["sms_consent"] is True and lead["slot"] is not None
+    assert lead["request_host"] == registered.url.removeprefix("http://")
+    assert leads_sandbox.diagnosis().keys() == {"slot-without-offset"}
+
+
+def test_an_origin_that_is_not_registered_is_refused_and_the_diagnosis_names_it(
+    leads_sandbox: Sandbox, website: Website, page: Page
+) -> None:
+    page.goto(website.url)
+    fill_in(page)
+    page.clock.install()
+    send(page)
+    leads_sandbox.requests.one(status=403)
+    assert website.url in leads_sandbox.requests.all(status=403)[0]["diagnosis"][0]["says"]
+    assert leads_sandbox.leads.all() == []
+
+
+@pytest.mark.parametrize("what", [429, 503, "cut"])
+def test_a_server_that_fails_for_a_while_is_ridden_out_and_it_is_one_lead(
+    leads_sandbox: Sandbox, registered: Website, page: Page, what: int | str
+) -> None:
+    leads_sandbox.faults.next("api", what, times=2, seconds=1)
+    page.goto(registered.url)
+    fill_in(page)
+    send(page)
+    thanked(page)
+    assert len(leads_sandbox.leads.all()) == 1
+
+
+def test_a_double_click_is_one_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+    leads_sandbox.faults.next("api", "slow", seconds=0.3)
+    page.goto(registered.url)
+    fill_in(page)
+    page.get_by_role("button", name="Send").dblclick()
+    thanked(page)
+    assert len(leads_sandbox.leads.all()) == 1
+
+
+def test_what_was_typed_outlives_a_network_that_fails_and_a_reload(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    page.goto(registered.url)
+    page.get_by_label("Message", exact=True).fill("Is it still free?")
+    fill_in(page)
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Is it still free?")
+    page.context.set_offline(True)
+    send(page)
+    expect(page.get_by_role("status")).to_contain_text("Trying again")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Is it still free?")
+    page.context.set_offline(False)
+    thanked(page)
+    assert [lead["message"] for lead in leads_sandbox.leads.all()] == ["Is it still free?"]
+
+
+def test_an_address_that_is_none_is_said_at_the_field(registered: Website, page: Page) -> None:
+    page.goto(registered.url)
+    page.get_by_label("E-mail").fill("jane")
+    send(page)
+    field = page.get_by_label("E-mail")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_be_focused()
+    expect(page.get_by_text("Please enter an e-mail address.")).to_be_visible()
+
+
+def test_where_the_visit_came_from_is_kept_over_its_pages(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    registered.pages["/units"] = with_form(leads_sandbox)
+    page.goto(registered.url + "/?utm_campaign=spring", referer="https://search.test/")
+    page.goto(registered.url + "/units", referer=registered.url + "/")
+    fill_in(page)
+    send(page)
+    thanked(page)
+    assert leads_sandbox.leads.all()[0]["utm_data"] == {
+        "utm_campaign": "spring",
+        "referrer": "https://search.test/",
+    }
+
+
+def test_it_speaks_the_language_of_the_page(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+    registered.pages["/es"] = with_form(leads_sandbox, language="es-MX")
+    page.goto(registered.url + "/es")
+    page.get_by_label("Correo electrónico").fill("jane@renter.test")
+    page.get_by_role("button", name="Enviar").click()
+    expect(page.get_by_role("status")).to_have_text("¡Gracias! Nos pondremos en contacto pronto.")
+
+
+def test_its_fields_are_chosen_by_attribute(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+    registered.pages["/short"] = with_form(leads_sandbox, 'data-fields="message"')
+    page.goto(registered.url + "/short")
+    expect(page.locator("lead-form input, lead-form textarea, lead-form select")).to_have_count(2)
+
+
+def test_the_slots_are_days_of_the_buildings_zone(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    page.clock.install(time="2026-12-01T03:00:00Z")  # which is still November in New York
+    page.goto(registered.url)
+    days = page.get_by_label("Day").locator("option")
+    expect(days.nth(1)).to_have_attribute("value", "2026-12-01")
+    expect(days.nth(1)).to_have_text("Tuesday, December 1")
+    expect(page.get_by_text("Times are the building's own (New York).")).to_be_visible()
+
+
+def test_a_page_hears_of_what_happens(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+    leads_sandbox.faults.next("api", 503)
+    page.add_init_script(
+        "window.heard = [];"
+        "for (const what of ['view', 'start', 'submit', 'retry', 'success', 'error'])"
+        " document.addEventListener(`lead-form:${what}`, ({detail}) => heard.push([what, detail]));"
+    )
+    page.goto(registered.url)
+    fill_in(page)
+    send(page)
+    thanked(page)
+    heard: list[Any] = page.evaluate("heard")
+    assert [what for what, _ in heard] == ["view", "start", "submit", "retry", "success"]
+    assert heard[-1][1] == {"id": leads_sandbox.leads.all()[0]["id"]}
+
+
+def test_a_strict_policy_has_nothing_to_refuse(registered: Website, page: Page) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(registered.url)
+    expect(page.get_by_role("button", name="Send")).to_have_css("background-color", "rgb(11, 87, 208)")
+    assert said == []
+
+
+PLAIN = """<!doctype html><html lang="en"><title>The Oak</title>
+<form action="{leads}" method="post">
+<input type="hidden" name="token" value="oak">{more}
+<label>E-mail <input name="tour_request[requestor_email]" type="email"></label>
+<button>Send</button></form>"""
+
+
+def test_without_javascript_a_form_lands_on_the_thank_you_page(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    registered.pages["/plain"] = PLAIN.format(leads=leads_sandbox.leads_url, more="")
+    page.goto(registered.url + "/plain")
+    fill_in(page)
+    send(page)
+    expect(page.get_by_role("heading", name="Thank you!")).to_be_visible()
+    assert leads_sandbox.mails.one()["to"] == ["agent@oak.test"]
+    assert serious(page) == []
+
+
+def test_without_javascript_a_form_leads_on_to_a_page_of_its_own_website(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    more = f'<input type="hidden" name="return_to" value="{registered.url}/thanks">'
+    registered.pages["/plain"] = PLAIN.format(leads=leads_sandbox.leads_url, more=more)
+    registered.pages["/thanks"] = "<title>Thanks</title><h1>See you</h1>"
+    page.goto(registered.url + "/plain")
+    fill_in(page)
+    send(page)
+    expect(page.get_by_role("heading", name="See you")).to_be_visible()
+    assert len(leads_sandbox.leads.all()) == 1
+
+
+def serious(page: Page) -> list[str]:
+    """What keeps people out of the page, by axe's own names."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {[node['html'] for node in one['nodes']]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def test_nothing_of_the_form_keeps_anybody_out(registered: Website, page: Page) -> None:
+    page.goto(registered.url)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert serious(page) == []
+    page.get_by_label("E-mail").fill("jane")
+    send(page)
+    assert serious(page) == []
+
+
+def test_the_sandbox_shows_an_attempt_as_it_comes(leads_sandbox: Sandbox, page: Page) -> None:
+    page.goto(leads_sandbox.url + "/sandbox")
+    expect(page.get_by_text("Nothing has come yet")).to_be_visible()
+    leads_sandbox.post({"token": "demon", "tour_request": {"requestor_email": "jane@renter.test"}})
+    expect(page.locator("#detail .diagnosis")).to_contain_text("'demon' belongs to no building")
+    leads_sandbox.lead(requestor_name="Jane Doe", slot="2026-12-01T10:00Z")
+    leads_sandbox.mails.wait()
+    page.get_by_role("button", name="201").first.click()
+    expect(page.frame_locator("iframe").get_by_text("Jane Doe").first).to_be_visible()
+    expect(page.locator("#detail")).to_contain_text('"requestor_name": "Jane Doe"')
+    assert serious(page) == []

@@ -1,0 +1,74 @@
+"""The API's description: valid by the standard, made of the schema that validates, and true."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from conftest import House
+from hypothesis import HealthCheck, given, settings
+from openapi_spec_validator import validate
+from running import Program, run, started
+from schemathesis import GenerationMode, checks
+
+from handlers.api.openapi import OLDER_PATH, PATH, document
+from handlers.api.schemas import SCHEMA, TOUR_REQUEST
+
+SPEC = document()
+# Not whether all that fits the schema is accepted: no schema says what an e-mail address is, or that a number
+# is taken as its text.
+CHECKS = [
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+
+def test_it_is_valid_openapi() -> None:
+    validate(SPEC)
+
+
+def test_each_field_of_the_schema_is_in_it_with_its_limit_and_what_it_is() -> None:
+    lead = SPEC["components"]["schemas"]["Lead"]
+    assert lead["properties"].keys() == SCHEMA.keys()
+    inner = lead["properties"]["tour_request"]["properties"]
+    assert inner.keys() == TOUR_REQUEST.keys()
+    for name, rules in TOUR_REQUEST.items():
+        assert inner[name]["maxLength"] == rules["maxlength"] and inner[name]["description"]
+    form = SPEC["components"]["schemas"]["LeadForm"]["properties"]
+    assert "tour_request[requestor_email]" in form and "token" in form
+
+
+async def test_a_server_has_its_own(house: House) -> None:
+    response = await house.request("GET", "/openapi.json")
+    assert response.code == 200 and response.headers["Content-Type"] == "application/json"
+    assert json.loads(response.body) == document(house.url)
+
+
+def test_a_command_prints_it() -> None:
+    done = run("openapi", public_url="https://leads.example.com")
+    assert json.loads(done.stdout) == document("https://leads.example.com")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Program]:
+    with started("sandbox", rate_limit="1000000/1") as program:
+        yield program
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize("path", [PATH, OLDER_PATH])
+def test_whatever_it_allows_or_not_is_answered_as_it_says(
+    server: Program, path: str, mode: GenerationMode
+) -> None:
+    operation = schemathesis.openapi.from_dict(document(server.url))[path]["POST"]
+
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def send(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(base_url=server.url, checks=CHECKS)
+
+    send()
