@@ -36,6 +36,9 @@ binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
 	    --distpath $(DIST) --workpath .build --specpath .build \
 	    --add-data $(CURDIR)/static:static \
 	    --add-data $(CURDIR)/jobs/templates:jobs/templates \
+	    --add-data $(CURDIR)/handlers/sandbox/static:handlers/sandbox/static \
+	    --add-data $(CURDIR)/handlers/samples:handlers/samples \
+	    --add-data $(CURDIR)/handlers/templates:handlers/templates \
 	    --add-data $(CURDIR)/handlers/api/templates:handlers/api/templates \
 	    --collect-data tzdata --collect-submodules phonenumbers.data \
 	    --exclude-module setuptools --exclude-module pkg_resources --exclude-module tkinter server.py

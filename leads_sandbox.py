@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -138,6 +139,22 @@ class Sandbox:
         """What there is to say of the last request, by code."""
         return {found["code"]: found["says"] for found in self.requests.one(seconds)["diagnosis"]}
 
+    def delivery(
+        self, lead: int, kind: str = "email", attempts: int = 1, seconds: float = WAIT_SECONDS
+    ) -> Json:
+        """How far the lead's mail, or its "june_homes" copy, has got, once it was tried so often: state,
+        attempts, reason. Raises AssertionError if it wasn't, in so many seconds.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            stored = next(one for one in self.leads.all() if one["id"] == lead)
+            found: Json = next(one for one in stored["deliveries"] if one["kind"] == kind)
+            if found["attempts"] >= attempts and found["state"] != "sending":
+                return found
+            if time.monotonic() > until:
+                raise AssertionError(f"after {seconds} s it is {found}")
+            time.sleep(0.02)
+
     def register(self, **building: str) -> Json:
         """Register another building: name, website_url, token, agent_email, time_zone and so on."""
         return self.call("POST", "buildings", {"name": "Another building", **building})
@@ -157,10 +174,18 @@ class Sandbox:
         return value
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any) -> None:
+        return None  # what a form is led on to is somebody else's website
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
 def _request(method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
     request = urllib.request.Request(url, body, dict(headers), method=method)
     try:
-        with urllib.request.urlopen(request, timeout=90) as response:
+        with _OPENER.open(request, timeout=90) as response:
             status, answered, content = response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         with error:

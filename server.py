@@ -119,7 +119,9 @@ class Server:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
         self._http = ConnectionServer(
-            self._entrance(Inside(api, readiness, self.reader, self.writer, self.dispatcher.wake)),
+            self._entrance(
+                Inside(api, readiness, self.reader, self.writer, self.dispatcher.wake, settings.public_url)
+            ),
             most_connections=room_for_connections(),
             patience_seconds=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,

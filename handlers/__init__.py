@@ -18,7 +18,7 @@ from tornado.httputil import (
 from handlers.api.exchange import Api, Exchange
 from handlers.api.leads import Leads
 from handlers.base import NotFound, log_page
-from handlers.docs import OpenApi
+from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
 from handlers.static import StaticFiles
 from models.reader import Reader
@@ -34,13 +34,16 @@ MakeExchange = Callable[[Api, HTTP1Connection], Exchange]
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What the ways in work with. wake: has what is due leave now."""
+    """What the ways in work with. wake: has what is due leave now. public_url: where browsers reach the
+    server; '' if that is where they say they do.
+    """
 
     api: Api
     readiness: Readiness
     reader: Reader
     writer: Writer
     wake: Callable[[], None]
+    public_url: str
 
 
 def front_door(inside: Inside) -> "FrontDoor":
@@ -48,12 +51,13 @@ def front_door(inside: Inside) -> "FrontDoor":
     return FrontDoor(inside.api, pages(inside))
 
 
-def pages(inside: Inside) -> list[Page]:
-    """What every server answers besides its API."""
+def pages(inside: Inside, token: str | None = None) -> list[Page]:
+    """What every server answers besides its API. token: one that its reference may be tried with."""
     return [
         (r"/livez", Livez, {}),
         (r"/readyz", Readyz, {"readiness": inside.readiness}),
-        (r"/openapi.json", OpenApi, {}),
+        (r"/docs/?", Docs, {"public_url": inside.public_url, "token": token}),
+        (r"/openapi.json", OpenApi, {"public_url": inside.public_url}),
         (r"/static/(.*)", StaticFiles, {}),
     ]
 

@@ -1,7 +1,91 @@
-"""Owns the pages for those who integrate: the API's description."""
+"""Owns the pages for those who integrate: the reference with its samples, and the API's description."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tornado.template import Loader
 
 from handlers.api.openapi import document
+from handlers.api.schemas import SCHEMA, TOUR_REQUEST
 from handlers.base import Handler
+from handlers.static import POLICY
+
+HERE = Path(__file__).parent
+SAMPLE_URL, SAMPLE_TOKEN = "http://127.0.0.1:8080", "demo"  # what stands in the samples for the caller's own
+NO_TOKEN = "YOUR-TOKEN"
+
+_PAGE = Loader(str(HERE / "templates")).load("docs.html")
+
+
+class Sample(NamedTuple):
+    """A sample: its name in the page, and its text. media_type: of the body that it sends."""
+
+    file: str
+    name: str
+    text: str
+    media_type: str = "application/json"
+
+
+def _sample(file: str, name: str, **others: str) -> Sample:
+    return Sample(file, name, (HERE / "samples" / file).read_text(encoding="utf-8"), **others)
+
+
+SAMPLES: Sequence[Sample] = (
+    _sample("curl.sh", "curl"),
+    _sample("fetch.js", "fetch, in a page"),
+    _sample("form.html", "HTML form", media_type="application/x-www-form-urlencoded"),
+    _sample("python.py", "Python"),
+    _sample("node.mjs", "Node"),
+    _sample("php.php", "PHP"),
+    _sample("ruby.rb", "Ruby"),
+)
+
+
+def filled(sample: Sample, url: str, token: str) -> str:
+    """The sample's text for a server at this URL and a building of this token."""
+    text = sample.text.replace(SAMPLE_URL, url)
+    for before, after in (('"token": "{}"',) * 2, ('token: "{}"',) * 2, ('"token" => "{}"',) * 2):
+        text = text.replace(before.format(SAMPLE_TOKEN), after.format(token))
+    return text.replace(f'name="token" value="{SAMPLE_TOKEN}"', f'name="token" value="{token}"')
+
+
+class Docs(Handler):
+    """GET /docs: the reference, with the caller's own host in it, and the token if there is one to try."""
+
+    route = "/docs"
+
+    def initialize(self, public_url: str, token: str | None = None) -> None:
+        """token: of a building that leads may be tried with; then the samples can be run."""
+        self._public_url, self._token = public_url, token
+
+    def get(self) -> None:
+        url = _url(self, self._public_url)
+        token = self._token or NO_TOKEN
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", POLICY)
+        self.finish(
+            _PAGE.generate(
+                url=url,
+                token=token,
+                can_run=self._token is not None,
+                samples=[(sample, filled(sample, url, token)) for sample in SAMPLES],
+                fields=_fields(),
+            )
+        )
+
+
+def _fields() -> list[tuple[str, str, str]]:
+    top = [(name, rules) for name, rules in SCHEMA.items() if rules["type"] != "dict"]
+    inner = [(f"tour_request.{name}", rules) for name, rules in TOUR_REQUEST.items()]
+    return [(name, rules["meta"]["description"], _limit(rules)) for name, rules in (*top, *inner)]
+
+
+def _limit(rules: dict[str, object]) -> str:
+    if "allowed" in rules:
+        return ", ".join(map(str, rules["allowed"]))  # type: ignore[call-overload]
+    required = "required; " if rules.get("required") else ""
+    return f"{required}at most {rules['maxlength']:,} characters"
 
 
 class OpenApi(Handler):
@@ -9,8 +93,15 @@ class OpenApi(Handler):
 
     route = "/openapi.json"
 
+    def initialize(self, public_url: str) -> None:
+        self._public_url = public_url
+
     def get(self) -> None:
         self.set_header(
             "Access-Control-Allow-Origin", "*"
         )  # for tools that run in a browser; it is no secret
-        self.answer(200, document(f"{self.request.protocol}://{self.request.host}"))
+        self.answer(200, document(_url(self, self._public_url)))
+
+
+def _url(handler: Handler, public_url: str) -> str:
+    return public_url or f"{handler.request.protocol}://{handler.request.host}"

@@ -21,6 +21,10 @@ class Readiness:
         self._asked_at_ns = 0
         self._asking: asyncio.Task[str | None] | None = None
 
+    def forget(self) -> None:
+        """Find out anew when the next one asks."""
+        self._asking = None
+
     async def failure(self) -> str | None:
         """Why no lead could be stored now; None if one could."""
         now = self._clock.monotonic_ns()

@@ -10,10 +10,10 @@ POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestor
 
 
 class StaticFiles(StaticFileHandler):
-    """The files of the folder, by their paths."""
+    """The files of a folder, by their paths."""
 
-    def initialize(self) -> None:  # type: ignore[override]
-        super().initialize(str(FOLDER))
+    def initialize(self, folder: Path = FOLDER) -> None:  # type: ignore[override]
+        super().initialize(str(folder))
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -28,8 +28,8 @@ class StaticFiles(StaticFileHandler):
 class StaticFile(StaticFiles):
     """One of them, wherever it is routed to."""
 
-    def initialize(self, name: str) -> None:  # type: ignore[override]
-        super().initialize()
+    def initialize(self, name: str, folder: Path = FOLDER) -> None:  # type: ignore[override]
+        super().initialize(folder)
         self._name = name
 
     async def get(self, path: str = "", include_body: bool = True) -> None:

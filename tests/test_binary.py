@@ -66,7 +66,14 @@ def test_its_demo_takes_the_banners_curl_line_and_tells_of_the_mail(binary: Path
         assert sent and post(demo.url, json.loads(sent[1])) == {"id": 1}
         told = demo.read_until(r"(partner|mail) ") + demo.read_until(r"(partner|mail) ")
         assert told in ("partnermail", "mailpartner")
-        for path in ("/sandbox", "/static/lead-form.js", "/openapi.json", "/readyz"):
+        for path in (
+            "/sandbox",
+            "/sandbox/static/sandbox.js",
+            "/docs",
+            "/static/lead-form.js",
+            "/openapi.json",
+            "/readyz",
+        ):
             with urllib.request.urlopen(demo.url + path, timeout=60) as answer:
                 assert answer.status == 200
         demo.process.send_signal(signal.SIGINT)

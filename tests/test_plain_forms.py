@@ -80,7 +80,7 @@ async def test_it_is_never_led_elsewhere(house: House, url: str) -> None:
     )
 
 
-async def test_without_an_origin_nobody_is_led_anywhere(house: House) -> None:
+async def test_a_program_that_names_html_unasked_gets_json(house: House) -> None:
     response = await house.request(
         "POST",
         "/api/v1/website_leads",
@@ -88,7 +88,7 @@ async def test_without_an_origin_nobody_is_led_anywhere(house: House) -> None:
         Content_Type=FORM,
         Accept=BROWSER,
     )
-    assert response.code == 201 and "Location" not in response.headers
+    assert (response.code, response.body) == (201, b'{"id": 1}')
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -84,10 +85,17 @@ def test_other_paths_and_methods_are_shown_too(leads_sandbox: Sandbox) -> None:
         (tour(sms_consent=True), "consent-not-given", "sms_consent is true, so no consent"),
         (tour(sms_consent="yes"), "consent-not-given", 'sms_consent is "yes"'),
         ({**LEAD, "requestor_name": "Jane"}, "fields-at-top-level", "requestor_name"),
-        (tour(requestor_fone="1"), "unknown-fields", "tour_request.requestor_fone"),
+        (tour(requestor_fone="1"), "unknown-fields", "did you mean requestor_phone?"),
+        (tour(email="j@renter.test"), "unknown-fields", "did you mean requestor_email?"),
         ({**LEAD, "tokn": "x"}, "unknown-fields", "tokn"),
         (tour(lead_source="zillow"), "server-managed-fields", "lead_source"),
         (tour(slot="2026-12-01T10:00"), "slot-without-offset", "America/New_York"),
+        (tour(slot="2026-12-01"), "slot-without-offset", "America/New_York"),
+        (
+            {"address_line_one": "13 Maple Street", "tour_request": LEAD["tour_request"]},
+            "no-token",
+            "the address '13 Maple Street' is no building's",
+        ),
         (tour(listing_source="Zillow"), "listing-source-in-another-case", "write it 'zillow'"),
         (tour(listing_source="June Homes"), "listing-source-in-another-case", "write it 'june_homes'"),
     ],
@@ -106,6 +114,7 @@ def test_the_diagnosis_says_what_is_odd(
         {},
         {"sms_consent": "true", "slot": "2026-12-01T10:00-05:00", "listing_source": "zillow"},
         {"sms_consent": "false"},
+        {"slot": "2026-12-01t10:00z"},
     ],
 )
 def test_of_a_lead_as_it_should_be_there_is_nothing_to_say(
@@ -120,7 +129,6 @@ def test_the_diagnosis_of_a_foreign_page_names_what_to_register(leads_sandbox: S
     assert leads_sandbox.post(LEAD, Origin=origin).status == 403
     assert leads_sandbox.diagnosis()["origin-not-registered"].endswith(f"--website {origin}")
     leads_sandbox.register(website_url=origin)
-    leads_sandbox.clock.advance(2)
     assert leads_sandbox.post(LEAD, Origin=origin).status == 201
 
 
@@ -145,6 +153,69 @@ def test_the_diagnosis_of_a_form_says_how_one_is_sent(
 ) -> None:
     assert leads_sandbox.post(body, Content_Type=FORM).status == 400
     assert words in leads_sandbox.diagnosis()["form-without-brackets"]
+
+
+def test_what_is_said_is_said_of_the_last_attempt(leads_sandbox: Sandbox) -> None:
+    for number in range(20):
+        leads_sandbox.post(tour(requestor_email=f"{number}@renter.test"))
+        assert leads_sandbox.diagnosis() == {}
+        leads_sandbox.post({**LEAD, "token": f"wrong-{number}"})
+        assert f"wrong-{number}" in leads_sandbox.diagnosis()["unknown-token"]
+
+
+def test_a_body_that_goes_on_and_on_is_one_attempt(leads_sandbox: Sandbox) -> None:
+    connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
+    with suppress(OSError, http.client.HTTPException):
+        connection.request("POST", "/api/v1/website_leads", b"x" * 3_000_000)
+        connection.getresponse().read()
+    connection.close()
+    leads_sandbox.post(LEAD)
+    assert [a["status"] for a in leads_sandbox.requests.wait(2)] == [413, 201]
+
+
+def test_an_origin_is_known_as_soon_as_it_is_registered_and_no_longer_than_to_the_reset(
+    leads_sandbox: Sandbox,
+) -> None:
+    leads_sandbox.clock.freeze()
+    assert leads_sandbox.post(LEAD, Origin="http://a.test").status == 403
+    leads_sandbox.register(website_url="http://a.test")
+    assert leads_sandbox.post(LEAD, Origin="http://a.test").status == 201
+    leads_sandbox.reset()
+    assert leads_sandbox.post(LEAD, Origin="http://a.test").status == 403
+
+
+def test_a_form_that_is_led_on_leads_the_plugin_nowhere(leads_sandbox: Sandbox) -> None:
+    form = {
+        "token": "demo",
+        "tour_request[requestor_email]": "j@renter.test",
+        "return_to": "http://localhost:3000/",
+    }
+    headers = {"Accept": "text/html", "Origin": "http://localhost:3000"}
+    answer = leads_sandbox.post(urlencode(form).encode(), Content_Type=FORM, **headers)
+    assert (answer.status, answer.headers["Location"]) == (303, "http://localhost:3000/")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example:8080", 403),
+        ("evil.example", 403),
+        ("localhost:1", 200),
+        ("leads.localhost", 200),
+        ("leads:8080", 200),
+        ("[::1]:80", 200),
+        ("10.0.0.7:80", 200),
+    ],
+)
+def test_the_sandbox_is_not_to_be_reached_by_a_name_that_anybody_could_have(
+    leads_sandbox: Sandbox, host: str, status: int
+) -> None:
+    connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
+    for path in ("/sandbox/api/mails", "/sandbox/api"):
+        connection.request("GET", path, headers={"Host": host})
+        response = connection.getresponse()
+        assert response.status == status and response.read()
+    connection.close()
 
 
 def test_the_same_twice_within_ten_seconds_is_remarked(leads_sandbox: Sandbox) -> None:
@@ -239,18 +310,11 @@ def test_a_mail_server_that_fails_is_tried_again_when_the_clock_says_so(
     leads_sandbox.faults.next("smtp", fault)
     lead = leads_sandbox.lead()
 
-    def delivery() -> dict[str, Any]:
-        found: dict[str, Any] = leads_sandbox.leads.all()[0]["deliveries"][0]
-        return found
-
-    while delivery()["reason"] is None:
-        pass
+    assert leads_sandbox.delivery(lead)["state"] == "pending"
     assert leads_sandbox.mails.all() == []
     leads_sandbox.clock.advance(3600)
     assert leads_sandbox.mails.one()["lead_id"] == lead
-    while delivery()["state"] != "delivered":
-        pass
-    assert delivery()["attempts"] == 2
+    assert leads_sandbox.delivery(lead, attempts=2)["state"] == "delivered"
 
 
 def test_a_partner_that_fails_is_tried_again_too(leads_sandbox: Sandbox) -> None:
@@ -304,8 +368,11 @@ def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
     leads_sandbox.register(token="other")
     leads_sandbox.faults.next("smtp", "slow", seconds=0.05)
     leads_sandbox.lead()
+    leads_sandbox.clock.advance(30 * 86_400)
     leads_sandbox.clock.freeze()
+    later_than = leads_sandbox.clock.now()
     leads_sandbox.reset()
+    assert leads_sandbox.clock.now() < later_than
     state = leads_sandbox.call("GET", "")
     assert state["faults"] == [] and state["clock"]["frozen"] is False
     assert [(b["id"], b["tokens"]) for b in state["buildings"]] == [(1, ["demo"])]
@@ -327,6 +394,7 @@ def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
         ("faults", {"on": "api", "what": 503, "share": 2}),
         ("faults", {"on": "api", "what": 503, "next": 1, "share": 0.5}),
         ("faults", {"on": "api", "what": 503, "often": 1}),
+        ("faults", {"seed": [1]}),
         ("clock", {"advance": -1}),
         ("clock", {"back": 1}),
         ("buildings", {"name": "x", "colour": "red"}),
@@ -352,7 +420,8 @@ def test_a_website_cannot_reach_into_the_sandbox(leads_sandbox: Sandbox) -> None
 
 
 async def test_a_server_that_serves_has_nothing_of_it(house: House) -> None:
-    for path in ("/sandbox", "/sandbox/api", "/sandbox/api/leads", "/sandbox/mails/1.html"):
+    pages = ("/sandbox", "/sandbox/api", "/sandbox/api/leads", "/sandbox/mails/1.html")
+    for path in (*pages, "/sandbox/static/sandbox.js", "/static/sandbox/sandbox.js"):
         assert (await house.request("GET", path)).code == 404
     response = await house.post({**LEAD, "token": "maple"}, Prefer="code=503")
     assert response.code == 201 and "Preference-Applied" not in response.headers

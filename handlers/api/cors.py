@@ -44,6 +44,11 @@ class Allowlist:
                 self._read_at_ns = read_at_ns
         return origin in self._origins
 
+    def forget(self) -> None:
+        """Read the buildings again when the next page asks: they were changed through this server."""
+        self._read_at_ns = None
+        self._origins = frozenset()
+
     def _age_ns(self) -> float:
         if self._read_at_ns is None:
             return float("inf")

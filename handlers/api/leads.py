@@ -70,11 +70,10 @@ class Leads(Exchange):
 
     def answer(self, status: int, body: Any) -> None:
         """Answer in JSON; a browser that navigates by a form gets a page, or is led on to one of its own."""
-        headers = self.headers
-        if not wants_page(headers.get("Content-Type", ""), headers.get("Accept", "")):
+        headers, origin = self.headers, self.headers.get("Origin")
+        if not wants_page(headers.get("Content-Type", ""), headers.get("Accept", ""), origin):
             super().answer(status, body)
             return
-        origin = headers.get("Origin")
         going_on = leads_on(self._return_to, origin) if status == 201 else None
         if going_on is not None:
             self._answer_headers["Location"] = going_on

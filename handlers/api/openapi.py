@@ -25,7 +25,8 @@ _ANSWERS = {
     422: "This Idempotency-Key came with another body before.",
     429: "Too many requests from this address; wait for the seconds in Retry-After.",
     500: "The server failed. It has logged why, under the request's id.",
-    503: "The server can't store leads now. Nothing was stored; try again after Retry-After.",
+    503: "The server can't store leads now. Nothing was stored, unless the message says that it may have "
+    "been; try again after Retry-After.",
 }
 
 
@@ -86,9 +87,14 @@ def _operation(name: str) -> Json:
             },
         },
         "responses": {
-            "201": _answer("The lead is on the disk; its e-mail is on its way.", "Stored"),
+            "201": _with_page(_answer("The lead is on the disk; its e-mail is on its way.", "Stored")),
+            "303": {
+                "description": "The same, of a form that a browser navigates by: on to its return_to.",
+                "headers": {"Location": {"required": True, "schema": {"type": "string"}}},
+                "content": {"text/html": {}},
+            },
             **{
-                str(status): _answer(text, "Throttled" if status == 429 else "Error")
+                str(status): _with_page(_answer(text, "Throttled" if status == 429 else "Error"))
                 for status, text in _ANSWERS.items()
             },
         },
@@ -109,6 +115,11 @@ def _answer(description: str, schema: str) -> Json:
     }
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"description": description, "headers": headers, "content": content}
+
+
+def _with_page(answer: Json) -> Json:
+    # A browser that navigates by a form, with an Origin and an Accept of text/html, gets one for the renter.
+    return {**answer, "content": {**answer["content"], "text/html": {}}}
 
 
 def _error(error: Json) -> Json:

@@ -29,11 +29,13 @@ _WORDS = {
 }
 
 
-def wants_page(content_type: str, accept: str) -> bool:
-    """True of a form that a browser navigates by. Whoever doesn't name text/html gets JSON."""
+def wants_page(content_type: str, accept: str, origin: str | None) -> bool:
+    """True of a form that a browser navigates by. Whoever doesn't name text/html gets JSON, and so does
+    whoever is no browser: some programs name it unasked, but none has an origin.
+    """
     is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
     ranges = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    return is_form and "text/html" in ranges and "application/json" not in ranges
+    return is_form and origin is not None and "text/html" in ranges and "application/json" not in ranges
 
 
 def render(status: int, body: Any, accept_language: str, origin: str | None) -> bytes:

@@ -9,10 +9,15 @@ from models.clock import Clock
 class SandboxClock(Clock):
     """The machine's clock, until it is frozen, and so much further on as it was advanced by.
 
-    It never goes back: thawed, it goes on from where it stood.
+    Thawed, it goes on from where it stood. It goes back in a reset alone, and then all that went by it must
+    be forgotten.
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Be the machine's clock again."""
         self._shown, self._shown_ns = datetime.now(UTC), time.monotonic_ns()
         self._since_ns: int | None = self._shown_ns  # of the machine; None while it is frozen
 

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from handlers.api.body import FORM_TYPES, decode_body
@@ -27,7 +28,7 @@ SERVER_MANAGED = (
     "deal",
     "sms_consent_at",
 )
-_OFFSET = re.compile(r"(?:Z|[+-][\d:]+)$")
+_OFFSET = re.compile(r"[T ].*(?:Z|[+-][\d:]+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,13 @@ def origin_not_registered(sent: Sent) -> Finding:
         if is_origin(origin):
             yield (
                 f"The page's origin is {origin}, and no building has it as its website. Register exactly "
-                f"that: building update ID --website {origin}"
+                f'that: here by POST /sandbox/api/buildings {{"name": "…", "website_url": "{origin}"}}, '
+                f"for real by building update ID --website {origin}"
             )
         else:
             yield (
-                f"The page's origin is {origin!r}: it was opened from a file, or in a sandboxed frame. Serve "
-                "it from a web server, and register that one's origin."
+                f"The page's origin is {origin!r}, which can't be registered: it was opened from a file, in "
+                "a sandboxed frame, or by an app. Serve it from a web server, and register that one's origin."
             )
 
 
@@ -142,7 +144,7 @@ def unknown_fields(sent: Sent) -> Finding:
     names = sorted(sent.document.keys() - SCHEMA.keys() - known)
     names += sorted(f"tour_request.{name}" for name in sent.tour.keys() - known)
     if names:
-        yield f"There is no such field, so it is ignored: {_listed(names)}. Is it misspelt?"
+        yield f"There is no such field, so it is ignored: {_listed(map(_with_a_guess, names))}."
 
 
 @rule
@@ -150,7 +152,9 @@ def no_token(sent: Sent) -> Finding:
     if not _taken(sent) or sent.text("token"):
         return
     if sent.facts.building is None:
-        yield "No token was sent, and no address of a building, so the lead is nobody's: stored, unassigned."
+        address = sent.text("unified_address_id") or sent.text("address_line_one")
+        also = f"the address {address!r} is no building's" if address else "no address"
+        yield f"No token was sent, and {also}, so the lead is nobody's: stored, unassigned."
         return
     by = "unified_address_id" if sent.text("unified_address_id") else "address_line_one"
     yield (
@@ -190,7 +194,7 @@ def consent_not_given(sent: Sent) -> Finding:
 @rule
 def slot_without_offset(sent: Sent) -> Finding:
     slot = sent.tour.get("slot")
-    if not isinstance(slot, str) or not slot.strip() or sent.attempt.status == 400 or _OFFSET.search(slot):
+    if not _taken(sent) or not isinstance(slot, str) or not slot.strip() or _OFFSET.search(slot.strip()):
         return
     building = sent.facts.building
     zone = building["time_zone"] if building else "UTC, as there is no building"
@@ -222,9 +226,12 @@ def posted_twice(sent: Sent) -> Finding:
         return
     number, lead_id = sent.facts.earlier
     made = f", which made lead {lead_id}" if lead_id else ""
+    cure = "With an Idempotency-Key for each filled form"
+    if sent.attempt.header("Idempotency-Key"):
+        cure = "With the same Idempotency-Key, which is to be one for each filled form and not for each try,"
     yield (
-        f"The same body came as attempt {number} within ten seconds{made}: a double click, or a retry? With "
-        "an Idempotency-Key for each filled form the two would be one lead."
+        f"The same body came as attempt {number} within ten seconds{made}: a double click, or a retry? "
+        f"{cure} the two would be one lead."
     )
 
 
@@ -251,5 +258,14 @@ def _bracketed(name: str) -> str:
     return f"tour_request[{name}]"
 
 
-def _listed(names: list[str]) -> str:
+def _with_a_guess(name: str) -> str:
+    inner = name.removeprefix("tour_request.")
+    known = [*TOUR_REQUEST, *SCHEMA]
+    likely = (
+        [f"requestor_{inner}"] if f"requestor_{inner}" in known else get_close_matches(inner, known, 1, 0.7)
+    )
+    return f"{name} (did you mean {likely[0]}?)" if likely else name
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)

@@ -1,8 +1,10 @@
 """Owns the sandbox's pages: the request log for people, and JSON for tests."""
 
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,7 +14,7 @@ from handlers.base import Handler
 from handlers.errors import BadRequest, Refusal
 from handlers.sandbox.attempts import Attempt
 from handlers.sandbox.faults import BadFault
-from handlers.static import StaticFile
+from handlers.static import StaticFile, StaticFiles
 from models.building import Refused, list_buildings
 from models.database import as_text
 from models.lead_record import list_leads, show_lead
@@ -28,6 +30,7 @@ BUILDING_FIELDS = (
     "agent_email",
     "time_zone",
 )
+STATIC = Path(__file__).parent / "static"
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_ADVANCE_SECONDS = 10 * 366 * 86_400.0
 
@@ -37,7 +40,8 @@ def sandbox_pages(world: "World") -> list[tuple[str, type[RequestHandler], dict[
     inside = {"world": world}
     return [
         (r"/", RedirectHandler, {"url": "/sandbox", "permanent": False}),
-        (r"/sandbox/?", StaticFile, {"name": "sandbox/index.html"}),
+        (r"/sandbox/?", StaticFile, {"name": "index.html", "folder": STATIC}),
+        (r"/sandbox/static/(.*)", StaticFiles, {"folder": STATIC}),
         (r"/sandbox/api/?", Index, inside),
         (r"/sandbox/api/requests", Requests, inside),
         (r"/sandbox/api/requests/([0-9]{1,18})", OneRequest, inside),
@@ -60,7 +64,10 @@ class SandboxHandler(Handler):
         self.route = re.sub("[0-9]+", "N", self.request.path)
 
     def prepare(self) -> None:
-        # A page of some website must not reach into it through the developer's browser.
+        # A page of some website must not reach into it through the developer's browser, and none that has its
+        # own name lead here either.
+        if not names_this_network(self.request.host_name):
+            raise Refusal(403, "the sandbox is called by an address, localhost, or a name without dots")
         origin = self.request.headers.get("Origin")
         if origin is not None and origin != f"{self.request.protocol}://{self.request.host}":
             raise Refusal(403, "the sandbox's own API is not for other websites' pages")
@@ -88,13 +95,23 @@ class SandboxHandler(Handler):
 
     async def answer_list(self, name: str, look: Callable[[], Awaitable[list[Any]]]) -> None:
         """Answer with what is there; with ?wait=SECONDS once there are ?count= of them, or 404."""
+        await self.world.diagnosed()
         seconds = self.number("wait", 0, LONGEST_WAIT_SECONDS)
         count = int(self.number("count", 1 if seconds else 0, 1_000))
         found = await self.world.memory.wait_for(look, count, seconds)
         if found is None:
             there = len(await look())
             raise Refusal(404, f"after {seconds:g} s there are {there} {name.replace('_', ' ')}, not {count}")
-        self.answer(200, {name: found})
+        self.answer(200, {name: found, "era": self.world.memory.era})
+
+
+def names_this_network(host: str) -> bool:
+    """False of a name that anybody could have in the Internet, and point here."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+        return True
+    except ValueError:
+        return "." not in host or host.endswith(".localhost")
 
 
 class Index(SandboxHandler):
@@ -126,10 +143,12 @@ class Requests(SandboxHandler):
         status = self.get_query_argument("status", None)
 
         async def look() -> list[Any]:
+            attempts = self.world.memory.attempts
+            since = after if attempts and after <= attempts[-1].number else 0  # after a reset they begin anew
             return [
                 attempt.as_dict()
-                for attempt in self.world.memory.attempts
-                if attempt.number > after and (status is None or str(attempt.status) == status)
+                for attempt in attempts
+                if attempt.number > since and (status is None or str(attempt.status) == status)
             ]
 
         await self.answer_list("requests", look)
@@ -172,9 +191,8 @@ class Leads(SandboxHandler):
         email = self.get_query_argument("email", None)
 
         async def look() -> list[Any]:
-            leads = await self.world.inside.reader.read(
-                lambda: list(list_leads(newest_first=False, limit=1_000))
-            )
+            newest = await self.world.inside.reader.read(lambda: list(list_leads(limit=1_000)))
+            leads = reversed(newest)
             return [lead for lead in leads if email is None or lead["requestor_email"] == email]
 
         await self.answer_list("leads", look)
@@ -188,15 +206,12 @@ class Mails(SandboxHandler):
         await self.answer_list("mails", partial(_about, self.world, self.world.memory.mails, lead))
 
 
-class MailAsHtml(RequestHandler):
+class MailAsHtml(SandboxHandler):
     """GET: how a mail looks, for a frame in which nothing of it can run or call home."""
-
-    def initialize(self, world: "World") -> None:
-        self.world = world
 
     def get(self, number: str) -> None:
         found = [mail for mail in self.world.memory.mails if mail["number"] == int(number)]
-        self.clear_header("Server")
+        self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")
         self.set_status(200 if found else 404)
         self.finish(found[0]["html"] or "" if found else "")
@@ -261,6 +276,8 @@ class TheFaults(SandboxHandler):
         wish = self.body()
         seed = wish.pop("seed", None)
         if seed is not None:
+            if type(seed) is not int:
+                raise BadRequest("seed is a whole number")
             self.world.faults.seed(seed)
         try:
             if wish or seed is None:

@@ -45,6 +45,7 @@ class Watched(Exchange):
         super().__init__(api, connection)
         self._watch = watch
         self._harm: Fault | None = None  # to be done to the answer
+        self._ended = False
         self._attempt = Attempt(watch.memory.era, api.clock.now(), self.request_id, "", "", [])
 
     def headers_received(
@@ -65,7 +66,7 @@ class Watched(Exchange):
     def on_connection_close(self) -> None:
         """The client has hung up; that is written down, too."""
         super().on_connection_close()
-        self._watch.over(self._attempt)
+        self._end()
 
     def send(self, status: int, content: bytes) -> None:
         """Send the answer, late or in part if that is the fault, and write it down."""
@@ -80,7 +81,12 @@ class Watched(Exchange):
         attempt = self._attempt
         attempt.status, attempt.answer, attempt.answer_headers = status, content, self._answer_headers
         attempt.ms = 1e3 * self.seconds
-        self._watch.over(attempt)
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended:  # a body that goes on and on is refused, and then the connection ends as well
+            self._ended = True
+            self._watch.over(self._attempt)
 
     def _cut(self, status: int, content: bytes) -> None:
         headers = HTTPHeaders({**self._answer_headers, "Content-Length": str(len(content))})

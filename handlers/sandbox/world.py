@@ -78,25 +78,34 @@ class World:
         watch = Watch(self.memory, self.faults, self._over, lambda lead: inside.reader.read(_preview, lead))
         return FrontDoor(
             inside.api,
-            [*pages(inside), *sandbox_pages(self)],
+            [*pages(inside, TOKEN), *sandbox_pages(self)],
             leads=partial(WatchedLeads, watch),
             unknown=partial(Watched, watch),
         )
 
     async def reset(self) -> None:
-        """As it was at the start: no lead, nothing remembered, no fault, a clock that goes, one building."""
+        """As it was at the start: no lead, nothing remembered, no fault, the machine's time, one building."""
         self.faults.clear()
-        self.clock.thaw()
+        self.clock.reset()
         await self.inside.writer.write(_forget_all, self.clock)
         self.inside.api.throttle.refill()
+        self.inside.api.allowlist.forget()
+        self.inside.readiness.forget()
         self.memory.clear()
 
     async def register(self, fields: dict[str, str]) -> dict[str, Any]:
         """Register a building, with this token or a new one. Raises Refused."""
-        return await self.inside.writer.write(_register, (fields, self.clock.now()))
+        building = await self.inside.writer.write(_register, (fields, self.clock.now()))
+        self.inside.api.allowlist.forget()
+        return building
 
     def _is_known(self, request_id: str | None) -> bool:
         return self.memory.lead_of(request_id) is not None
+
+    async def diagnosed(self) -> None:
+        """Wait until each attempt that was answered by now is in the memory."""
+        if self._diagnosing:
+            await asyncio.wait(self._diagnosing)
 
     def _mail_came(self, mail: dict[str, Any]) -> None:
         self.memory.add_mail(mail)

@@ -17,7 +17,7 @@ const make = (name, attributes = {}, ...inside) => {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== undefined) element.setAttribute(key, value);
   }
-  element.append(...inside.filter((one) => one !== null && one !== undefined));
+  element.append(...inside.filter((one) => one !== null && one !== undefined && one !== ""));
   return element;
 };
 
@@ -30,22 +30,33 @@ const part = (title, ...inside) => make("section", {}, make("h3", {}, title), ..
 const fold = (title, ...inside) => make("details", {}, make("summary", {}, title), ...inside);
 const status = (attempt) => {
   const kind = attempt.status === null ? "none" : String(attempt.status)[0];
-  return make("span", {class: `status s${kind}`}, attempt.status ?? "cut off");
+  return make("span", {class: `status s${kind}`}, attempt.status ?? "hung up");
 };
 
 let last = 0;
+let era = null;
 let chosen = null;
+let following = true;  // the newest, until another is chosen
+
+const refusal = ({answer}) => {
+  try { const {error} = JSON.parse(answer); return error?.human_message ?? error ?? ""; } catch { return ""; }
+};
 
 function addAttempt(attempt) {
   last = attempt.number;
   $("#empty").hidden = true;
   const said = attempt.diagnosis.map(({says}) => says);
-  const row = make("button", {type: "button", id: `attempt-${attempt.number}`, onclick: () => show(attempt.number)},
+  const row = make("button", {type: "button", id: `attempt-${attempt.number}`, onclick: () => choose(attempt.number)},
     make("span", {class: "when"}, attempt.at.slice(11, 19)), status(attempt),
     make("span", {class: "what"}, `${attempt.method} ${attempt.path}`),
-    make("span", {class: "said"}, said[0] ?? (attempt.lead_id ? `lead ${attempt.lead_id}` : ""),
+    make("span", {class: "said"}, said[0] ?? (attempt.lead_id ? `lead ${attempt.lead_id}` : refusal(attempt)),
       said.length > 1 ? ` (and ${said.length - 1} more)` : ""));
   $("#attempts").prepend(make("li", {value: attempt.number}, row));
+}
+
+function choose(number) {
+  following = number === last;
+  return show(number);
 }
 
 async function show(number) {
@@ -55,20 +66,21 @@ async function show(number) {
   }
   const attempt = await api(`requests/${number}`);
   if (chosen !== number) return;
-  $("#detail").replaceChildren(
+  $("#detail").replaceChildren(...[
     make("h2", {}, `Attempt ${attempt.number} `, status(attempt), ` ${attempt.ms} ms`),
     attempt.diagnosis.length
       ? part("Diagnosis", make("ul", {class: "diagnosis"}, ...attempt.diagnosis.map(({code, says}) => make("li", {title: code}, says))))
-      : part("Diagnosis", make("p", {}, attempt.status === 201 ? "Nothing to remark." : "The answer says it all.")),
+      : part("Diagnosis", make("p", {}, refusal(attempt) || "Nothing to remark.")),
     part("Request", make("p", {}, `${attempt.method} ${attempt.path}`), fold("Headers", headers(attempt.headers)),
       block(pretty(attempt.body)),
       attempt.body_bytes > new Blob([attempt.body]).size ? make("p", {}, `… ${attempt.body_bytes} bytes in all`) : null),
     part("Answer", fold("Headers", headers(Object.entries(attempt.answer_headers))), block(pretty(attempt.answer))),
-    attempt.stored ? part("Stored", block(pretty(attempt.stored))) : null,
     ...attempt.mails.map(showMail), ...attempt.partner_calls.map(showCall),
     attempt.stored && !attempt.mails.length
       ? part("Mail", make("p", {}, whyNoMail(attempt.stored)), make("button", {type: "button", onclick: () => show(number)}, "Look again"))
-      : null);
+      : null,
+    attempt.stored ? part(`Stored as lead ${attempt.lead_id}`, fold("All of it", block(pretty(attempt.stored)))) : null,
+  ].filter(Boolean));
 }
 
 const whyNoMail = (stored) => {
@@ -118,6 +130,7 @@ for (const button of document.querySelectorAll("[data-advance]")) {
   button.addEventListener("click", async () => showClock(await api("clock", "POST", {advance: Number(button.dataset.advance)})));
 }
 $("#reset").addEventListener("click", async () => {
+  if (!confirm("Forget every lead, mail, fault and building but the first?")) return;
   await api("reset", "POST", {});
   location.reload();
 });
@@ -125,9 +138,12 @@ $("#reset").addEventListener("click", async () => {
 async function follow() {
   for (;;) {
     try {
-      for (const attempt of (await api(`requests?after=${last}&wait=25`)).requests) {
+      const found = await api(`requests?after=${last}&wait=25`);
+      if (era !== null && era !== found.era) location.reload();  // it was reset
+      era = found.era;
+      for (const attempt of found.requests) {
         addAttempt(attempt);
-        if (chosen === null) show(attempt.number);
+        if (following) show(attempt.number);
       }
       showFacts();
     } catch (error) {
