@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers.api.body import FORM_TYPES, decode_body
 from handlers.api.page import leads_on
-from handlers.api.schemas import SCHEMA, TOUR_REQUEST
+from handlers.api.schemas import MISSING, SCHEMA, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.errors import BadRequest
 from handlers.sandbox.attempts import Attempt
 from models.lead import LISTING_SOURCES
@@ -100,6 +100,19 @@ def origin_not_registered(sent: Sent) -> Finding:
                 f"The page's origin is {origin!r}, which can't be registered: it was opened from a file, in "
                 "a sandboxed frame, or by an app. Serve it from a web server, and register that one's origin."
             )
+
+
+@rule
+def refused(sent: Sent) -> Finding:
+    said = _error_of(sent.attempt)
+    if said == "invalid date: slot":
+        yield "A slot is a date and time by ISO 8601, like 2026-12-01T10:00 or 2026-12-01T10:00-05:00."
+    elif said == UNUSABLE_EMAIL:
+        sent_as = sent.tour.get("requestor_email")
+        why = f"it is {sent_as!r}, which is no e-mail address" if sent_as else "there is none in tour_request"
+        yield f"A lead needs a requestor_email: {why}."
+    elif said == MISSING and not sent.document:
+        yield "The body is empty, or is no JSON object: the lead's fields go inside its tour_request."
 
 
 @rule
@@ -248,6 +261,14 @@ def a_fault_of_the_sandbox(sent: Sent) -> Finding:
         yield "A dry run: it was checked, and nothing was stored."
     elif sent.attempt.fault is not None:
         yield f"The sandbox was told to do this to it: {sent.attempt.fault}."
+
+
+def _error_of(attempt: Attempt) -> str | None:
+    try:
+        error = json.loads(attempt.answer)["error"]
+    except (ValueError, TypeError, KeyError):  # a page, or an answer that is no error
+        return None
+    return error if isinstance(error, str) else None
 
 
 def _taken(sent: Sent) -> bool:
