@@ -152,6 +152,7 @@ def _letter(
         "unit": f"unit {unit}" if re.fullmatch(r"(?=.*\d)\S+", unit) else unit,
         "building": one_line(building["name"]),
         "tour": tour and tour.spoken,
+        "suspected": one_line(lead["suspected"] or ""),
         "contact": _said(
             Fact("E-mail", email, "mailto:" + quote(email, safe="@!$*+") if "@" in email else None),
             Fact("Phone", phone, _tel(phone)),
@@ -168,6 +169,7 @@ def _letter(
             Fact("Building", one_line(building["name"])),
             Fact("Address", one_line(building["address_line_one"] or "")),
             Fact("Lead number", str(lead["id"])),
+            Fact("Looks like spam", one_line(lead["suspected"] or "")),
             Fact("Received", _spoken(received, zone)),
         ),
         "reply": "Your reply to this mail goes to the renter."
@@ -209,7 +211,8 @@ def _spoken(instant: datetime, zone: ZoneInfo) -> str:
 def _subject(letter: dict[str, Any]) -> str:
     name, unit = one_line(letter["name"], HEADER_LIMIT), one_line(letter["unit"], HEADER_LIMIT)
     wanted = f" for {unit}" if unit else ""
-    return f"New lead: {name}{wanted} at {one_line(letter['building'], HEADER_LIMIT)}"
+    looks = "Looks like spam: " if letter["suspected"] else ""
+    return f"{looks}New lead: {name}{wanted} at {one_line(letter['building'], HEADER_LIMIT)}"
 
 
 def _invitation(

@@ -19,6 +19,7 @@ from models.clock import Clock
 from models.outbox import Verdict
 
 DEADLINE_SECONDS = 30.0
+OURS = ("customer", "deal", "deliveries", "suspected")  # what of a lead is nobody else's business
 USER_AGENT = "website-leads/1"
 
 
@@ -59,7 +60,7 @@ class JuneHomesAdapter(Adapter):
 
 def payload(parcel: Parcel) -> bytes:
     """The body: what the renter sent, and for which building. Nothing in it changes between attempts."""
-    lead = {name: parcel.lead[name] for name in parcel.lead if name not in ("customer", "deal", "deliveries")}
+    lead = {name: parcel.lead[name] for name in parcel.lead if name not in OURS}
     building: dict[str, Any] | None = None
     if parcel.building is not None:
         of_interest = ("id", "name", "address_line_one", "unified_address_id")

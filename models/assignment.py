@@ -4,9 +4,9 @@ from datetime import datetime
 
 from models.building import Building, Refused
 from models.destination import EMAIL
-from models.intake import in_utc, why_not_told
+from models.intake import in_utc, why_held, why_not_told
 from models.lead import Lead
-from models.outbox import PENDING, SKIPPED, Delivery
+from models.outbox import HELD, PENDING, SKIPPED, Delivery
 
 
 def assign_lead(lead_id: int, building: Building, now: datetime) -> str | None:
@@ -23,12 +23,12 @@ def assign_lead(lead_id: int, building: Building, now: datetime) -> str | None:
     if lead.sent_slot:  # without an offset it was read as UTC, for want of the building's time zone
         lead.slot = in_utc(datetime.fromisoformat(lead.sent_slot.strip().upper()), building)
     lead.save(only=[Lead.building, Lead.slot])
-    not_told = why_not_told(lead.customer, building)
+    not_told, held = why_not_told(lead.customer, building), why_held(lead.suspected, building)
     Delivery.update(
-        state=SKIPPED if not_told else PENDING,
-        reason=not_told,
-        due_at=None if not_told else now,
+        state=SKIPPED if not_told else HELD if held else PENDING,
+        reason=not_told or held,
+        due_at=None if not_told or held else now,
         settled_at=now if not_told else None,
         failures=0,
     ).where(Delivery.lead == lead_id, Delivery.kind == EMAIL).execute()
-    return not_told
+    return not_told or held

@@ -22,6 +22,10 @@ log = logging.getLogger("leads.buildings")
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
 
 
+# What becomes of leads that look like spam: nothing is looked for, their mail is held, or it is marked.
+OFF, HOLD, MARK = DEFENCES = ("off", "hold", "mark")
+
+
 class Refused(Exception):
     """What the operator asked for can't be done; the message says why, in one line."""
 
@@ -37,6 +41,7 @@ class Building(Row):
     agent_email = TextField(null=True)
     time_zone = TextField()
     created_at = UtcDateTimeField()
+    spam_defence = TextField(default="off")  # one of DEFENCES
     removed_at = UtcDateTimeField(null=True)  # kept for its leads; matches nothing any more
 
 
@@ -96,7 +101,7 @@ def live_token(now: Any) -> Any:
     )
 
 
-_OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email)  # to a lead
+_OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email, Building.spam_defence)  # to a lead
 _BY_TOKEN = Prepared(
     lambda tokens, now: (
         BuildingToken.select(BuildingToken.token, *_OF_INTEREST)
@@ -123,8 +128,8 @@ _BY_ADDRESS_LINE_ONE = _by(Building.address_line_one)
 
 def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Building]:
     return {
-        clue: Building(id=row_id, time_zone=time_zone, agent_email=agent_email)
-        for clue, row_id, time_zone, agent_email in rows
+        clue: Building(id=row_id, time_zone=time_zone, agent_email=agent_email, spam_defence=spam_defence)
+        for clue, row_id, time_zone, agent_email, spam_defence in rows
     }
 
 
@@ -187,6 +192,10 @@ def _checked(fields: dict[str, str | None]) -> dict[str, str | None]:
             normal_form(agent)
         except ValueError as error:
             raise Refused(f"{agent!r} is not an e-mail address: {error}") from None
+    if "spam_defence" in values:
+        values["spam_defence"] = values["spam_defence"] or OFF
+        if values["spam_defence"] not in DEFENCES:
+            raise Refused(f"a spam defence is one of {', '.join(DEFENCES)}")
     if "time_zone" in values:
         values["time_zone"] = zone = values["time_zone"] or "UTC"
         try:
@@ -242,6 +251,7 @@ def building_as_dict(building: Building, tokens: Sequence[str] = ()) -> dict[str
         "website_url": building.website_url,
         "agent_email": building.agent_email,
         "time_zone": building.time_zone,
+        "spam_defence": building.spam_defence,
         "created_at": as_text(building.created_at),
         "tokens": list(tokens),
     }

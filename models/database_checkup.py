@@ -168,6 +168,10 @@ def check_untold(connection: apsw.Connection, now: datetime) -> list[Finding]:
         found = f"{mute} of the last {span(OF_LATE)} are of buildings without an agent e-mail"
         remedy = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
         findings.append(Finding(UNTOLD, WARNING, found, remedy))
+    held = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state = 'held'"
+    if waiting := connection.execute(held).get:
+        remedy = "see 'lead list --suspected', then 'lead release' those that are none, or 'outbox skip' them"
+        findings.append(Finding(UNTOLD, WARNING, f"{waiting} are held as they look like spam", remedy))
     return findings or [Finding(UNTOLD, OK, f"none in the last {span(OF_LATE)}")]
 
 

@@ -10,6 +10,7 @@ from models.outbox import (
     DELIVERED,
     ERASED,
     FAILED,
+    HELD,
     PENDING,
     SENDING,
     SKIPPED,
@@ -28,7 +29,7 @@ def erase_customer(customer: Customer, now: datetime) -> int:
         raise Refused(f"customer {customer.id} was erased already")
     leads = Lead.select(Lead.id).where(Lead.customer == customer)
     Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
-        Delivery.lead.in_(leads), Delivery.state.in_((PENDING, SENDING, FAILED))
+        Delivery.lead.in_(leads), Delivery.state.in_((HELD, PENDING, SENDING, FAILED))
     ).execute()
     # What a mail server said of an attempt may quote the renter.
     DeliveryAttempt.update(outcome=ERASED).where(
@@ -55,6 +56,7 @@ def erase_customer(customer: Customer, now: datetime) -> int:
             sms_consent_ip=None,
             sms_consent_user_agent=None,
             sms_consent_host=None,
+            suspected=None,
         )
         .where(Lead.customer == customer)
         .execute()

@@ -14,6 +14,7 @@ from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox import NewDelivery, enqueue
 from models.prepared import PreparedInsert
+from models.suspicion import Signs, Suspect, is_held, remember_texts, suspicions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class SmsConsent:
     ip: str
     user_agent: str | None
     host: str | None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Submission:
     listing_source_original_id: str | None = None
     request_host: str | None = None
     sms_consent: SmsConsent | None = None
+    signs: Signs | None = None  # of how it was filled in
     retryable: Retryable | None = None  # None: every time it is sent it is another lead
 
 
@@ -107,25 +110,27 @@ def _store(
     if not submissions:
         return []
     customers = find_or_create([s.renter for s in submissions], now)
+    suspected = suspicions([Suspect(s.signs, s.message, buildings.get(s.clues)) for s in submissions], now)
     rows = [
-        _lead_row(submission, buildings.get(submission.clues), customer)
-        for submission, customer in zip(submissions, customers, strict=True)
+        _lead_row(submission, buildings.get(submission.clues), customer, reason)
+        for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
     ]
     inserted = _INSERT.run([tuple(row[name] for name in _NAMES) for row in rows])
     ids: dict[str, int] = dict(inserted)  # by request: the order of returned rows is nobody's promise
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
-    recorded = [
-        Recorded(lead_id, why_not_told(customer, buildings.get(submission.clues)))
-        for lead_id, submission, customer in zip(lead_ids, submissions, customers, strict=True)
-    ]
-    enqueue(
-        [
-            delivery
-            for lead, submission in zip(recorded, submissions, strict=True)
-            for delivery in _deliveries(lead, submission)
-        ],
-        now,
+    recorded: list[Recorded] = []
+    deliveries: list[NewDelivery] = []
+    for lead_id, submission, customer, reason in zip(
+        lead_ids, submissions, customers, suspected, strict=True
+    ):
+        building = buildings.get(submission.clues)
+        skip, hold = why_not_told(customer, building), why_held(reason, building)
+        recorded.append(Recorded(lead_id, skip or hold))
+        deliveries += _deliveries(lead_id, submission, skip, hold)
+    enqueue(deliveries, now)
+    remember_texts(
+        ((at, s.message, buildings.get(s.clues)) for at, s in zip(lead_ids, submissions, strict=True)), now
     )
     return recorded
 
@@ -135,7 +140,9 @@ _NAMES = [field.name for field in _COLUMNS]
 _INSERT = PreparedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 
 
-def _lead_row(submission: Submission, building: Building | None, customer: FoundCustomer) -> dict[str, Any]:
+def _lead_row(
+    submission: Submission, building: Building | None, customer: FoundCustomer, suspected: str | None
+) -> dict[str, Any]:
     consent = submission.sms_consent
     return {
         "request_id": submission.request_id,
@@ -164,6 +171,8 @@ def _lead_row(submission: Submission, building: Building | None, customer: Found
         "sms_consent_ip": consent and consent.ip,
         "sms_consent_user_agent": consent and consent.user_agent,
         "sms_consent_host": consent and consent.host,
+        "sms_consent_version": consent and consent.version,
+        "suspected": suspected,
     }
 
 
@@ -179,11 +188,18 @@ def in_utc(slot: datetime | None, building: Building | None) -> datetime | None:
     return slot and slot.astimezone(UTC)
 
 
-def _deliveries(lead: Recorded, submission: Submission) -> list[NewDelivery]:
-    deliveries = [NewDelivery(lead.lead_id, EMAIL, lead.not_told)]
+def _deliveries(
+    lead_id: int, submission: Submission, skip: str | None, hold: str | None
+) -> list[NewDelivery]:
+    deliveries = [NewDelivery(lead_id, EMAIL, skip, hold)]
     if submission.listing_source == JUNE_HOMES_SOURCE:
-        deliveries.append(NewDelivery(lead.lead_id, JUNE_HOMES))
+        deliveries.append(NewDelivery(lead_id, JUNE_HOMES, hold_reason=hold))
     return deliveries
+
+
+def why_held(suspected: str | None, building: Building | None) -> str | None:
+    """Why what would leave because of a lead is held, for the operator; None if it isn't."""
+    return f"suspected of spam: {suspected}" if is_held(suspected, building) else None
 
 
 def why_not_told(customer: Customer | FoundCustomer, building: Building | None) -> str | None:

@@ -42,3 +42,5 @@ class Lead(Row):
     sms_consent_ip = TextField(null=True)
     sms_consent_user_agent = TextField(null=True)
     sms_consent_host = TextField(null=True)
+    sms_consent_version = TextField(null=True)  # of the text that was consented to, as the form calls it
+    suspected = TextField(null=True)  # of spam, and why

@@ -50,6 +50,7 @@ def list_leads(
     *,
     building_id: int | None = None,
     unassigned: bool = False,
+    suspected: bool = False,
     customer_id: int | None = None,
     since: datetime | None = None,
     limit: int | None = None,
@@ -61,6 +62,8 @@ def list_leads(
         conditions.append(Lead.building == building_id)
     if unassigned:
         conditions.append(Lead.building.is_null())
+    if suspected:
+        conditions.append(Lead.suspected.is_null(False))
     if customer_id is not None:
         conditions.append(Lead.customer == customer_id)
     if since is not None:
@@ -90,8 +93,8 @@ def count_leads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class LeadRecord:
-    """A lead as a dict, without deal and deliveries; its building as one, None if it has none; and the id of
-    its request.
+    """A lead as a dict, without deal and deliveries, but with what it is suspected of; its building as one,
+    None if it has none; and the id of its request.
     """
 
     lead: dict[str, Any]
@@ -147,7 +150,7 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
     buildings = {row.id: building_as_dict(row) for (row,) in _BUILDINGS.run(building_ids)}
     for lead, customer in rows:
         lead.customer = customer
-        as_dict = lead_as_dict(lead, None, ())
+        as_dict = {**lead_as_dict(lead, None, ()), "suspected": lead.suspected}
         records[lead.id] = LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
     return records
 
@@ -166,6 +169,7 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
     return {
         **next(iter(_as_dicts([lead]))),
         "request_id": lead.request_id,
+        "suspected": lead.suspected,
         "sent": {
             "unified_address_id": lead.sent_unified_address_id,
             "address_line_one": lead.sent_address_line_one,
@@ -178,6 +182,7 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
             "ip": lead.sms_consent_ip,
             "user_agent": lead.sms_consent_user_agent,
             "host": lead.sms_consent_host,
+            "version": lead.sms_consent_version,
         }
         if lead.sms_consent
         else None,

@@ -2,6 +2,7 @@
 
 A delivery's states, and who moves it:
 
+    held       intake, of a lead that looks like spam; `release_lead` makes it pending
     pending    intake makes it so; it waits for its time, or for its destination to open
     sending    the dispatcher, by `claim`: counted as an attempt before anything leaves
     delivered  the dispatcher, by `settle`: the destination took it
@@ -41,7 +42,8 @@ from models.lead import Lead
 from models.prepared import Prepared, PreparedInsert
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
-STATES = (PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
+HELD = "held"
+STATES = (HELD, PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
 
 CUT_OFF = "cut off: the server stopped before it knew the outcome"
 ERASED = "the customer was erased"
@@ -83,11 +85,14 @@ class DeliveryAttempt(Row):
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """A delivery to be made for a lead; with a reason to skip it, it will not leave."""
+    """A delivery to be made for a lead; with a reason to skip it, it will not leave, and with one to hold it,
+    not yet.
+    """
 
     lead_id: int
     kind: str
     skip_reason: str | None = None
+    hold_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,8 @@ def enqueue(deliveries: Sequence[NewDelivery], now: datetime) -> None:
         [
             (d.lead_id, d.kind, SKIPPED, d.skip_reason, 0, 0, None, now)
             if d.skip_reason
+            else (d.lead_id, d.kind, HELD, d.hold_reason, 0, 0, None, None)
+            if d.hold_reason
             else (d.lead_id, d.kind, PENDING, None, 0, 0, now, None)
             for d in deliveries
         ]

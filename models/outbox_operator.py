@@ -9,6 +9,7 @@ from models.destination import EMAIL
 from models.outbox import (
     ERASED,
     FAILED,
+    HELD,
     PENDING,
     SKIPPED,
     Delivery,
@@ -29,11 +30,11 @@ def retry_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
 
 
 def skip_deliveries(ids: Sequence[int], now: datetime) -> list[int]:
-    """Have these deliveries, waiting or failed, not leave.
+    """Have these deliveries, held, waiting or failed, not leave.
 
     Answers with their ids. Raises Refused, and changes none, if one is on its way or has left.
     """
-    _refuse_unless(ids, {PENDING, FAILED})
+    _refuse_unless(ids, {HELD, PENDING, FAILED})
     skipped = {"state": SKIPPED, "reason": SKIPPED_BY_HAND, "due_at": None, "settled_at": now}
     Delivery.update(skipped).where(Delivery.id.in_(ids)).execute()
     return list(ids)
@@ -45,6 +46,8 @@ def _refuse_unless(ids: Sequence[int], states: Collection[str]) -> None:
         if row_id not in rows:
             raise Refused(f"there is no delivery {row_id}; see 'outbox list'")
         row = rows[row_id]
+        if row.state == HELD and HELD not in states:
+            raise Refused(f"delivery {row_id} is held; 'lead release {row.lead_id}' lets it leave")
         if row.state not in states:
             raise Refused(f"delivery {row_id} is {row.state} already")
         if row.reason == ERASED:

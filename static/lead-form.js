@@ -6,7 +6,7 @@
 //   units            "2A, 4B, Studio": a list to choose from instead of a free text
 //   time-zone        the building's, like America/New_York: whose days and hours the tour is chosen from
 //   slot-days, slot-hours   how many days ahead (14), from and to which hour ("9-18")
-//   sms-text         the text of the consent
+//   sms-text, sms-version   the text of the consent, and what that text is called
 //   listing-source, listing-id   where the renter comes from
 //   lang             en or es; the page's own if not given
 //   action           where leads are POSTed to; beside this script if not given
@@ -49,6 +49,7 @@
   :focus-visible { outline: 3px solid var(--lead-form-accent, #0b57d0); outline-offset: 1px; }
   button { background: var(--lead-form-accent, #0b57d0); border-color: transparent; color: #fff; font-weight: 600; cursor: pointer; }
   button[aria-disabled=true] { opacity: .6; cursor: progress; }
+  .trap { position: absolute; left: -200vw; }
   .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .5rem; }
   fieldset label { font-weight: 400; } [hidden] { display: none; }
   .check { display: grid; grid-template-columns: auto 1fr; gap: .5rem; align-items: start; }
@@ -79,6 +80,7 @@
       const language = (this.getAttribute("lang") || document.documentElement.lang || "en").slice(0, 2).toLowerCase();
       this.language = WORDS[language] ? language : "en";
       this.words = WORDS[this.language];
+      this.began = Date.now();
       cameFrom();  // the visit's, from its first page on
       this.attachShadow({mode: "open"});
       try {
@@ -104,6 +106,9 @@
       for (const field of wanted) if (this[`${field}Field`]) this.fields.append(this[`${field}Field`]());
       this.button = make("button", {part: "button"}, this.words.send);
       this.status = make("p", {role: "status", part: "status", tabindex: "-1"});
+      // Seen by nobody; a program that fills in whatever there is gives itself away.
+      this.fields.append(make("div", {class: "trap", "aria-hidden": "true"}, make("label", {for: "homepage"}, "Homepage"),
+        make("input", {id: "homepage", name: "homepage", tabindex: "-1", autocomplete: "off"})));
       this.form.append(this.fields, this.button, this.status);
       this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
       this.form.addEventListener("input", () => {
@@ -173,7 +178,7 @@
     // the consent, which is for whoever sits there to give.
     keep() {
       try {
-        sessionStorage.setItem(this.storage, JSON.stringify({at: Date.now(), sent: this.sent, values: [...new FormData(this.form)]}));
+        sessionStorage.setItem(this.storage, JSON.stringify({at: Date.now(), began: this.began, sent: this.sent, values: [...new FormData(this.form)]}));
       } catch { /* then it is kept by the page alone */ }
     }
 
@@ -182,7 +187,7 @@
       try {
         const kept = JSON.parse(sessionStorage.getItem(this.storage));
         if (!kept || Date.now() - kept.at > 1000 * KEPT) return;
-        this.sent = kept.sent;
+        [this.sent, this.began] = [kept.sent, kept.began];
         for (const [name, value] of kept.values) {
           const control = this.form.elements[name];
           if (!control || control.type === "checkbox") continue;
@@ -196,6 +201,7 @@
       const {day, time, ...typed} = Object.fromEntries([...new FormData(this.form)].filter(([, value]) => value.trim()));
       const sent = {...typed, utm_data: cameFrom(), request_host: location.host};
       if (day) sent.slot = `${day}T${time}`;
+      if (typed.sms_consent) sent.sms_consent_version = this.getAttribute("sms-version") || `lead-form ${this.language} 1`;
       const [source, number] = ["listing-source", "listing-id"].map((name) => this.getAttribute(name));
       if (source) sent.listing_source = source;
       if (number) sent.listing_source_original_id = number;
@@ -230,8 +236,12 @@
       this.busy = this.fields.inert = true;  // what is typed from here on would not be in it
       this.button.setAttribute("aria-disabled", "true");
       this.tell("submit");
-      const body = JSON.stringify(this.body());
-      if (this.sent?.body !== body) this.sent = {body, key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`};
+      const typed = JSON.stringify(this.body());
+      if (this.sent?.typed !== typed) {
+        const lead = this.body();
+        lead.tour_request.form_seconds = ((Date.now() - this.began) / 1000).toFixed(1);
+        this.sent = {typed, body: JSON.stringify(lead), key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`};
+      }
       this.keep();
       try {
         this.done(await this.send(this.sent));

@@ -8,7 +8,7 @@ import json
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -319,13 +319,18 @@ class House:
         return int(added.id)
 
 
-@contextmanager
-def held(house: House) -> Iterator[None]:
+@asynccontextmanager
+async def held(house: House) -> AsyncIterator[None]:
     """Until the block is left somebody else has the write lock, and what is written meanwhile queues up."""
     file = str(house.data_dir / "leads.db")
     with pytest.MonkeyPatch.context() as patch, closing(apsw.Connection(file)) as other:
         patch.setattr("models.database.BUSY_TIMEOUT_SECONDS", 60)
-        other.execute("BEGIN IMMEDIATE")
+        while True:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                break
+            except apsw.BusyError:  # a transaction of the server's is open, and takes the loop to be ended
+                await asyncio.sleep(0.01)
         house.server.writer.write(_nothing, None)  # waits for the lock; all that comes now waits behind it
         yield
         other.execute("COMMIT")

@@ -336,6 +336,7 @@ async def test_C14_consent_is_stored_with_its_evidence(house: House) -> None:
         "ip": "127.0.0.1",
         "user_agent": "Firefox/1",
         "host": "maple.test",
+        "version": None,
     }
 
 

@@ -82,6 +82,7 @@ def test_a_building_is_added_shown_changed_and_removed(commands: Commands) -> No
         "website_url": "https://maple.test",
         "agent_email": "agent@maple.test",
         "time_zone": "America/New_York",
+        "spam_defence": "off",
         "created_at": None,
         "tokens": ["maple"],
     }

@@ -32,6 +32,7 @@ LEAD: dict[str, Any] = {
     "listing_source_original_id": None,
     "request_host": None,
     "sms_consent": False,
+    "suspected": None,
 }
 BUILDING: dict[str, Any] = {
     "name": "The Maple",

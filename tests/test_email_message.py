@@ -33,6 +33,7 @@ LEAD: dict[str, Any] = {
     "request_host": "www.maple.test",
     "sms_consent": True,
     "lead_source": "website",
+    "suspected": None,
     "deal": {"id": 9, "stage": "new"},
     "deliveries": [],
 }

@@ -71,7 +71,7 @@ async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobo
 async def test_C32_so_are_all_that_were_in_that_commit(open_house: OpenHouse) -> None:
     house = await calm(open_house)
     with failing_writes():
-        with held(house):
+        async with held(house):
             posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(10)]
             await queued(house, len(posts))
         answers = [await post for post in posts]

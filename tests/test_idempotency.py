@@ -44,7 +44,7 @@ async def calm(open_house: OpenHouse, **options: str) -> House:
 
 async def in_one_batch(house: House, *posts: Coroutine[Any, Any, HTTPResponse]) -> list[HTTPResponse]:
     """Have all of these wait for the writer, so that they meet in one transaction."""
-    with held(house):
+    async with held(house):
         sent = [asyncio.ensure_future(post) for post in posts]
         await queued(house, len(sent))
     return [await response for response in sent]

@@ -232,10 +232,42 @@ def test_an_attribute_that_makes_no_sense_leaves_a_form_that_works(
     assert leads_sandbox.leads.all()[0]["slot"] is not None
 
 
+def test_what_no_person_could_do_is_suspected_and_what_one_does_is_not(
+    leads_sandbox: Sandbox, website: Website, page: Page
+) -> None:
+    leads_sandbox.register(
+        token="oak", website_url=website.url, agent_email="agent@oak.test", spam_defence="hold"
+    )
+    page.clock.install()
+    for seconds, state in ((1, "held"), (5, "delivered")):
+        page.goto(website.url)
+        fill_in(page)
+        page.clock.fast_forward(1_000 * seconds)
+        send(page)
+        thanked(page)
+        lead = leads_sandbox.leads.all()[-1]["id"]
+        assert leads_sandbox.delivery(lead, attempts=int(state == "delivered"))["state"] == state
+
+
+def test_the_text_that_was_consented_to_is_known_by_its_version(
+    leads_sandbox: Sandbox, registered: Website, page: Page
+) -> None:
+    registered.pages["/own"] = with_form(leads_sandbox, 'data-sms-text="Text me." data-sms-version="2026-11"')
+    page.goto(registered.url + "/own")
+    fill_in(page)
+    page.get_by_role("checkbox", name="Text me.").check()
+    send(page)
+    thanked(page)
+    stored = leads_sandbox.call("GET", f"requests/{leads_sandbox.requests.one(status=201)['number']}")[
+        "stored"
+    ]
+    assert stored["sms_consent_evidence"]["version"] == "2026-11"
+
+
 def test_its_fields_are_chosen_by_attribute(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     registered.pages["/short"] = with_form(leads_sandbox, 'data-fields="message"')
     page.goto(registered.url + "/short")
-    expect(page.locator("lead-form input, lead-form textarea, lead-form select")).to_have_count(2)
+    expect(page.locator("lead-form [part=field]")).to_have_count(2)  # of which the e-mail always is one
 
 
 def test_the_slots_are_days_of_the_buildings_zone(

@@ -98,7 +98,7 @@ async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: 
     house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")
     await house.building()
     house.server.writer._queue_size = 10
-    with held(house):
+    async with held(house):
         posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(30)]
         while sum(post.done() for post in posts) < 21:
             await asyncio.sleep(0.005)
@@ -139,7 +139,7 @@ async def test_a_bad_row_does_not_harm_its_batch_mates(house: House, monkeypatch
         {**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}}
         for n, message in enumerate(messages)
     ]
-    with held(house):  # so that they become one batch
+    async with held(house):  # so that they become one batch
         posts = [asyncio.ensure_future(house.post(lead)) for lead in leads]
         await queued(house, len(posts))
     codes = [(await post).code for post in posts]
@@ -155,7 +155,7 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
     statements: list[str] = []
 
     await house.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
-    with held(house):
+    async with held(house):
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
         posts = [
             asyncio.ensure_future(house.post(LEAD)) for _ in range(32)
@@ -170,7 +170,7 @@ async def test_a_write_that_nobody_waits_for_any_more_is_still_made(house: House
     reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
     body = json.dumps(LEAD).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with held(house):
+    async with held(house):
         writer.write(head.encode() + body)
         await queued(house, 1)
         writer.close()
@@ -226,7 +226,7 @@ async def test_a_journal_that_cannot_be_moved_costs_no_lead(
 
 
 async def test_a_full_queue_does_not_keep_the_server_from_stopping(house: House) -> None:
-    with held(house):
+    async with held(house):
         lead = asyncio.create_task(house.post(LEAD))
         await until(lambda: house.server._in_flight)
         await queued(house, 1)

@@ -16,6 +16,7 @@ from models.email_address import comparison_key
 from models.idempotency import Retryable
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
+from models.suspicion import Signs
 
 MISSING = "param is missing or the value is empty: tour_request"
 UNUSABLE_EMAIL = "Unable to create tour request"
@@ -23,6 +24,7 @@ UNUSABLE_EMAIL = "Unable to create tour request"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # line breaks and tabs may stay
 # datetime.fromisoformat takes any one character between date and time, and a space before the offset.
+SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
 ISO_8601 = re.compile(r"[\dW-]+(?:[T ][\d:.,]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
 
 
@@ -43,6 +45,9 @@ TOUR_REQUEST = {
     "listing_source_original_id": _text("Its number there."),
     "request_host": _text("The website's host; the Host header if it is not sent."),
     "sms_consent": _text('"true", and nothing else, is consent to be texted.'),
+    "sms_consent_version": _text("Which text was consented to, as the form calls it."),
+    "form_seconds": _text("How long it took to fill in the form; what no person could do looks like spam."),
+    "homepage": _text("A field that no person sees; what is in it looks like spam."),
 }
 SCHEMA = {
     "token": _text("The building's token."),
@@ -146,9 +151,16 @@ def read_submission(document: dict[str, Any], receipt: Receipt) -> Submission:
         listing_source=tour.get("listing_source"),
         listing_source_original_id=tour.get("listing_source_original_id"),
         request_host=request_host,
-        sms_consent=SmsConsent(receipt.received_at, receipt.source_ip, receipt.user_agent, request_host)
+        sms_consent=SmsConsent(
+            receipt.received_at,
+            receipt.source_ip,
+            receipt.user_agent,
+            request_host,
+            tour.get("sms_consent_version"),
+        )
         if consents
         else None,
+        signs=_read_signs(tour),
         retryable=receipt.retryable,
     )
 
@@ -206,6 +218,14 @@ def _read_slot(text: str) -> datetime:
     except (ValueError, OverflowError):
         raise BadRequest("invalid date: slot") from None
     return slot
+
+
+def _read_signs(tour: dict[str, Any]) -> Signs | None:
+    trap, text = tour.get("homepage"), tour.get("form_seconds")
+    if trap is None and text is None:
+        return None
+    seconds = float(text) if text and SECONDS.fullmatch(text.strip()) else None
+    return Signs(trap, seconds)
 
 
 def _read_utm(text: str) -> dict[str, str] | None:

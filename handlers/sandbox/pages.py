@@ -29,6 +29,7 @@ BUILDING_FIELDS = (
     "website_url",
     "agent_email",
     "time_zone",
+    "spam_defence",
 )
 STATIC = Path(__file__).parent / "static"
 LONGEST_WAIT_SECONDS = 60.0

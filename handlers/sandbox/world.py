@@ -37,10 +37,11 @@ from models.database import StorageError, as_text_or_none, close_database, trans
 from models.deal import Deal
 from models.destination import KINDS, resume
 from models.idempotency import IdempotencyKey
-from models.intake import Submission, in_utc, property_type, why_not_told
+from models.intake import Submission, in_utc, property_type, why_held, why_not_told
 from models.lead import Lead
 from models.outbox import Delivery, DeliveryAttempt
 from models.settings import Settings, SmtpServer
+from models.suspicion import RecentText
 
 # How it is called, so that what is shown can be typed.
 PROGRAM = sys.executable if getattr(sys, "frozen", False) else ".venv/bin/python server.py"
@@ -53,6 +54,7 @@ BUILDING: dict[str, str | None] = {
     "website_url": "http://localhost:3000",
     "agent_email": "agent@maple.test",
     "time_zone": "America/New_York",
+    "spam_defence": "off",
 }
 LEAD = """{"token": "demo", "tour_request": {
   "requestor_name": "Jane Doe", "requestor_email": "jane@example.com", "requestor_phone": "(555) 123-4567",
@@ -148,7 +150,8 @@ class World:
 def _facts_of(lead_id: int) -> tuple[dict[str, Any] | None, str | None]:
     lead = Lead.get_by_id(lead_id)
     building = lead.building
-    return None if building is None else building_as_dict(building), why_not_told(lead.customer, building)
+    not_told = why_not_told(lead.customer, building) or why_held(lead.suspected, building)
+    return None if building is None else building_as_dict(building), not_told
 
 
 def _preview(submission: Submission) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _register(buildings: Sequence[tuple[dict[str, str], datetime]]) -> list[dict
 
 def _forget_all(clocks: Sequence[Clock]) -> list[None]:
     # In an order that leaves nothing behind that points to what is gone. Ids are not used again.
-    for table in (DeliveryAttempt, Delivery, Deal, IdempotencyKey, Lead, Customer, BuildingToken):
+    for table in (DeliveryAttempt, Delivery, Deal, IdempotencyKey, RecentText, Lead, Customer, BuildingToken):
         table.delete().execute()
     Building.delete().where(Building.id != FIRST).execute()
     Building.update(**BUILDING, removed_at=None).where(Building.id == FIRST).execute()

@@ -25,6 +25,7 @@ FIELDS = {
     "unified_address_id": ("--unified-address-id", "its unified address id"),
     "website_url": ("--website", "its website's URL; browsers on that site may then send leads"),
     "agent_email": ("--agent-email", "who gets the mail about its leads"),
+    "spam_defence": ("--spam-defence", "what becomes of leads that look like spam: off, hold or mark (off)"),
     "time_zone": ("--time-zone", "where it stands, like America/New_York (UTC if not given)"),
 }
 COLUMNS: Columns = {

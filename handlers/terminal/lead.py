@@ -13,6 +13,7 @@ from models.customer import find_customer
 from models.database import transaction
 from models.lead_record import list_leads, show_lead
 from models.settings import Settings
+from models.suspicion import release_lead
 
 COLUMNS: Columns = {
     "id": "id",
@@ -35,6 +36,7 @@ def add_commands(nouns: Nouns) -> None:
     which = listing.add_mutually_exclusive_group()
     which.add_argument("--building", type=at_least_one, metavar="ID", help="of this building")
     which.add_argument("--unassigned", action="store_true", help="that matched no building")
+    which.add_argument("--suspected", action="store_true", help="that look like spam")
     listing.add_argument("--customer", type=at_least_one, metavar="ID", help="of this customer")
     listing.add_argument(
         "--since",
@@ -48,6 +50,8 @@ def add_commands(nouns: Nouns) -> None:
     assign = noun.command("assign", _assign, "give a lead that matched no building one, and tell its agent")
     assign.add_argument("id", type=at_least_one, metavar="ID")
     assign.add_argument("building", type=at_least_one, metavar="BUILDING")
+    release = noun.command("release", _release, "let a lead that looked like spam go its way")
+    release.add_argument("id", type=at_least_one, metavar="ID")
     export = noun.command("export", _export, "write all leads, the oldest first")
     export.add_argument(
         "--format", choices=FORMATS, default="csv", help="(default: %(default)s; --json is json)"
@@ -65,11 +69,22 @@ def _list(args: argparse.Namespace, settings: Settings) -> None:
     rows = list_leads(
         building_id=args.building,
         unassigned=args.unassigned,
+        suspected=args.suspected,
         customer_id=args.customer,
         since=args.since,
         limit=args.limit,
     )
     list_rows(rows, COLUMNS, args.json, "There are no such leads.", args.limit)
+
+
+def _release(args: argparse.Namespace, settings: Settings) -> None:
+    with transaction():
+        released = release_lead(args.id, Clock().now())
+    answer(
+        {"id": args.id, "released": released},
+        args.json,
+        f"Lead {args.id} is suspected no more; {released} that were held leave now.",
+    )
 
 
 def _deliveries(row: Row) -> str:

@@ -11,9 +11,11 @@ from models.database import (
     pragma,
     transaction,
 )
-from models.migrations import v0001_initial, v0002_safe_retries, v0003_installation
+from models.migrations import v0001_initial, v0002_safe_retries, v0003_installation, v0004_suspicion
 
-STEPS = (v0001_initial.STATEMENTS, v0002_safe_retries.STATEMENTS, v0003_installation.STATEMENTS)
+STEPS = tuple(
+    step.STATEMENTS for step in (v0001_initial, v0002_safe_retries, v0003_installation, v0004_suspicion)
+)
 NEWEST = len(STEPS)
 
 

@@ -1,0 +1,133 @@
+"""Owns the quiet defence against spam: what looks like it, and what becomes of that. Nothing is refused.
+
+A lead that is suspected is stored as any other, with the reason. What would leave because of it is held until
+the operator releases it, or leaves marked, as the building has it. Without a defence a building's leads are
+suspected only if they fill in the trap, a field that no person sees.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from peewee import BlobField, CompositeKey, ForeignKeyField, fn
+
+from models.building import MARK, OFF, Building, Refused
+from models.database import Row, UtcDateTimeField
+from models.lead import Lead
+from models.outbox import HELD, PENDING, Delivery
+
+FASTEST_SECONDS = 3.0  # nobody reads and fills in a form in less
+OFTEN = 5  # how often one text may come to a building within the time below: some forms have one ready
+WITHIN = timedelta(minutes=10)
+
+_LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+class RecentText(Row):
+    """A text that came with a lead of late, as a digest, to a building that has a defence."""
+
+    building = ForeignKeyField(Building)
+    digest = BlobField()
+    lead = ForeignKeyField(Lead)
+    created_at = UtcDateTimeField()
+
+    class Meta:
+        primary_key = CompositeKey("building", "digest", "lead")
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What a lead says of how it was filled in. trap: what is in the field that nobody sees; seconds: how
+    long it took, if that is known.
+    """
+
+    trap: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """What is looked at of a lead."""
+
+    signs: Signs | None
+    message: str | None
+    building: Building | None
+
+
+def suspicions(suspects: Sequence[Suspect], now: datetime) -> list[str | None]:
+    """Why each of these looks like spam, in their order; None if it doesn't."""
+    return [_suspicion(suspect, now) for suspect in suspects]
+
+
+def _suspicion(suspect: Suspect, now: datetime) -> str | None:
+    signs, message = suspect.signs or Signs(), suspect.message
+    if signs.trap:
+        return "the field that nobody sees was filled in"
+    if not _defended(suspect.building):
+        return None
+    if signs.seconds is not None and signs.seconds < FASTEST_SECONDS:
+        return f"it was filled in within {max(0.0, signs.seconds):.1f} s"
+    if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
+        return "its message is links alone"
+    if message and (earlier := _how_often(suspect.building, message, now)) >= OFTEN:
+        return f"the same text came {earlier} times within the ten minutes before"
+    return None
+
+
+def remember_texts(leads: Iterable[tuple[int, str | None, Building | None]], now: datetime) -> None:
+    """Remember the messages of these leads for a while, in their transaction, where there is a defence."""
+    rows = [
+        {"building": building.id, "digest": _digest(message), "lead": lead_id, "created_at": now}
+        for lead_id, message, building in leads
+        if message and building is not None and _defended(building)
+    ]
+    if rows:
+        RecentText.delete().where(RecentText.created_at <= now - WITHIN).execute()
+        RecentText.insert_many(rows).execute()
+
+
+def is_held(suspected: str | None, building: Building | None) -> bool:
+    """Whether what would leave because of a lead is held."""
+    return suspected is not None and (building is None or building.spam_defence != MARK)
+
+
+def release_lead(lead_id: int, now: datetime) -> int:
+    """Take the suspicion off a lead, and have leave what was held; answers with how many deliveries that are.
+
+    Raises Refused if there is no such lead, or it isn't suspected.
+    """
+    lead = Lead.get_or_none(Lead.id == lead_id)
+    if lead is None:
+        raise Refused(f"there is no lead {lead_id}; see 'lead list --suspected'")
+    if lead.suspected is None:
+        raise Refused(f"lead {lead_id} is not suspected of anything")
+    lead.suspected = None
+    lead.save(only=[Lead.suspected])
+    released: int = (
+        Delivery.update(state=PENDING, reason=None, due_at=now, settled_at=None)
+        .where(Delivery.lead == lead_id, Delivery.state == HELD)
+        .execute()
+    )
+    return released
+
+
+def _defended(building: Building | None) -> bool:
+    return building is not None and building.spam_defence != OFF
+
+
+def _how_often(building: Building | None, message: str, now: datetime) -> int:
+    rows = RecentText.select(fn.COUNT(RecentText.lead)).where(
+        RecentText.building == building,
+        RecentText.digest == _digest(message),
+        RecentText.created_at > now - WITHIN,
+    )
+    count: int = rows.scalar()
+    return count
+
+
+def _digest(message: str) -> bytes:
+    # However it is spaced and whatever its case.
+    return hashlib.sha256(" ".join(message.casefold().split()).encode()).digest()
