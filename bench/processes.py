@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ class Process:
 
 
 @contextmanager
-def started(*command: str, **variables: str) -> Iterator[Process]:
+def started(*command: str, program: Sequence[str] = (sys.executable,), **variables: str) -> Iterator[Process]:
     """Start a program that says 'at URL' once it is ready; it is ended with the block."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
     with tempfile.TemporaryDirectory(prefix="leads-bench-") as folder:
@@ -51,7 +51,7 @@ def started(*command: str, **variables: str) -> Iterator[Process]:
         began = time.monotonic()
         with output.open("w") as out, log.open("w") as err:
             process = subprocess.Popen(
-                [sys.executable, *command],
+                [*program, *command],
                 cwd=ROOT,
                 env=rest | variables,
                 stdin=subprocess.DEVNULL,

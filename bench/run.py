@@ -35,10 +35,12 @@ from processes import (
     leads_server,
     quantile,
     register_building,
+    started,
 )
 from slow_disk import NoCompiler, slow_disk
 
 SECONDS = 4  # of each look at a rate
+BINARY = ROOT / "dist" / "leads"
 MILLION, THOUSAND = 1_000_000, 1_000
 
 
@@ -268,6 +270,15 @@ def _time_to_start(data_dir: Path | None) -> Figure:
 @row("start", "start to ready, on an empty database", at_most=0.7, unit=" s")
 def start(bench: Bench) -> Figure:
     return _time_to_start(None)
+
+
+@row("start-binary", "from the one file's start to its sandbox being ready", at_most=1.5, unit=" s")
+def start_binary(bench: Bench) -> Figure:
+    if not BINARY.exists():
+        raise NotHere("say 'make binary' before")
+    with started("sandbox", program=[str(BINARY)], LEADS_PORT="0") as process:
+        size = BINARY.stat().st_size / 1e6
+        return Figure(process.started_in, f"{size:.1f} MB")
 
 
 @row("start-million", "the same with 1,000,000 leads and 100,000 mails waiting", at_most=1.2, unit=" s")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from leads_sandbox import Sandbox
@@ -91,3 +92,13 @@ def with_form(sandbox: Sandbox, attributes: str = "", language: str = "en") -> s
     return f"""<!doctype html><html lang="{language}"><title>The Oak</title><main><h1>The Oak</h1>
 <script src="{sandbox.url}/static/lead-form.js" data-token="oak" data-time-zone="America/New_York"
  data-units="2A, 4B" data-listing-source="zillow" {attributes} defer></script></main>"""
+
+
+def serious(page: Page) -> list[str]:
+    """What keeps people out of the page, by axe's own names."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {[node['html'] for node in one['nodes']]}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]

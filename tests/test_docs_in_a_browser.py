@@ -1,6 +1,6 @@
 """The reference in a real browser: the samples for pages, and its buttons."""
 
-from browsing import Website
+from browsing import Website, serious
 from playwright.sync_api import Page, expect
 
 from handlers.docs import SAMPLES, filled
@@ -29,6 +29,7 @@ def test_the_sample_of_a_form_sends_a_lead(leads_sandbox: Sandbox, registered: W
 
 def test_in_the_sandbox_a_sample_is_run_by_its_button(leads_sandbox: Sandbox, page: Page) -> None:
     page.goto(leads_sandbox.url + "/docs")
+    assert serious(page) == []
     for number, sample in enumerate(SAMPLES):
         section = page.get_by_label(sample.name, exact=True)
         section.get_by_role("button", name="Run").click()

@@ -4,8 +4,7 @@ import gzip
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import Website, with_form
+from browsing import Website, serious, with_form
 from playwright.sync_api import Page, expect
 from running import ROOT
 
@@ -336,16 +335,6 @@ def test_without_javascript_a_form_leads_on_to_a_page_of_its_own_website(
     send(page)
     expect(page.get_by_role("heading", name="See you")).to_be_visible()
     assert len(leads_sandbox.leads.all()) == 1
-
-
-def serious(page: Page) -> list[str]:
-    """What keeps people out of the page, by axe's own names."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{one['id']}: {[node['html'] for node in one['nodes']]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 def test_nothing_of_the_form_keeps_anybody_out(registered: Website, page: Page) -> None:
