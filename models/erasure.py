@@ -17,6 +17,7 @@ from models.outbox import (
     Delivery,
     DeliveryAttempt,
 )
+from models.suspicion import RecentText
 
 
 def erase_customer(customer: Customer, now: datetime) -> int:
@@ -31,6 +32,7 @@ def erase_customer(customer: Customer, now: datetime) -> int:
     Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
         Delivery.lead.in_(leads), Delivery.state.in_((HELD, PENDING, SENDING, FAILED))
     ).execute()
+    RecentText.delete().where(RecentText.lead.in_(leads)).execute()
     # What a mail server said of an attempt may quote the renter.
     DeliveryAttempt.update(outcome=ERASED).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
@@ -56,6 +58,7 @@ def erase_customer(customer: Customer, now: datetime) -> int:
             sms_consent_ip=None,
             sms_consent_user_agent=None,
             sms_consent_host=None,
+            sms_consent_version=None,
             suspected=None,
         )
         .where(Lead.customer == customer)

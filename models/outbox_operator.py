@@ -6,6 +6,7 @@ from typing import Any
 
 from models.building import Refused
 from models.destination import EMAIL
+from models.intake import why_held
 from models.outbox import (
     ERASED,
     FAILED,
@@ -52,6 +53,8 @@ def _refuse_unless(ids: Sequence[int], states: Collection[str]) -> None:
             raise Refused(f"delivery {row_id} is {row.state} already")
         if row.reason == ERASED:
             raise Refused(f"delivery {row_id} can't leave: {ERASED}")
+        if HELD not in states and why_held(row.lead.suspected, row.lead.building):
+            raise Refused(f"lead {row.lead_id} looks like spam; 'lead release {row.lead_id}' comes first")
         if row.kind == EMAIL and row.lead.building_id is None:
             raise Refused(
                 f"lead {row.lead_id} has no building, and so no agent; give it one by 'lead assign'"

@@ -7,11 +7,12 @@ suspected only if they fill in the trap, a field that no person sees.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from peewee import BlobField, CompositeKey, ForeignKeyField, fn
+from peewee import BlobField, CompositeKey, ForeignKeyField
 
 from models.building import MARK, OFF, Building, Refused
 from models.database import Row, UtcDateTimeField
@@ -22,7 +23,7 @@ FASTEST_SECONDS = 3.0  # nobody reads and fills in a form in less
 OFTEN = 5  # how often one text may come to a building within the time below: some forms have one ready
 WITHIN = timedelta(minutes=10)
 
-_LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+_LINK = re.compile(r"(?:https?://|www\.)[!-~]+", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -40,11 +41,11 @@ class RecentText(Row):
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What a lead says of how it was filled in. trap: what is in the field that nobody sees; seconds: how
-    long it took, if that is known.
+    """What a lead says of how it was filled in. trap: there is something in the field that nobody sees;
+    seconds: how long it took, if that is known.
     """
 
-    trap: str | None = None
+    trap: bool = False
     seconds: float | None = None
 
 
@@ -59,22 +60,23 @@ class Suspect:
 
 def suspicions(suspects: Sequence[Suspect], now: datetime) -> list[str | None]:
     """Why each of these looks like spam, in their order; None if it doesn't."""
-    return [_suspicion(suspect, now) for suspect in suspects]
+    before: Counter[tuple[int, bytes]] = Counter()  # among these
+    return [_suspicion(suspect, before, now) for suspect in suspects]
 
 
-def _suspicion(suspect: Suspect, now: datetime) -> str | None:
+def _suspicion(suspect: Suspect, before: Counter[tuple[int, bytes]], now: datetime) -> str | None:
     signs, message = suspect.signs or Signs(), suspect.message
     if signs.trap:
         return "the field that nobody sees was filled in"
-    if not _defended(suspect.building):
+    building = suspect.building
+    if building is None or building.spam_defence == OFF:
         return None
+    flooded = bool(message) and _comes_too_often(building, message or "", before, now)
     if signs.seconds is not None and signs.seconds < FASTEST_SECONDS:
         return f"it was filled in within {max(0.0, signs.seconds):.1f} s"
     if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
         return "its message is links alone"
-    if message and (earlier := _how_often(suspect.building, message, now)) >= OFTEN:
-        return f"the same text came {earlier} times within the ten minutes before"
-    return None
+    return f"the same text came {OFTEN} times and more within ten minutes" if flooded else None
 
 
 def remember_texts(leads: Iterable[tuple[int, str | None, Building | None]], now: datetime) -> None:
@@ -82,10 +84,11 @@ def remember_texts(leads: Iterable[tuple[int, str | None, Building | None]], now
     rows = [
         {"building": building.id, "digest": _digest(message), "lead": lead_id, "created_at": now}
         for lead_id, message, building in leads
-        if message and building is not None and _defended(building)
+        if message and building is not None and building.spam_defence != OFF
     ]
     if rows:
-        RecentText.delete().where(RecentText.created_at <= now - WITHIN).execute()
+        old_or_ahead = (RecentText.created_at <= now - WITHIN) | (RecentText.created_at > now)
+        RecentText.delete().where(old_or_ahead).execute()  # ahead: the clock was set back
         RecentText.insert_many(rows).execute()
 
 
@@ -114,18 +117,23 @@ def release_lead(lead_id: int, now: datetime) -> int:
     return released
 
 
-def _defended(building: Building | None) -> bool:
-    return building is not None and building.spam_defence != OFF
-
-
-def _how_often(building: Building | None, message: str, now: datetime) -> int:
-    rows = RecentText.select(fn.COUNT(RecentText.lead)).where(
-        RecentText.building == building,
-        RecentText.digest == _digest(message),
-        RecentText.created_at > now - WITHIN,
+def _comes_too_often(
+    building: Building, message: str, before: Counter[tuple[int, bytes]], now: datetime
+) -> bool:
+    key = building.id, _digest(message)
+    rows = (
+        RecentText.select(RecentText.lead)
+        .where(
+            RecentText.building == building.id,
+            RecentText.digest == key[1],
+            RecentText.created_at > now - WITHIN,
+            RecentText.created_at <= now,
+        )
+        .limit(OFTEN)  # more of them would say no more
     )
-    count: int = rows.scalar()
-    return count
+    earlier = before[key] + len(list(rows.tuples()))
+    before[key] += 1
+    return earlier >= OFTEN
 
 
 def _digest(message: str) -> bytes:

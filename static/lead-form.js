@@ -107,8 +107,8 @@
       this.button = make("button", {part: "button"}, this.words.send);
       this.status = make("p", {role: "status", part: "status", tabindex: "-1"});
       // Seen by nobody; a program that fills in whatever there is gives itself away.
-      this.fields.append(make("div", {class: "trap", "aria-hidden": "true"}, make("label", {for: "homepage"}, "Homepage"),
-        make("input", {id: "homepage", name: "homepage", tabindex: "-1", autocomplete: "off"})));
+      this.fields.append(make("div", {class: "trap", "aria-hidden": "true"}, make("label", {for: "trap"}, "Leave this empty"),
+        make("input", {id: "trap", name: "trap", tabindex: "-1", autocomplete: "off", "data-1p-ignore": "", "data-lpignore": "true"})));
       this.form.append(this.fields, this.button, this.status);
       this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
       this.form.addEventListener("input", () => {
@@ -198,10 +198,13 @@
     }
 
     body() {
-      const {day, time, ...typed} = Object.fromEntries([...new FormData(this.form)].filter(([, value]) => value.trim()));
+      const {day, time, trap, ...typed} = Object.fromEntries([...new FormData(this.form)].filter(([, value]) => value.trim()));
       const sent = {...typed, utm_data: cameFrom(), request_host: location.host};
       if (day) sent.slot = `${day}T${time}`;
-      if (typed.sms_consent) sent.sms_consent_version = this.getAttribute("sms-version") || `lead-form ${this.language} 1`;
+      if (trap) sent.homepage = trap;
+      // Of another text than ours nobody here knows the version.
+      const version = this.getAttribute("sms-version") || (this.hasAttribute("sms-text") ? "" : `lead-form ${this.language} 1`);
+      if (typed.sms_consent && version) sent.sms_consent_version = version;
       const [source, number] = ["listing-source", "listing-id"].map((name) => this.getAttribute(name));
       if (source) sent.listing_source = source;
       if (number) sent.listing_source_original_id = number;

@@ -1,14 +1,15 @@
 """The quiet defence against spam: nothing is refused or lost for it, and the operator has the last word."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from command_line import Commands
-from conftest import House, SteppedClock
+from conftest import House, SteppedClock, held, queued
 
 from models.assignment import assign_lead
 from models.building import find_building, update_building
-from models.suspicion import OFTEN, Signs, release_lead
+from models.suspicion import OFTEN, RecentText, Signs, release_lead
 
 TRAP = {"homepage": "https://pills.test"}
 HELD_BY_TRAP = "suspected of spam: the field that nobody sees was filled in"
@@ -66,6 +67,14 @@ async def test_what_looks_like_spam_is_held_where_there_is_a_defence(
     [
         {},
         {"homepage": " "},
+        {"homepage": False},
+        {"homepage": 0},
+        {"homepage": ["x"]},
+        {"homepage": {"x": 1}},
+        {"form_seconds": ["x"]},
+        {"form_seconds": "9" * 2_000},
+        {"form_seconds": 60},
+        {"message": "https://maple.test/4b还有空房吗？"},
         {"form_seconds": "3"},
         {"form_seconds": "soon"},
         {"form_seconds": "-1"},
@@ -98,6 +107,34 @@ async def test_a_flood_of_one_text_is_held_from_some_time_on_until_it_is_over(
     assert not await suspected(98, "Is it still free?")
     clock.step(601)
     assert not await suspected(99, "Buy this")
+
+
+async def test_a_flood_that_comes_all_at_once_is_seen_too(house: House) -> None:
+    await defend(house, "hold")
+    async with held(house):  # so that they are one batch
+        leads = [
+            asyncio.create_task(
+                house.lead(token="maple", message="Buy this", requestor_email=f"{n}@renter.test")
+            )
+            for n in range(OFTEN + 3)
+        ]
+        await queued(house, len(leads))
+    stored = [await house.stored(await lead) for lead in leads]
+    assert sum(lead["suspected"] is not None for lead in stored) == 3
+
+
+async def test_a_trap_of_any_length_is_a_trap_and_no_refusal(house: House) -> None:
+    lead = await house.lead(token="maple", homepage="x" * 5_000)
+    assert (await house.stored(lead))["suspected"] is not None
+
+
+async def test_a_clock_that_was_set_back_suspects_nobody(house: House, clock: SteppedClock) -> None:
+    await defend(house, "hold")
+    for number in range(OFTEN):
+        await house.lead(token="maple", message="Is it free?", requestor_email=f"{number}@renter.test")
+    clock.set_time_of_day(-86_400)
+    lead = await house.lead(token="maple", message="Is it free?")
+    assert (await house.stored(lead))["suspected"] is None
 
 
 async def test_a_building_may_have_such_mail_marked_instead(house: House) -> None:
@@ -139,7 +176,7 @@ async def test_the_version_of_the_consents_text_is_kept_with_its_evidence(house:
 
 
 def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None:
-    plain, trapped = commands.leads({}, {"email": "spam@renter.test", "signs": Signs("x")})
+    plain, trapped = commands.leads({}, {"email": "spam@renter.test", "signs": Signs(trap=True)})
     assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [trapped]
     assert "'lead release 2' lets it leave" in commands.refusal("outbox", "retry", 2)
     assert commands.row("lead", "release", trapped) == {"id": trapped, "released": 1}
@@ -151,17 +188,20 @@ def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None
 
 def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Commands) -> None:
     commands.leads(
-        {"email": "a@renter.test", "phone": None, "signs": Signs("x")},
-        {"email": "b@renter.test", "phone": None, "signs": Signs("x")},
+        {"email": "a@renter.test", "phone": None, "signs": Signs(trap=True)},
+        {"email": "b@renter.test", "phone": None, "signs": Signs(trap=True)},
     )
     commands.run("outbox", "skip", 1)
     commands.run("customer", "erase", 2, "--yes")
     assert [row["state"] for row in commands.rows("outbox", "list")] == ["skipped", "skipped"]
     assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [1]
+    assert "'lead release 1' comes first" in commands.refusal("outbox", "retry", 1)
+    with commands.database():
+        assert RecentText.select().count() == 0
 
 
 def test_doctor_tells_of_what_is_held(commands: Commands) -> None:
-    commands.leads({"signs": Signs("x")})
+    commands.leads({"signs": Signs(trap=True)})
     said = commands.run("doctor", status=1).stdout
     assert "1 are held as they look like spam" in said and "lead release" in said
 

@@ -23,8 +23,8 @@ UNUSABLE_EMAIL = "Unable to create tour request"
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # line breaks and tabs may stay
-# datetime.fromisoformat takes any one character between date and time, and a space before the offset.
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
+# datetime.fromisoformat takes any one character between date and time, and a space before the offset.
 ISO_8601 = re.compile(r"[\dW-]+(?:[T ][\d:.,]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
 
 
@@ -46,9 +46,9 @@ TOUR_REQUEST = {
     "request_host": _text("The website's host; the Host header if it is not sent."),
     "sms_consent": _text('"true", and nothing else, is consent to be texted.'),
     "sms_consent_version": _text("Which text was consented to, as the form calls it."),
-    "form_seconds": _text("How long it took to fill in the form; what no person could do looks like spam."),
-    "homepage": _text("A field that no person sees; what is in it looks like spam."),
 }
+# What a form says of how it was filled in. No rule but its reader's: nothing is refused for it.
+SIGNS = ("homepage", "form_seconds")
 SCHEMA = {
     "token": _text("The building's token."),
     "unified_address_id": _text("The building, where there is no token."),
@@ -160,7 +160,7 @@ def read_submission(document: dict[str, Any], receipt: Receipt) -> Submission:
         )
         if consents
         else None,
-        signs=_read_signs(tour),
+        signs=_read_signs(inner if isinstance(inner, dict) else {}),
         retryable=receipt.retryable,
     )
 
@@ -220,12 +220,12 @@ def _read_slot(text: str) -> datetime:
     return slot
 
 
-def _read_signs(tour: dict[str, Any]) -> Signs | None:
-    trap, text = tour.get("homepage"), tour.get("form_seconds")
-    if trap is None and text is None:
-        return None
-    seconds = float(text) if text and SECONDS.fullmatch(text.strip()) else None
-    return Signs(trap, seconds)
+def _read_signs(sent: dict[str, Any]) -> Signs | None:
+    trap, seconds = (sent.get(name) for name in SIGNS)
+    trapped = isinstance(trap, str) and clean_text(trap) is not None
+    text = str(seconds).strip() if isinstance(seconds, str | int) else ""
+    known = float(text) if SECONDS.fullmatch(text) else None
+    return Signs(trapped, known) if trapped or known is not None else None
 
 
 def _read_utm(text: str) -> dict[str, str] | None:

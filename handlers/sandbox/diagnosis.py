@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers.api.body import FORM_TYPES, decode_body
 from handlers.api.page import leads_on
-from handlers.api.schemas import MISSING, SCHEMA, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.api.schemas import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.errors import BadRequest
 from handlers.sandbox.attempts import Attempt
 from models.lead import LISTING_SOURCES
@@ -153,7 +153,7 @@ def server_managed_fields(sent: Sent) -> Finding:
 
 @rule
 def unknown_fields(sent: Sent) -> Finding:
-    known = {*SERVER_MANAGED, *TOUR_REQUEST}
+    known = {*SERVER_MANAGED, *TOUR_REQUEST, *SIGNS}
     names = sorted(sent.document.keys() - SCHEMA.keys() - known)
     names += sorted(f"tour_request.{name}" for name in sent.tour.keys() - known)
     if names:

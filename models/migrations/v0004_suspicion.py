@@ -6,6 +6,8 @@ ALTER TABLE lead ADD COLUMN sms_consent_version TEXT;
 ALTER TABLE lead ADD COLUMN suspected TEXT;
 CREATE INDEX lead_suspected ON lead (id) WHERE suspected IS NOT NULL;
 
+CREATE INDEX delivery_held ON delivery (kind) WHERE state = 'held';
+
 CREATE TABLE recent_text (
     building_id INTEGER NOT NULL REFERENCES building (id),
     digest BLOB NOT NULL,
