@@ -16,6 +16,7 @@ from handlers.api.leads import Leads
 from handlers.api.schemas import read_submission
 from handlers.errors import Refusal, Unavailable, Unforeseen
 from handlers.sandbox.attempts import Attempt, Memory
+from handlers.sandbox.diagnosis import Facts, diagnose
 from handlers.sandbox.faults import API, CUT, SLOW, BadFault, Fault, Faults, read_fault
 from models.database import StorageError
 from models.intake import Submission
@@ -132,10 +133,11 @@ class WatchedLeads(Watched, Leads):
 
     def _answer_preview(self, looking: "asyncio.Future[dict[str, Any]]") -> None:
         try:
-            self._attempt.preview = looking.result()
+            preview = self._attempt.preview = looking.result()
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
-        self.answer(200, {"dry_run": True, "would_store": self._attempt.preview})
+        said = diagnose(self._attempt, Facts(preview["building"], preview["nobody_told_because"]))
+        self.answer(200, {"dry_run": True, "would_store": preview, "diagnosis": said})
 
 
 def read_preferences(text: str) -> dict[str, str]:
