@@ -16,7 +16,7 @@ from tornado.httputil import (
 )
 
 from handlers.api.exchange import Api, Exchange
-from handlers.api.leads import Leads
+from handlers.api.leads import OLDER_PATH, PATH, Leads
 from handlers.base import NotFound, log_page
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
@@ -24,9 +24,7 @@ from handlers.static import StaticFiles
 from models.reader import Reader
 from models.writer import Writer
 
-# Each with or without a slash at its end; the second is the first's older name.
 API = "/api"
-LEADS = (f"{API}/v1/website_leads", f"{API}/v1/tour_requests")
 
 Page = tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]
 MakeExchange = Callable[[Api, HTTP1Connection], Exchange]
@@ -74,7 +72,7 @@ class FrontDoor(HTTPServerConnectionDelegate):
     ) -> None:
         """leads, unknown: make the exchange on the path of leads, and on any other under /api."""
         self._api = api
-        self._exchanges = dict.fromkeys(LEADS, leads)
+        self._exchanges = dict.fromkeys((PATH, OLDER_PATH), leads)  # with or without a slash at the end
         self._unknown = unknown
         self._pages = tornado.web.Application(
             list(pages), default_handler_class=NotFound, log_function=log_page, in_flight=api.in_flight

@@ -45,9 +45,9 @@ SAMPLES: Sequence[Sample] = (
 def filled(sample: Sample, url: str, token: str) -> str:
     """The sample's text for a server at this URL and a building of this token."""
     text = sample.text.replace(SAMPLE_URL, url)
-    for before, after in (('"token": "{}"',) * 2, ('token: "{}"',) * 2, ('"token" => "{}"',) * 2):
-        text = text.replace(before.format(SAMPLE_TOKEN), after.format(token))
-    return text.replace(f'name="token" value="{SAMPLE_TOKEN}"', f'name="token" value="{token}"')
+    for written in ('"token": "{}"', 'token: "{}"', '"token" => "{}"', 'name="token" value="{}"'):
+        text = text.replace(written.format(SAMPLE_TOKEN), written.format(token))
+    return text
 
 
 class Docs(Handler):

@@ -4,9 +4,10 @@ from datetime import datetime
 
 from models.building import Building, Refused
 from models.destination import EMAIL
-from models.intake import in_utc, why_held, why_not_told
+from models.intake import in_utc, why_not_told
 from models.lead import Lead
 from models.outbox import HELD, PENDING, SKIPPED, Delivery
+from models.suspicion import why_held
 
 
 def assign_lead(lead_id: int, building: Building, now: datetime) -> str | None:

@@ -14,7 +14,7 @@ from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox import NewDelivery, enqueue
 from models.prepared import PreparedInsert
-from models.suspicion import Signs, Suspect, is_held, remember_texts, suspicions
+from models.suspicion import Signs, Suspect, remember_texts, suspicions, why_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +195,6 @@ def _deliveries(
     if submission.listing_source == JUNE_HOMES_SOURCE:
         deliveries.append(NewDelivery(lead_id, JUNE_HOMES, hold_reason=hold))
     return deliveries
-
-
-def why_held(suspected: str | None, building: Building | None) -> str | None:
-    """Why what would leave because of a lead is held, for the operator; None if it isn't."""
-    return f"suspected of spam: {suspected}" if is_held(suspected, building) else None
 
 
 def why_not_told(customer: Customer | FoundCustomer, building: Building | None) -> str | None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from models.building import Refused
 from models.destination import EMAIL
-from models.intake import why_held
 from models.outbox import (
     ERASED,
     FAILED,
@@ -16,6 +15,7 @@ from models.outbox import (
     Delivery,
     state_is,
 )
+from models.suspicion import why_held
 
 SKIPPED_BY_HAND = "skipped by the operator"
 

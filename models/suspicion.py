@@ -92,9 +92,11 @@ def remember_texts(leads: Iterable[tuple[int, str | None, Building | None]], now
         RecentText.insert_many(rows).execute()
 
 
-def is_held(suspected: str | None, building: Building | None) -> bool:
-    """Whether what would leave because of a lead is held."""
-    return suspected is not None and (building is None or building.spam_defence != MARK)
+def why_held(suspected: str | None, building: Building | None) -> str | None:
+    """Why what would leave because of a lead is held, for the operator; None if it isn't."""
+    if suspected is None or (building is not None and building.spam_defence == MARK):
+        return None
+    return f"suspected of spam: {suspected}"
 
 
 def release_lead(lead_id: int, now: datetime) -> int:

@@ -239,9 +239,9 @@
       this.busy = this.fields.inert = true;  // what is typed from here on would not be in it
       this.button.setAttribute("aria-disabled", "true");
       this.tell("submit");
-      const typed = JSON.stringify(this.body());
+      const lead = this.body();
+      const typed = JSON.stringify(lead);
       if (this.sent?.typed !== typed) {
-        const lead = this.body();
         lead.tour_request.form_seconds = ((Date.now() - this.began) / 1000).toFixed(1);
         this.sent = {typed, body: JSON.stringify(lead), key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`};
       }

@@ -12,7 +12,8 @@ from openapi_spec_validator import validate
 from running import Program, run, started
 from schemathesis import GenerationMode, checks
 
-from handlers.api.openapi import OLDER_PATH, PATH, document
+from handlers.api.leads import OLDER_PATH, PATH
+from handlers.api.openapi import document
 from handlers.api.schemas import SCHEMA, TOUR_REQUEST
 
 SPEC = document()

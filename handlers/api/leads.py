@@ -19,13 +19,14 @@ from models.writer import Overloaded
 log = logging.getLogger("leads.http")
 
 
+PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
 LONGEST_KEY = 255  # characters
 
 
 class Leads(Exchange):
     """Takes a lead. The 201 is written only after it is on disk (C4)."""
 
-    route = "/api/v1/website_leads"
+    route = PATH
     methods = ("POST",)
     _return_to: object = None  # where a form without JavaScript would like to lead on
 

@@ -3,11 +3,10 @@
 from typing import Any
 
 from handlers.api.exchange import EXPOSED, MAX_BODY_BYTES, THROTTLED
-from handlers.api.leads import LONGEST_KEY
+from handlers.api.leads import LONGEST_KEY, OLDER_PATH, PATH
 from handlers.api.schemas import SCHEMA
 
 VERSION = "1"
-PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
 
 Json = dict[str, Any]
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 from models.clock import Clock
@@ -12,6 +13,7 @@ from models.database import as_text
 
 KEPT = 1_000  # of each kind; the oldest go first
 LOOK_AGAIN_SECONDS = 0.05
+MAILS, PARTNER_CALLS = LEFT = ("mails", "partner_calls")  # what leaves because of a lead
 
 
 @dataclass
@@ -75,16 +77,15 @@ class Memory:
         """Forget all of it, and what is still going on; the numbers begin at 1 again."""
         self.era += 1
         self.attempts: deque[Attempt] = deque(maxlen=KEPT)
-        self.mails: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self.partner_calls: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._numbers = {"attempt": 0, "mail": 0, "partner_call": 0}
+        self._left: dict[str, deque[dict[str, Any]]] = {kind: deque(maxlen=KEPT) for kind in LEFT}
+        self._numbers = {kind: count(1) for kind in ("attempts", *LEFT)}
         self._leads: dict[str, int] = {}  # by the id of the request that brought it
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Remember an attempt that is over."""
         if attempt.era != self.era:
             return
-        attempt.number = self._number("attempt")
+        attempt.number = next(self._numbers["attempts"])
         self.attempts.append(attempt)
         self._tell()
 
@@ -92,25 +93,26 @@ class Memory:
         """Remember which lead a request brought."""
         self._leads[request_id] = lead_id
 
-    def add_mail(self, mail: dict[str, Any]) -> None:
-        """Remember a mail that was taken."""
-        self.mails.append(self._numbered("mail", mail))
+    def add(self, kind: str, thing: dict[str, Any]) -> None:
+        """Remember a mail that was taken, or a call that the partner had."""
+        number = next(self._numbers[kind])
+        self._left[kind].append({"number": number, "at": as_text(self._clock.now()), **thing})
         self._tell()
 
-    def add_partner_call(self, call: dict[str, Any]) -> None:
-        """Remember a call that the partner had."""
-        self.partner_calls.append(self._numbered("partner_call", call))
-        self._tell()
+    def about(self, kind: str, lead: int | None) -> list[dict[str, Any]]:
+        """What left of this kind, with the lead that it is about; of this lead alone, if one is named."""
+        known = [{**one, "lead_id": self.lead_of(one["request_id"])} for one in self._left[kind]]
+        return [one for one in known if lead is None or one["lead_id"] == lead]
 
     async def wait_for(
-        self, look: Callable[[], Awaitable[list[Any]]], count: int, seconds: float
+        self, look: Callable[[], Awaitable[list[Any]]], enough: int, seconds: float
     ) -> list[Any] | None:
-        """What `look` finds, once it is as many as count; None if it isn't within so many seconds."""
+        """What `look` finds, once it is enough of it; None if it isn't within so many seconds."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while True:
             found = await look()
-            if len(found) >= count:
+            if len(found) >= enough:
                 return found
             left = until - loop.time()
             if left <= 0:
@@ -124,13 +126,6 @@ class Memory:
     def lead_of(self, request_id: str | None) -> int | None:
         """The lead that this request brought; None of one from before all was forgotten."""
         return self._leads.get(request_id or "")
-
-    def _numbered(self, kind: str, thing: dict[str, Any]) -> dict[str, Any]:
-        return {"number": self._number(kind), "at": as_text(self._clock.now()), **thing}
-
-    def _number(self, kind: str) -> int:
-        self._numbers[kind] += 1
-        return self._numbers[kind]
 
     def _tell(self) -> None:
         self._changed.set()

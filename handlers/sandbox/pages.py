@@ -2,17 +2,17 @@
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from tornado.web import RedirectHandler, RequestHandler
 
+from handlers.api.leads import PATH
 from handlers.base import Handler
 from handlers.errors import BadRequest, Refusal
-from handlers.sandbox.attempts import Attempt
+from handlers.sandbox.attempts import MAILS, PARTNER_CALLS
 from handlers.sandbox.faults import BadFault
 from handlers.static import StaticFile, StaticFiles
 from models.building import Refused, list_buildings
@@ -22,15 +22,7 @@ from models.lead_record import list_leads, show_lead
 if TYPE_CHECKING:
     from handlers.sandbox.world import World
 
-BUILDING_FIELDS = (
-    "name",
-    "address_line_one",
-    "unified_address_id",
-    "website_url",
-    "agent_email",
-    "time_zone",
-    "spam_defence",
-)
+NO_LEAD = 0  # an id that no lead has
 STATIC = Path(__file__).parent / "static"
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_ADVANCE_SECONDS = 10 * 366 * 86_400.0
@@ -47,9 +39,9 @@ def sandbox_pages(world: "World") -> list[tuple[str, type[RequestHandler], dict[
         (r"/sandbox/api/requests", Requests, inside),
         (r"/sandbox/api/requests/([0-9]{1,18})", OneRequest, inside),
         (r"/sandbox/api/leads", Leads, inside),
-        (r"/sandbox/api/mails", Mails, inside),
+        (r"/sandbox/api/mails", WhatLeft, {**inside, "kind": MAILS}),
         (r"/sandbox/mails/([0-9]{1,18})\.html", MailAsHtml, inside),
-        (r"/sandbox/api/partner_calls", PartnerCalls, inside),
+        (r"/sandbox/api/partner_calls", WhatLeft, {**inside, "kind": PARTNER_CALLS}),
         (r"/sandbox/api/buildings", Buildings, inside),
         (r"/sandbox/api/faults", TheFaults, inside),
         (r"/sandbox/api/clock", TheClock, inside),
@@ -123,7 +115,7 @@ class Index(SandboxHandler):
         self.answer(
             200,
             {
-                "leads_url": f"{self.request.protocol}://{self.request.host}/api/v1/website_leads",
+                "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
                 "buildings": await inside.reader.read(list_buildings, self.world.clock.now()),
                 "clock": _clock(self.world),
                 "faults": self.world.faults.as_dicts(),
@@ -171,18 +163,9 @@ class OneRequest(SandboxHandler):
             {
                 **attempt.as_dict(),
                 "stored": stored,
-                "mails": _of(self.world, memory.mails, attempt),
-                "partner_calls": _of(self.world, memory.partner_calls, attempt),
+                **{kind: memory.about(kind, attempt.lead_id or NO_LEAD) for kind in (MAILS, PARTNER_CALLS)},
             },
         )
-
-
-def _of(world: "World", left: Iterable[dict[str, Any]], attempt: Attempt) -> list[dict[str, Any]]:
-    return [
-        one
-        for one in _with_leads(world, left)
-        if attempt.lead_id is not None and one["lead_id"] == attempt.lead_id
-    ]
 
 
 class Leads(SandboxHandler):
@@ -199,48 +182,34 @@ class Leads(SandboxHandler):
         await self.answer_list("leads", look)
 
 
-class Mails(SandboxHandler):
-    """GET: the mails that were taken, about this lead."""
+class WhatLeft(SandboxHandler):
+    """GET: the mails that were taken, or the calls that the partner had; about this lead, if one is named."""
+
+    def initialize(self, world: "World", kind: str) -> None:  # type: ignore[override]
+        super().initialize(world)
+        self._kind = kind
 
     async def get(self) -> None:
-        lead = _lead_asked_for(self)
-        await self.answer_list("mails", partial(_about, self.world, self.world.memory.mails, lead))
+        text = self.get_query_argument("lead", None)
+        if text is not None and not text.isdecimal():
+            raise BadRequest("lead is the id of a lead")
+        lead = None if text is None else int(text)
+
+        async def look() -> list[Any]:
+            return self.world.memory.about(self._kind, lead)
+
+        await self.answer_list(self._kind, look)
 
 
 class MailAsHtml(SandboxHandler):
     """GET: how a mail looks, for a frame in which nothing of it can run or call home."""
 
     def get(self, number: str) -> None:
-        found = [mail for mail in self.world.memory.mails if mail["number"] == int(number)]
+        found = [mail for mail in self.world.memory.about(MAILS, None) if mail["number"] == int(number)]
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", "sandbox; default-src 'none'; style-src 'unsafe-inline'")
         self.set_status(200 if found else 404)
         self.finish(found[0]["html"] or "" if found else "")
-
-
-class PartnerCalls(SandboxHandler):
-    """GET: the calls that the partner had, about this lead."""
-
-    async def get(self) -> None:
-        lead = _lead_asked_for(self)
-        await self.answer_list(
-            "partner_calls", partial(_about, self.world, self.world.memory.partner_calls, lead)
-        )
-
-
-def _lead_asked_for(handler: SandboxHandler) -> int | None:
-    lead = handler.get_query_argument("lead", None)
-    if lead is not None and not lead.isdecimal():
-        raise BadRequest("lead is the id of a lead")
-    return None if lead is None else int(lead)
-
-
-async def _about(world: "World", left: Iterable[dict[str, Any]], lead: int | None) -> list[dict[str, Any]]:
-    return [one for one in _with_leads(world, left) if lead is None or one["lead_id"] == lead]
-
-
-def _with_leads(world: "World", left: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**one, "lead_id": world.memory.lead_of(one["request_id"])} for one in left]
 
 
 class Buildings(SandboxHandler):
@@ -254,10 +223,6 @@ class Buildings(SandboxHandler):
         fields = self.body()
         if any(not isinstance(value, str) for value in fields.values()):
             raise BadRequest("each field of a building is a string")
-        if unknown := fields.keys() - {*BUILDING_FIELDS, "token"}:
-            raise BadRequest(
-                f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(BUILDING_FIELDS)}"
-            )
         try:
             building = await self.world.register(fields)
         except Refused as error:

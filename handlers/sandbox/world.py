@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers import FrontDoor, Inside, pages
-from handlers.sandbox.attempts import Attempt, Memory
+from handlers.api.leads import PATH
+from handlers.sandbox.attempts import MAILS, PARTNER_CALLS, Attempt, Memory
 from handlers.sandbox.clock import SandboxClock
 from handlers.sandbox.diagnosis import TWICE_WITHIN, Facts, body_key, diagnose
 from handlers.sandbox.faults import Faults
@@ -24,6 +25,7 @@ from handlers.sandbox.watch import Watch, Watched, WatchedLeads
 from models.building import (
     Building,
     BuildingToken,
+    Refused,
     add_building,
     building_as_dict,
     find_building,
@@ -37,11 +39,11 @@ from models.database import StorageError, as_text_or_none, close_database, trans
 from models.deal import Deal
 from models.destination import KINDS, resume
 from models.idempotency import IdempotencyKey
-from models.intake import Submission, in_utc, property_type, why_held, why_not_told
+from models.intake import Submission, in_utc, property_type, why_not_told
 from models.lead import Lead
 from models.outbox import Delivery, DeliveryAttempt
 from models.settings import Settings, SmtpServer
-from models.suspicion import RecentText
+from models.suspicion import RecentText, why_held
 
 # How it is called, so that what is shown can be typed.
 PROGRAM = sys.executable if getattr(sys, "frozen", False) else ".venv/bin/python server.py"
@@ -97,6 +99,10 @@ class World:
 
     async def register(self, fields: dict[str, str]) -> dict[str, Any]:
         """Register a building, with this token or a new one. Raises Refused."""
+        if unknown := fields.keys() - {*BUILDING, "token"}:
+            raise Refused(
+                f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(BUILDING)}"
+            )
         building = await self.inside.writer.write(_register, (fields, self.clock.now()))
         self.inside.api.allowlist.forget()
         return building
@@ -110,11 +116,11 @@ class World:
             await asyncio.wait(self._diagnosing)
 
     def _mail_came(self, mail: dict[str, Any]) -> None:
-        self.memory.add_mail(mail)
+        self.memory.add(MAILS, mail)
         self._tell(f"mail     to {', '.join(mail['to'])}: {mail['subject']}")
 
     def _partner_called(self, call: dict[str, Any]) -> None:
-        self.memory.add_partner_call(call)
+        self.memory.add(PARTNER_CALLS, call)
         self._tell(f"partner  June Homes got lead {call['body']['data']['id']} ({call['body']['type']})")
 
     def _over(self, attempt: Attempt) -> None:
@@ -237,7 +243,7 @@ def greeting(url: str, data_dir: Path) -> str:
 
 def banner(url: str, data_dir: Path) -> str:
     """What a newcomer needs: where it is, and a lead to send."""
-    leads_url = f"{url}/api/v1/website_leads"
+    leads_url = url + PATH
     return f"""
   Website leads, a sandbox. Nothing leaves this machine; all of it is gone when you stop it with Ctrl-C.
 
