@@ -11,7 +11,6 @@ from collections.abc import Callable
 BUSY = 0.8  # of a processor, from which on the loop has little time left
 LOOK_EVERY_SECONDS = 0.05
 LEADS_ARE_COMING_SECONDS = 0.1  # for so long after one
-PATIENCE_SECONDS = 0.005
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 0.01, 0.2
 
 
@@ -30,9 +29,10 @@ class Courtesy:
         """A lead was stored."""
         self._lead_at = time.monotonic()
 
-    def patience_seconds(self) -> float:
-        """How long what is claimed and settled may wait, to be written along with leads, not before them."""
-        return PATIENCE_SECONDS if self._leads_are_coming(time.monotonic()) else 0.0
+    @property
+    def is_patient(self) -> bool:
+        """Whether what is claimed and settled is to be written along with leads, not before them."""
+        return self._leads_are_coming(time.monotonic())
 
     def rest_seconds(self) -> float:
         """How long to rest now; 0 if there is no need to."""

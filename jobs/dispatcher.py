@@ -104,7 +104,7 @@ class _Lane:
 
     async def _claim(self, limit: int) -> None:
         claim = Claim(self._kind, limit, self._clock.now())
-        for claimed in await self._writer.write(claim_records, claim, self._courtesy.patience_seconds()):
+        for claimed in await self._writer.write(claim_records, claim, self._courtesy.is_patient):
             task = asyncio.create_task(self._deliver(claimed))
             self._on_their_way.add(task)
             task.add_done_callback(self._arrived)
@@ -135,7 +135,7 @@ class _Lane:
         # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
         while True:
             try:
-                state = await self._writer.write(settle, outcome, self._courtesy.patience_seconds())
+                state = await self._writer.write(settle, outcome, self._courtesy.is_patient)
                 break
             except Exception as error:
                 if not isinstance(error, StorageError):  # that one the writer has logged

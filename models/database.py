@@ -18,9 +18,11 @@ RESTORING = FILE_NAME + ".restoring"  # while it is there, a restore was begun a
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
 BUSY_TIMEOUT_SECONDS = 5.0
 EMPTY_JOURNAL_TRIES = 100
-# From so many pages of 4 KiB on the journal is moved into the database. At the usual 1,000 a large database
-# is for a tenth of the time busy with that.
-JOURNAL_PAGES = 4_000
+# Of a new file. A lead touches a dozen pages, most of them for a few bytes, and each is written as a whole.
+PAGE_BYTES = 2_048
+# From so many on the journal is moved into the database. At the usual 1,000 a large database is for a tenth
+# of the time busy with that.
+JOURNAL_PAGES = 8_000
 
 # Peewee and SQLite accept a misspelt pragma in silence, so each is read back: (as set, as read).
 PRAGMAS: dict[str, tuple[str, object]] = {
@@ -67,6 +69,7 @@ class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no typ
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()
         try:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # an older file keeps its own
             for name, (value, expected) in PRAGMAS.items():
                 connection.execute(f"PRAGMA {name} = {value}")
                 actual = next(iter(connection.execute(f"PRAGMA {name}")))[0]
@@ -148,30 +151,6 @@ class WriteTransaction:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._journal_pages = 0
-        self._most_pages = JOURNAL_PAGES
-        # In place of SQLite's own way, to do it in the middle of a commit that somebody waits for.
-        connection.set_wal_hook(self._note_journal)
-
-    def _note_journal(self, connection: apsw.Connection, name: str, pages: int) -> int:
-        self._journal_pages = pages
-        return apsw.SQLITE_OK
-
-    @property
-    def journal_is_long(self) -> bool:
-        """Whether it is time to move the journal into the database."""
-        return self._journal_pages >= self._most_pages
-
-    def move_journal(self) -> None:
-        """Do so, as far as nobody still reads from it. Raises StorageError; no harm is done then."""
-        pages = self._journal_pages
-        self._most_pages = pages + JOURNAL_PAGES // 4  # when to try again, if not all of it could be moved
-        try:
-            in_all, moved = self._connection.wal_checkpoint()
-        except apsw.Error as error:
-            raise StorageError(storage_reason(error)) from error
-        if moved == in_all:
-            self._most_pages = JOURNAL_PAGES
 
     def begin(self, *, wait: bool) -> bool:
         """Take the write lock; False if somebody else has it, and it was not to be waited for.

@@ -20,6 +20,7 @@ from models.database import (
     is_storage_failure,
     storage_reason,
 )
+from models.journal import Journal
 
 log = logging.getLogger("leads.writer")
 
@@ -33,8 +34,9 @@ Answered = Callable[[Any, Exception | None], None]
 
 BATCH_SIZE = 256
 QUEUE_SIZE = 2_000
-QUICK_COMMIT_SECONDS = 0.001  # up to here the loop waits for a commit: having a thread do it takes 0.13 ms
+QUICK_COMMIT_SECONDS = 0.002  # up to here the loop waits for a commit: having a thread do it takes 0.13 ms
 COMMITS_REMEMBERED = 8
+PATIENCE_SECONDS = 0.005
 CLOSING_SECONDS = 0.005  # between two looks whether all is written
 
 
@@ -51,7 +53,6 @@ class _Request:
     operation: Operation
     item: Any
     answered: Answered
-    can_wait: bool  # for a batch that begins for another's sake
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Writer:
 
     The statements run on the loop's thread, since in another they would fight it for the interpreter at each
     of them; a batch of 64 leads takes 2 ms. What waits, for another's lock or a disk that is not known to be
-    quick, is done in a thread.
+    quick, is done in a thread; meanwhile the next batch is read.
     """
 
     def __init__(self, queue_size: int = QUEUE_SIZE, batch_size: int = BATCH_SIZE) -> None:
@@ -73,7 +74,11 @@ class Writer:
         self._batch_size = batch_size
         self._queue: deque[_Request] = deque()
         self._batch: list[_Request] = []  # what is being written
-        self._busy = False  # with a batch, or about to begin one
+        self._busy = False  # with a batch, or with the journal
+        self._hurry = False  # there is one in the queue that doesn't wait for company
+        self._company: asyncio.TimerHandle | None = None  # until when those that do still wait
+        self._gathering: asyncio.Handle | None = None  # looks whether more have come
+        self._gather_until = 0.0
         self._after: dict[Operation, Callable[[], None]] = {}
         self._outcome_unknown = False
         # Set once a commit's outcome is unknown: the process is to be restarted.
@@ -88,6 +93,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         database.connect(reuse_if_open=True)
         self._transaction = WriteTransaction(database.connection())
+        self._journal = Journal(database.connection())
+        self._moving: asyncio.Task[None] | None = None  # most of the journal
+        self._rest_to_move = False
         self._waiter.start(self._loop)
 
     def after_commit_of(self, operation: Operation, callback: Callable[[], None]) -> None:
@@ -100,14 +108,11 @@ class Writer:
         return len(self._queue) + len(self._batch)
 
     def write(
-        self,
-        operation: Callable[[Sequence[Item]], Sequence[Result]],
-        item: Item,
-        patience_seconds: float = 0.0,
+        self, operation: Callable[[Sequence[Item]], Sequence[Result]], item: Item, patient: bool = False
     ) -> "asyncio.Future[Result]":
         """Have the operation write this item. Done when it is on disk; call it on the loop's thread.
-        patience_seconds: how long it may wait for others to come along with, where a commit of its own would
-        only hold these up.
+        patient: it waits for others to come along with, PATIENCE_SECONDS from when the writer is free, as a
+        commit of its own would only hold these up.
 
         Raises Overloaded at once if the queue is full. The future raises StorageError if the disk failed
         (then nothing was written, unless it is OutcomeUnknown), or what the operation itself raised for this
@@ -124,57 +129,105 @@ class Writer:
             else:
                 future.set_exception(error)
 
-        self.submit(operation, item, answered, patience_seconds)
+        self.submit(operation, item, answered, patient)
         return future
 
-    def submit(
-        self, operation: Operation, item: Any, answered: Answered, patience_seconds: float = 0.0
-    ) -> None:
+    def submit(self, operation: Operation, item: Any, answered: Answered, patient: bool = False) -> None:
         """The same, and `answered` is called with what the future would have: a lone lead is answered 0.05 ms
         sooner than through one.
         """
         if self.unanswered >= self._queue_size:
             raise Overloaded("too many writes are waiting for the disk")
-        request = _Request(operation, item, answered, can_wait=patience_seconds > 0)
-        self._queue.append(request)
-        if request.can_wait:
-            self._loop.call_later(patience_seconds, self._wait_no_longer, request)
+        self._queue.append(_Request(operation, item, answered))
+        self._hurry = self._hurry or not patient
+        if self._gathering is not None and self._gathered_long_enough:
+            self._begin()
         else:
             self._begin_soon()
 
-    def _wait_no_longer(self, request: _Request) -> None:
-        request.can_wait = False
-        self._begin_soon()
-
     def _begin_soon(self) -> None:
-        if not self._busy and not all(request.can_wait for request in self._queue):
-            self._busy = True
-            self._loop.call_soon(self._begin_unless_more_come, len(self._queue))
+        if self._busy or self._gathering is not None or not self._queue:
+            return
+        if self._hurry:
+            self._gather_until = self._loop.time() + self._commit_seconds / 2
+            self._gathering = self._loop.call_soon(self._begin_unless_more_come, len(self._queue))
+        elif self._company is None:
+            self._company = self._loop.call_later(PATIENCE_SECONDS, self._no_company)
+
+    def _no_company(self) -> None:
+        self._company = None
+        self._hurry = True
+        self._begin_soon()
 
     def _begin_unless_more_come(self, queued: int) -> None:
         # Without waiting: whoever is in the middle of being read comes along, a lone lead waits for nobody.
-        if queued < len(self._queue) < self._batch_size:
-            self._loop.call_soon(self._begin_unless_more_come, len(self._queue))
+        if queued < len(self._queue) < self._batch_size and not self._gathered_long_enough:
+            self._gathering = self._loop.call_soon(self._begin_unless_more_come, len(self._queue))
         else:
             self._begin()
 
+    @property
+    def _gathered_long_enough(self) -> bool:
+        # While a slow disk is at work, those who come late can be read; they are the next batch.
+        return not self._disk_is_quick and self._loop.time() > self._gather_until
+
+    @property
+    def _disk_is_quick(self) -> bool:
+        return self._commit_seconds <= QUICK_COMMIT_SECONDS
+
     async def close(self) -> None:
         """Write what has queued up, then close the connection."""
-        while self.unanswered:
-            for request in self._queue:
-                self._wait_no_longer(request)
+        while self.unanswered or self._busy or self._moving is not None:
+            self._hurry = True
+            self._begin_soon()
             await asyncio.sleep(CLOSING_SECONDS)
         await self._waiter.stop()
         close_database()
 
-    def _go_on(self, error: Exception | None) -> None:
-        if error is not None:  # what it was to move is still in the journal, and safe there
-            log.error("the journal can't be moved into the database", extra={"reason": str(error)})
+    def _go_on(self) -> None:
         self._busy = False
-        self._begin_soon()
+        if self._hurry and not self._disk_is_quick:
+            self._begin()  # so that the disk is at work while the last batch is answered
+        else:
+            self._begin_soon()
+
+    def _look_after_journal(self) -> bool:
+        """Between two batches; False if the next one has to wait for it."""
+        if self._rest_to_move:
+            self._rest_to_move = False
+            self._waiter.do(self._journal.move_rest, self._moved_rest)
+            return False
+        if self._moving is None and self._journal.is_long:
+            self._moving = asyncio.create_task(self._move_most())
+        return True
+
+    async def _move_most(self) -> None:
+        try:
+            await asyncio.to_thread(self._journal.move_most)
+        except Exception as error:
+            self._journal_stays(error)
+        self._rest_to_move = True
+        if not self._busy and self._gathering is None:
+            self._busy = True
+            self._look_after_journal()
+
+    def _moved_rest(self, error: Exception | None) -> None:
+        if error is not None:
+            self._journal_stays(error)
+        self._moving = None
+        self._go_on()
+
+    def _journal_stays(self, error: Exception) -> None:
+        log.error("the journal can't be moved into the database", extra={"reason": str(error)})
 
     def _begin(self) -> None:
+        for handle in (self._gathering, self._company):
+            if handle is not None:
+                handle.cancel()
+        self._gathering = self._company = None
+        self._busy = True
         self._batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
+        self._hurry = bool(self._queue)
         if self._outcome_unknown:
             self._fail(Stopping("a commit failed; the server restarts"))
             return
@@ -231,7 +284,7 @@ class Writer:
         return results
 
     def _commit(self, results: list[Any]) -> None:
-        if self._commit_seconds > QUICK_COMMIT_SECONDS:
+        if not self._disk_is_quick:
             self._waiter.do(self._timed_commit, partial(self._committed, results))
             return
         error: Exception | None = None
@@ -272,10 +325,8 @@ class Writer:
 
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []
-        if self._transaction.journal_is_long:
-            self._waiter.do(self._transaction.move_journal, self._go_on)
-        else:
-            self._go_on(None)
+        if self._look_after_journal():
+            self._go_on()
         committed: set[Operation] = set()
         for request, result in zip(batch, results, strict=True):
             try:

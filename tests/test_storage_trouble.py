@@ -17,7 +17,7 @@ from tornado.httpclient import HTTPResponse
 from models import intake
 from models.database import StorageError, WriteTransaction, database
 from models.destination import pause
-from models.writer import Overloaded, Writer
+from models.journal import Journal
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 
@@ -206,23 +206,24 @@ async def test_the_journal_is_moved_once_it_is_long(house: House, monkeypatch: p
     for number in range(20):
         await house.lead(requestor_email=f"{number}@renter.test")
     grown = journal.stat().st_size
-    monkeypatch.setattr("models.database.JOURNAL_PAGES", 1)
-    monkeypatch.setattr(house.server.writer._transaction, "_most_pages", 1)
+    monkeypatch.setattr("models.journal.JOURNAL_PAGES", 1)
+    monkeypatch.setattr(house.server.writer._journal, "_most_pages", 1)
     for number in range(100):
         await house.lead(requestor_email=f"more-{number}@renter.test")
     assert journal.stat().st_size < 2 * grown
 
 
+@pytest.mark.parametrize("part", ["move_most", "move_rest"])
 async def test_a_journal_that_cannot_be_moved_costs_no_lead(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
 ) -> None:
-    def fail(transaction: WriteTransaction) -> None:
+    def fail(journal: Journal) -> None:
         raise StorageError("disk I/O error")
 
-    monkeypatch.setattr(WriteTransaction, "move_journal", fail)
-    monkeypatch.setattr(house.server.writer._transaction, "_most_pages", 1)
+    monkeypatch.setattr(Journal, part, fail)
+    monkeypatch.setattr(house.server.writer._journal, "_most_pages", 1)
     assert [await house.lead() for _ in range(3)] == [1, 2, 3]
-    assert "the journal can't be moved into the database" in caplog.text
+    await until(lambda: "the journal can't be moved into the database" in caplog.text)
 
 
 async def test_a_full_queue_does_not_keep_the_server_from_stopping(house: House) -> None:
@@ -235,12 +236,6 @@ async def test_a_full_queue_does_not_keep_the_server_from_stopping(house: House)
         await asyncio.sleep(0.05)
     await restarting
     assert (await lead).code == 201
-
-
-async def test_a_writer_that_is_full_says_so_at_once(house: House) -> None:
-    writer = Writer(queue_size=0)
-    with pytest.raises(Overloaded):
-        writer.write(lambda items: items, None)
 
 
 async def test_C32_so_is_one_whose_buildings_cannot_be_read(
