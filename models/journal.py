@@ -1,6 +1,7 @@
 """Owns the way of the journal into the database, out of the way of those who write."""
 
 import apsw
+from peewee import DatabaseError
 
 from models.database import (
     JOURNAL_PAGES,
@@ -38,9 +39,10 @@ class Journal:
     def move_most(self) -> None:
         """Move what is there now, in a thread and by a connection of its own. Raises StorageError."""
         try:
-            database.connect(reuse_if_open=True)
+            database.connect()
             database.connection().wal_checkpoint()
-        except apsw.Error as error:
+            _sync(database.database)
+        except (apsw.Error, DatabaseError) as error:
             raise StorageError(storage_reason(error)) from error
         finally:
             close_database()
@@ -58,3 +60,13 @@ class Journal:
             raise StorageError(storage_reason(error)) from error
         if moved == in_all:
             self._most_pages = JOURNAL_PAGES
+
+
+def _sync(path: str) -> None:
+    # SQLite leaves it to the move of the last page, which holds the writer up. Not by a file of our own: as
+    # POSIX has it, closing one takes away the locks which SQLite holds on it.
+    file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0])
+    try:
+        file.xSync(apsw.SQLITE_SYNC_NORMAL)
+    finally:
+        file.xClose()

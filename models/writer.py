@@ -34,7 +34,7 @@ Answered = Callable[[Any, Exception | None], None]
 
 BATCH_SIZE = 256
 QUEUE_SIZE = 2_000
-QUICK_COMMIT_SECONDS = 0.002  # up to here the loop waits for a commit: having a thread do it takes 0.13 ms
+QUICK_COMMIT_SECONDS = 0.003  # up to here the loop waits for a commit: having a thread do it takes 0.13 ms
 COMMITS_REMEMBERED = 8
 PATIENCE_SECONDS = 0.005
 CLOSING_SECONDS = 0.005  # between two looks whether all is written
@@ -79,6 +79,7 @@ class Writer:
         self._company: asyncio.TimerHandle | None = None  # until when those that do still wait
         self._gathering: asyncio.Handle | None = None  # looks whether more have come
         self._gather_until = 0.0
+        self._crowd = 0  # how many wrote or waited to when the last batch was answered
         self._after: dict[Operation, Callable[[], None]] = {}
         self._outcome_unknown = False
         # Set once a commit's outcome is unknown: the process is to be restarted.
@@ -168,8 +169,12 @@ class Writer:
 
     @property
     def _gathered_long_enough(self) -> bool:
-        # While a slow disk is at work, those who come late can be read; they are the next batch.
-        return not self._disk_is_quick and self._loop.time() > self._gather_until
+        # While a slow disk is at work, the other half of a crowd can be read; they are the next batch.
+        return (
+            not self._disk_is_quick
+            and 2 * len(self._queue) >= self._crowd
+            and self._loop.time() > self._gather_until
+        )
 
     @property
     def _disk_is_quick(self) -> bool:
@@ -325,6 +330,7 @@ class Writer:
 
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []
+        self._crowd = len(batch) + len(self._queue)
         if self._look_after_journal():
             self._go_on()
         committed: set[Operation] = set()

@@ -1,6 +1,8 @@
 """What the writer promises: one commit for what has queued up, and which write waits for which."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -214,6 +216,31 @@ async def test_a_journal_that_is_moved_all_the_time_is_in_nobodys_way(
     await asyncio.gather(*(client() for _ in range(8)))
     assert len(_words()) == 400
     assert moved == {"move_most", "move_rest"}
+
+
+IS_LOCKED = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # where SQLite's readers lock it
+    except OSError:
+        print("locked")
+"""
+
+
+def is_locked(file: Path) -> bool:
+    command = [sys.executable, "-c", IS_LOCKED, str(file)]
+    return subprocess.run(command, capture_output=True, check=True).stdout == b"locked\n"
+
+
+async def test_moving_the_journal_takes_no_lock_from_the_database(writer: Writer, tmp_path: Path) -> None:
+    file = tmp_path / "leads.db"
+    await writer.write(store, "lead")
+    assert is_locked(file)
+    await asyncio.to_thread(writer._journal.move_most)
+    assert is_locked(file)
+    file.open("rb").close()  # what it must not do
+    assert not is_locked(file)
 
 
 async def test_closing_writes_what_waits_for_company(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
