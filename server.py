@@ -176,7 +176,7 @@ def _listen(settings: Settings) -> list[socket.socket]:
         reason = getattr(error, "strerror", None) or "that is no host name"
         raise SettingError(
             f"can't listen on {settings.host} port {settings.port}: {reason}; "
-            "choose another with --host or --port"
+            "choose another with --host or --port, or LEADS_HOST or LEADS_PORT"
         ) from None
 
 

@@ -293,6 +293,12 @@ def tell(what: str) -> None:
         print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
+def tell_round(number: int, rounds: int) -> None:
+    """Say to whoever reads along in a file how far it has come."""
+    if not sys.stderr.isatty():
+        print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
+
+
 @dataclass
 class Found:
     """What a row found, round by round."""
@@ -372,14 +378,14 @@ def measure(found: dict[str, Found], rounds: int) -> None:
                     this.figures.append(this.row.measure(bench))
                 except NotHere as reason:
                     this.not_here = str(reason)
+            tell_round(number + 1, rounds)
 
 
 def at_least_one(text: str) -> int:
-    """How many rounds. Raises ValueError."""
-    rounds = int(text)
-    if rounds < 1:
-        raise ValueError
-    return rounds
+    """How many rounds."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("give a whole number from 1 up")
+    return int(text)
 
 
 def stop(number: int, frame: object) -> None:
@@ -419,7 +425,9 @@ def main() -> int:
         if this.figures or this.not_here:
             print(json.dumps(this.as_dict()) if args.json else this.line())
     if interrupted:
-        print("interrupted; these are the rounds that were done", file=sys.stderr)
+        rounds = max((len(this.figures) for this in found.values()), default=0)
+        done = "these are the rounds that were done" if rounds else "no round was done"
+        print(f"interrupted; {done}", file=sys.stderr)
         return 130
     if missed := [name for name, this in found.items() if this.as_dict()["met"] is False]:
         print(f"not met: {', '.join(missed)}", file=sys.stderr)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import apsw
+
 from models.backup import Progress, checksum_file, installation_in, list_backups, verify_backup
 from models.clock import Clock
 from models.database import FILE_NAME, DatabaseRefused, size_with_journal
@@ -15,6 +17,7 @@ from models.database_checkup import (
     check_outbox,
     check_schema,
     check_untold,
+    in_use_since,
     newest_lead_at,
 )
 from models.destination import EMAIL, JUNE_HOMES
@@ -77,7 +80,9 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     readable = findings[0].state != PROBLEM and path.exists()
     findings += _examined(
         LAST_BACKUP,
-        lambda: [_last_backup(settings, ask(path, installation_in) if readable else None, clock.now())],
+        lambda: [
+            _last_backup(settings, *(ask(path, _who_and_since) if readable else (None, None)), clock.now())
+        ],
     )
     return findings
 
@@ -140,13 +145,22 @@ def check_space(place: str, free: int, database_size: int, free_files: int | Non
     return Finding(DISK_SPACE, OK, found)
 
 
-def _last_backup(settings: Settings, installation: str | None, now: datetime) -> Finding:
+def _who_and_since(connection: apsw.Connection) -> tuple[str | None, datetime | None]:
+    return installation_in(connection), in_use_since(connection)
+
+
+def _last_backup(
+    settings: Settings, installation: str | None, since: datetime | None, now: datetime
+) -> Finding:
     folder = settings.backup_dir.absolute()
     # One from the future was made while the clock was wrong, and says nothing.
     newest = next((b for b in list_backups(folder, installation) if b.made_at <= now), None)
     if newest is None and not (settings.data_dir / FILE_NAME).exists():
         return Finding(LAST_BACKUP, OK, "there is nothing to back up yet")
     found = f"there is none in {folder}"
+    if newest is None and settings.backup_keep and since is not None and now - since <= BACKUP_TOO_OLD:
+        remedy = "run 'backup create', or see again tomorrow: the server makes one each night"
+        return Finding(LAST_BACKUP, WARNING, f"{found} yet", remedy)
     if newest is not None:
         found = f"{span(now - newest.made_at)} ago, {newest.path}"
         if folder.stat().st_dev == _existing(settings.data_dir).stat().st_dev:

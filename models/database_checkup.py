@@ -115,6 +115,16 @@ def newest_lead_at(connection: apsw.Connection) -> datetime | None:
     return None if created_at is None else datetime.fromisoformat(created_at)
 
 
+def in_use_since(connection: apsw.Connection) -> datetime | None:
+    """When its first building was registered, or its first lead came; None if there is neither, or nobody can
+    say.
+    """
+    if not 0 < _version(connection) <= NEWEST:
+        return None
+    firsts = "SELECT min(created_at) FROM building UNION SELECT created_at FROM lead WHERE id = 1"
+    return min((datetime.fromisoformat(at) for (at,) in connection.execute(firsts) if at), default=None)
+
+
 def check_outbox(connection: apsw.Connection, configured: Collection[str], now: datetime) -> list[Finding]:
     """What has been given up, and what waits for somebody to do something. configured: the kinds that the
     server, with the settings it is given, has a destination for.

@@ -316,7 +316,7 @@ def test_a_backup_without_its_checksum_is_read_and_the_lack_is_told(copied: tupl
     commands, file = copied
     checksum_file(file).unlink()
     done = commands.run("backup", "verify", file)
-    assert done.stdout == f"{file} is whole: 2 leads, the newest of {NOW:%Y-%m-%dT%H:%M:%S}.000000Z.\n"
+    assert done.stdout == f"{file} can be read: 2 leads, the newest of {NOW:%Y-%m-%dT%H:%M:%S}.000000Z.\n"
     assert done.stderr == (
         f"note: there is no {file.name}.sha256 beside it, so a changed letter would not be seen\n"
     )

@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import tornado.web
 import trustme
@@ -31,7 +32,7 @@ from models import settings
 from models.backup import checksum_file, create_backup, new_path
 from models.checkup import check_clock, check_machine, check_space
 from models.clock import Clock
-from models.database import DatabaseRefused
+from models.database import DatabaseRefused, as_text
 from models.destination import EMAIL, JUNE_HOMES, hold, pause
 from models.finding import CHECKS, OK, PROBLEM, WARNING, Finding, span
 from models.folder_lock import server_lock
@@ -81,6 +82,12 @@ def data_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     run("building", "add", "--name", "Maple", "--token", "maple", data_dir=str(folder))
     return folder
+
+
+def register_before(data_dir: Path, ago: timedelta) -> None:
+    """Have its building registered so long ago."""
+    with closing(apsw.Connection(str(data_dir / "leads.db"))) as connection:
+        connection.execute("UPDATE building SET created_at = ?", (as_text(Clock().now() - ago),))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -194,6 +201,7 @@ async def test_all_is_ok_beside_a_running_server_and_nothing_is_sent(
 
 
 def test_people_get_a_line_each_with_what_to_do_below_it(data_dir: Path) -> None:
+    register_before(data_dir, timedelta(days=3))
     done = run("doctor", data_dir=str(data_dir))
     lines = done.stdout.splitlines()
     assert done.returncode == 1 and done.stderr == "leads: 1 problem, 1 warning\n"
@@ -450,6 +458,8 @@ def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: P
         said = Report(data_dir=str(data_dir), backup_keep=keep)
         said.one("last backup", state, *words)
 
+    last_backup(WARNING, f"there is none in {data_dir}/backups yet", "'backup create'", "each night")
+    register_before(data_dir, timedelta(hours=49))
     last_backup(PROBLEM, f"there is none in {data_dir}/backups", "'backup create'", "each night")
     last_backup(WARNING, "none is made at night", "LEADS_BACKUP_KEEP", keep="0")
     back_up(data_dir, -timedelta(days=3))  # made while the clock was wrong
@@ -471,6 +481,7 @@ def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: P
 def test_another_database_that_is_backed_up_to_the_same_folder_says_nothing_of_this_one(
     data_dir: Path, tmp_path: Path
 ) -> None:
+    register_before(data_dir, timedelta(days=3))
     other = Commands(tmp_path / "other")
     other.leads({})
     create_backup(other.data_dir, new_path(other.data_dir, data_dir / "backups", "manual", Clock().now()))

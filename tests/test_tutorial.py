@@ -5,12 +5,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from running import ROOT, environment
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PYTHON = re.compile(r"(?:\$LEADS/)?\.venv/bin/python")
 BLOCK = re.compile(r"^```(\w*) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -28,7 +30,7 @@ def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
     expected: list[str | None] = []
     for language, name, text in blocks():
         if language == "sh":
-            text = text.replace(".venv/bin/python", sys.executable).replace("8080", str(port))
+            text = PYTHON.sub(sys.executable, text).replace("8080", str(port))
             script += [text.replace(" test_leads.py", f" {tmp_path}/test_leads.py"), "printf '\\0'"]
             expected.append(None)
         elif language == "python":
@@ -36,7 +38,7 @@ def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
         else:
             expected[-1] = text.strip()
     done = subprocess.run(
-        ["bash", "-c", "\n".join([*script, "kill $!"])],
+        ["bash", "-c", "\n".join([*script, f"echo -n $url > {tmp_path}/url"])],
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -47,6 +49,18 @@ def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
     for printed, said in zip(done.stdout.split("\0"), expected, strict=False):
         assert said is None or printed.strip() == said
     assert done.stdout.count("\0") == len(expected)
+    for sandbox in (f"http://127.0.0.1:{port}", (tmp_path / "url").read_text()):
+        wait_until_gone(sandbox)  # the tutorial leaves none behind
+
+
+def wait_until_gone(url: str) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.05)
 
 
 def test_it_has_a_command_for_each_thing_it_promises() -> None:

@@ -51,10 +51,11 @@ def _list(args: argparse.Namespace, settings: Settings) -> None:
 
 def _verify(args: argparse.Namespace, settings: Settings) -> None:
     backup = verify_backup(_found(args.file, settings))
+    whole = "is whole" if backup.checksum is not None else "can be read"
     answer(
         backup.as_dict(),
         args.json,
-        f"{backup.path} is whole: {backup.leads} leads, the newest of {backup.newest_lead_at or 'none'}.",
+        f"{backup.path} {whole}: {backup.leads} leads, the newest of {backup.newest_lead_at or 'none'}.",
     )
     _warn_of_no_checksum(backup)
 
