@@ -20,9 +20,6 @@ BUSY_TIMEOUT_SECONDS = 5.0
 EMPTY_JOURNAL_TRIES = 100
 # Of a new file. A lead touches a dozen pages, most of them for a few bytes, and each is written as a whole.
 PAGE_BYTES = 2_048
-# From so many on the journal is moved into the database. At the usual 1,000 a large database is for a tenth
-# of the time busy with that.
-JOURNAL_PAGES = 8_000
 
 # Peewee and SQLite accept a misspelt pragma in silence, so each is read back: (as set, as read).
 PRAGMAS: dict[str, tuple[str, object]] = {
@@ -33,7 +30,7 @@ PRAGMAS: dict[str, tuple[str, object]] = {
     "foreign_keys": ("on", 1),
     "secure_delete": ("on", 1),  # what `customer erase` removes is overwritten, not just unlinked
     "temp_store": ("memory", 2),
-    "wal_autocheckpoint": (str(JOURNAL_PAGES), JOURNAL_PAGES),
+    "wal_autocheckpoint": ("0", 0),  # the journal is the writer's to move, between two of its transactions
 }
 
 

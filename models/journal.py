@@ -1,24 +1,19 @@
-"""Owns the way of the journal into the database, out of the way of those who write."""
+"""Owns the way of the journal into the database, out of the way of those who wait for a commit."""
 
 import apsw
-from peewee import DatabaseError
 
-from models.database import (
-    JOURNAL_PAGES,
-    StorageError,
-    close_database,
-    database,
-    storage_reason,
-)
+from models.database import StorageError, storage_reason
+
+# From so many pages on it is moved. At SQLite's usual 1,000 a large database is for a tenth of the time busy
+# with that.
+JOURNAL_PAGES = 8_000
 
 
 class Journal:
     """What the writer's connection appends each commit's pages to, until they are moved into the database and
     it starts anew.
 
-    In place of SQLite's own way, to do that in the middle of a commit that somebody waits for. It only starts
-    anew when all of it is moved while nothing is written; so most of it is moved beside the writing, and what
-    came in meanwhile between two transactions. Whatever fails, its pages are safe where they are.
+    In place of SQLite's own way, to have any connection do that after a commit that somebody waits for.
     """
 
     def __init__(self, connection: apsw.Connection) -> None:
@@ -36,37 +31,17 @@ class Journal:
         """Whether it is time to move it."""
         return self._pages >= self._most_pages
 
-    def move_most(self) -> None:
-        """Move what is there now, in a thread and by a connection of its own. Raises StorageError."""
-        try:
-            database.connect()
-            database.connection().wal_checkpoint()
-            _sync(database.database)
-        except (apsw.Error, DatabaseError) as error:
-            raise StorageError(storage_reason(error)) from error
-        finally:
-            close_database()
+    def move(self) -> None:
+        """Move it, as far as nobody still reads from it. Raises StorageError; no harm is done then.
 
-    def move_rest(self) -> None:
-        """Move what is left, by the writer's connection and between two of its transactions.
-
-        Raises StorageError.
+        Between two transactions, and by nobody else. Moved beside the writing, by another connection, pages
+        count as moved before they are synced. Should that fail, once, nobody would move them again, and the
+        journal that still has them would start anew.
         """
-        # When to try again, if not all of it could be moved, as somebody still reads from it.
-        self._most_pages = self._pages + JOURNAL_PAGES // 4
+        self._most_pages = self._pages + JOURNAL_PAGES // 4  # when to try again, if not all could be moved
         try:
             in_all, moved = self._connection.wal_checkpoint()
         except apsw.Error as error:
             raise StorageError(storage_reason(error)) from error
         if moved == in_all:
-            self._most_pages = JOURNAL_PAGES
-
-
-def _sync(path: str) -> None:
-    # SQLite leaves it to the move of the last page, which holds the writer up. Not by a file of our own: as
-    # POSIX has it, closing one takes away the locks which SQLite holds on it.
-    file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0])
-    try:
-        file.xSync(apsw.SQLITE_SYNC_NORMAL)
-    finally:
-        file.xClose()
+            self._pages, self._most_pages = 0, JOURNAL_PAGES

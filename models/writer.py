@@ -95,8 +95,6 @@ class Writer:
         database.connect(reuse_if_open=True)
         self._transaction = WriteTransaction(database.connection())
         self._journal = Journal(database.connection())
-        self._moving: asyncio.Task[None] | None = None  # most of the journal
-        self._rest_to_move = False
         self._waiter.start(self._loop)
 
     def after_commit_of(self, operation: Operation, callback: Callable[[], None]) -> None:
@@ -182,8 +180,8 @@ class Writer:
 
     async def close(self) -> None:
         """Write what has queued up, then close the connection."""
-        while self.unanswered or self._busy or self._moving is not None:
-            self._hurry = True
+        while self.unanswered or self._busy:
+            self._hurry = bool(self._queue)
             self._begin_soon()
             await asyncio.sleep(CLOSING_SECONDS)
         await self._waiter.stop()
@@ -196,34 +194,10 @@ class Writer:
         else:
             self._begin_soon()
 
-    def _look_after_journal(self) -> bool:
-        """Between two batches; False if the next one has to wait for it."""
-        if self._rest_to_move:
-            self._rest_to_move = False
-            self._waiter.do(self._journal.move_rest, self._moved_rest)
-            return False
-        if self._moving is None and self._journal.is_long:
-            self._moving = asyncio.create_task(self._move_most())
-        return True
-
-    async def _move_most(self) -> None:
-        try:
-            await asyncio.to_thread(self._journal.move_most)
-        except Exception as error:
-            self._journal_stays(error)
-        self._rest_to_move = True
-        if not self._busy and self._gathering is None:
-            self._busy = True
-            self._look_after_journal()
-
-    def _moved_rest(self, error: Exception | None) -> None:
-        if error is not None:
-            self._journal_stays(error)
-        self._moving = None
+    def _moved(self, error: Exception | None) -> None:
+        if error is not None:  # what it was to move is still in the journal, and safe there
+            log.error("the journal can't be moved into the database", extra={"reason": str(error)})
         self._go_on()
-
-    def _journal_stays(self, error: Exception) -> None:
-        log.error("the journal can't be moved into the database", extra={"reason": str(error)})
 
     def _begin(self) -> None:
         for handle in (self._gathering, self._company):
@@ -331,7 +305,9 @@ class Writer:
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []
         self._crowd = len(batch) + len(self._queue)
-        if self._look_after_journal():
+        if self._journal.is_long and not self._outcome_unknown:
+            self._waiter.do(self._journal.move, self._moved)
+        else:
             self._go_on()
         committed: set[Operation] = set()
         for request, result in zip(batch, results, strict=True):

@@ -1,10 +1,7 @@
 """What the writer promises: one commit for what has queued up, and which write waits for which."""
 
 import asyncio
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,9 +9,9 @@ import pytest
 from conftest import until
 from tornado.ioloop import IOLoop
 
-from models.database import WriteTransaction, database
+from models.database import OutcomeUnknown, WriteTransaction, database
 from models.journal import Journal
-from models.writer import Overloaded, Writer
+from models.writer import Overloaded, Stopping, Writer
 
 Noted = list[str]
 
@@ -43,20 +40,27 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
 
     def noted(transaction: WriteTransaction) -> None:
         commit(transaction)
-        seen.append(_words()[sum(map(len, seen)) :])
+        seen.append(stored.copy())
+        stored.clear()
 
+    stored.clear()
     monkeypatch.setattr(WriteTransaction, "commit", noted)
     return seen
 
 
-def _words() -> Noted:
-    return [text for (text,) in database.execute_sql("SELECT text FROM word ORDER BY rowid")]
+stored: Noted = []  # since the last commit
 
 
 def store(words: Sequence[str]) -> list[int]:
     for word in words:
         database.execute_sql("INSERT INTO word VALUES (?)", (word,))
+        stored.append(word)
     return [len(word) for word in words]
+
+
+def look(items: Sequence[None]) -> list[int]:
+    """Writes nothing; how many words there are."""
+    return [int(database.execute_sql("SELECT count(*) FROM word").fetchone()[0]) for _ in items]
 
 
 class Disk:
@@ -163,84 +167,70 @@ async def test_on_a_slow_disk_a_crowd_is_not_waited_for_to_its_end(
     assert commits == [["first", "late"], ["later"]]
 
 
-async def test_nothing_is_begun_while_the_journal_is_moved_by_the_same_connection(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    move_rest, overlaps = Journal.move_rest, []
+@pytest.fixture
+def moves(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each move of the journal, which is long after each commit, whether it was amid a batch."""
+    seen: list[bool] = []
+    move = Journal.move
 
-    async def at_once(work: object) -> None:
-        pass
+    def noted(journal: Journal) -> None:
+        seen.append(bool(writer._batch))
+        move(journal)
 
-    def slowly(journal: Journal) -> None:
-        time.sleep(0.05)
-        overlaps.append(writer._batch)
-        move_rest(journal)
-
-    monkeypatch.setattr(asyncio, "to_thread", at_once)
-    monkeypatch.setattr(Journal, "move_rest", slowly)
-    writer._moving = asyncio.create_task(writer._move_most())
-    await writer.write(store, "gathers when most is moved")
-    await until(lambda: overlaps)
-    moving = asyncio.create_task(writer._move_most())
-    await moving
-    await writer.write(store, "comes while the rest is moved")
-    await until(lambda: len(overlaps) == 2)
-    assert overlaps == [[], []]
-    monkeypatch.undo()
-
-
-async def test_a_journal_that_is_moved_all_the_time_is_in_nobodys_way(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("models.journal.JOURNAL_PAGES", 1)
     monkeypatch.setattr(writer._journal, "_most_pages", 1)
-    moved: set[str] = set()
+    monkeypatch.setattr(Journal, "move", noted)
+    return seen
 
-    def note(part: str) -> None:
-        move = getattr(Journal, part)
 
-        def noted(journal: Journal) -> None:
-            move(journal)
-            moved.add(part)
-
-        monkeypatch.setattr(Journal, part, noted)
-
-    note("move_most")
-    note("move_rest")
-
+async def test_the_journal_is_moved_between_two_batches(writer: Writer, moves: list[bool]) -> None:
     async def client() -> None:
-        for _ in range(50):
+        for _ in range(30):
             await writer.write(store, "lead")
             await asyncio.sleep(0)
 
     await asyncio.gather(*(client() for _ in range(8)))
-    assert len(_words()) == 400
-    assert moved == {"move_most", "move_rest"}
+    await until(lambda: len(moves) >= 30)
+    assert not any(moves)
+    assert await writer.write(look, None) == 8 * 30
 
 
-IS_LOCKED = """
-import fcntl, sys
-with open(sys.argv[1], "r+b") as file:
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # where SQLite's readers lock it
-    except OSError:
-        print("locked")
-"""
-
-
-def is_locked(file: Path) -> bool:
-    command = [sys.executable, "-c", IS_LOCKED, str(file)]
-    return subprocess.run(command, capture_output=True, check=True).stdout == b"locked\n"
-
-
-async def test_moving_the_journal_takes_no_lock_from_the_database(writer: Writer, tmp_path: Path) -> None:
-    file = tmp_path / "leads.db"
+async def test_a_journal_that_was_moved_is_not_moved_again_for_what_writes_nothing(
+    writer: Writer, moves: list[bool]
+) -> None:
     await writer.write(store, "lead")
-    assert is_locked(file)
-    await asyncio.to_thread(writer._journal.move_most)
-    assert is_locked(file)
-    file.open("rb").close()  # what it must not do
-    assert not is_locked(file)
+    for _ in range(5):
+        await writer.write(look, None)
+    assert len(moves) == 1
+
+
+async def test_after_a_commit_whose_outcome_is_unknown_the_journal_stays_where_it_is(
+    writer: Writer, moves: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(transaction: WriteTransaction) -> None:
+        transaction.roll_back()
+        raise OutcomeUnknown("disk I/O error")
+
+    monkeypatch.setattr(WriteTransaction, "commit", fail)
+    monkeypatch.setattr(writer._journal, "_pages", 10)
+    for error in (OutcomeUnknown, Stopping, Stopping):
+        with pytest.raises(error):
+            await writer.write(store, "lead")
+    assert moves == []
+
+
+async def test_closing_begins_nothing_where_there_is_nothing_to_write(
+    writer: Writer, commits: list[Noted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    lead = writer.write(store, "lead")
+    await disk.is_at_work()
+    closing = asyncio.create_task(writer.close())
+    await asyncio.sleep(0.05)
+    disk.let_through()
+    await closing
+    assert await lead == 4
+    assert commits == [["lead"]] and not disk.at_work.is_set()
 
 
 async def test_closing_writes_what_waits_for_company(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
