@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import apsw
-
 from models.backup import Progress, checksum_file, installation_in, list_backups, verify_backup
 from models.clock import Clock
 from models.database import FILE_NAME, DatabaseRefused, size_with_journal
@@ -79,10 +77,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     progress("reading the newest backup")
     readable = findings[0].state != PROBLEM and path.exists()
     findings += _examined(
-        LAST_BACKUP,
-        lambda: [
-            _last_backup(settings, *(ask(path, _who_and_since) if readable else (None, None)), clock.now())
-        ],
+        LAST_BACKUP, lambda: [_last_backup(settings, path if readable else None, clock.now())]
     )
     return findings
 
@@ -145,14 +140,11 @@ def check_space(place: str, free: int, database_size: int, free_files: int | Non
     return Finding(DISK_SPACE, OK, found)
 
 
-def _who_and_since(connection: apsw.Connection) -> tuple[str | None, datetime | None]:
-    return installation_in(connection), in_use_since(connection)
-
-
-def _last_backup(
-    settings: Settings, installation: str | None, since: datetime | None, now: datetime
-) -> Finding:
+def _last_backup(settings: Settings, readable: Path | None, now: datetime) -> Finding:
+    """readable: the database, if it can be asked."""
     folder = settings.backup_dir.absolute()
+    installation = ask(readable, installation_in) if readable else None
+    since = ask(readable, in_use_since) if readable else None
     # One from the future was made while the clock was wrong, and says nothing.
     newest = next((b for b in list_backups(folder, installation) if b.made_at <= now), None)
     if newest is None and not (settings.data_dir / FILE_NAME).exists():

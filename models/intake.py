@@ -14,7 +14,7 @@ from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox import NewDelivery, enqueue
 from models.prepared import PreparedInsert
-from models.suspicion import Signs, Suspect, remember_texts, suspicions, why_held
+from models.suspicion import Signs, remember_texts, suspect_in, suspicions, why_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,8 @@ def _store(
     if not submissions:
         return []
     customers = find_or_create([s.renter for s in submissions], now)
-    suspected = suspicions([Suspect(s.signs, s.message, buildings.get(s.clues)) for s in submissions], now)
+    suspects = [suspect_in(s.signs, s.message, buildings.get(s.clues)) for s in submissions]
+    suspected = suspicions(suspects, now)
     rows = [
         _lead_row(submission, buildings.get(submission.clues), customer, reason)
         for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
@@ -129,9 +130,7 @@ def _store(
         recorded.append(Recorded(lead_id, skip or hold))
         deliveries += _deliveries(lead_id, submission, skip, hold)
     enqueue(deliveries, now)
-    remember_texts(
-        ((at, s.message, buildings.get(s.clues)) for at, s in zip(lead_ids, submissions, strict=True)), now
-    )
+    remember_texts(zip(lead_ids, suspects, strict=True), now)
     return recorded
 
 

@@ -51,11 +51,21 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """What is looked at of a lead."""
+    """What is looked at of a lead. defended: it came to a building that has a defence; text: its message then
+    as it is compared with others, the building's id and a digest.
+    """
 
     signs: Signs | None
     message: str | None
-    building: Building | None
+    defended: bool
+    text: tuple[int, bytes] | None
+
+
+def suspect_in(signs: Signs | None, message: str | None, building: Building | None) -> Suspect:
+    """What is looked at of a lead with these signs and this message, to this building."""
+    if building is None or building.spam_defence == OFF:
+        return Suspect(signs, message, False, None)
+    return Suspect(signs, message, True, (building.id, _digest(message)) if message else None)
 
 
 def suspicions(suspects: Sequence[Suspect], now: datetime) -> list[str | None]:
@@ -68,10 +78,9 @@ def _suspicion(suspect: Suspect, before: Counter[tuple[int, bytes]], now: dateti
     signs, message = suspect.signs or Signs(), suspect.message
     if signs.trap:
         return "the field that nobody sees was filled in"
-    building = suspect.building
-    if building is None or building.spam_defence == OFF:
+    if not suspect.defended:
         return None
-    flooded = bool(message) and _comes_too_often(building, message or "", before, now)
+    flooded = suspect.text is not None and _comes_too_often(suspect.text, before, now)
     if signs.seconds is not None and signs.seconds < FASTEST_SECONDS:
         return f"it was filled in within {max(0.0, signs.seconds):.1f} s"
     if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
@@ -79,12 +88,12 @@ def _suspicion(suspect: Suspect, before: Counter[tuple[int, bytes]], now: dateti
     return f"the same text came {OFTEN} times and more within ten minutes" if flooded else None
 
 
-def remember_texts(leads: Iterable[tuple[int, str | None, Building | None]], now: datetime) -> None:
+def remember_texts(leads: Iterable[tuple[int, Suspect]], now: datetime) -> None:
     """Remember the messages of these leads for a while, in their transaction, where there is a defence."""
     rows = [
-        {"building": building.id, "digest": _digest(message), "lead": lead_id, "created_at": now}
-        for lead_id, message, building in leads
-        if message and building is not None and building.spam_defence != OFF
+        {"building": suspect.text[0], "digest": suspect.text[1], "lead": lead_id, "created_at": now}
+        for lead_id, suspect in leads
+        if suspect.text is not None
     ]
     if rows:
         old_or_ahead = (RecentText.created_at <= now - WITHIN) | (RecentText.created_at > now)
@@ -119,22 +128,20 @@ def release_lead(lead_id: int, now: datetime) -> int:
     return released
 
 
-def _comes_too_often(
-    building: Building, message: str, before: Counter[tuple[int, bytes]], now: datetime
-) -> bool:
-    key = building.id, _digest(message)
+def _comes_too_often(text: tuple[int, bytes], before: Counter[tuple[int, bytes]], now: datetime) -> bool:
+    building_id, digest = text
     rows = (
         RecentText.select(RecentText.lead)
         .where(
-            RecentText.building == building.id,
-            RecentText.digest == key[1],
+            RecentText.building == building_id,
+            RecentText.digest == digest,
             RecentText.created_at > now - WITHIN,
             RecentText.created_at <= now,
         )
         .limit(OFTEN)  # more of them would say no more
     )
-    earlier = before[key] + len(list(rows.tuples()))
-    before[key] += 1
+    earlier = before[text] + len(list(rows.tuples()))
+    before[text] += 1
     return earlier >= OFTEN
 
 
