@@ -5,9 +5,10 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 log = logging.getLogger("leads.http")
 
@@ -19,6 +20,13 @@ class Formatter(logging.Formatter):
     """Time, level, event and fields; of an exception its type and place, but not its words, which may
     quote what a client sent.
     """
+
+    def line(self, seconds: float, level: str, event: str, facts: dict[str, Any]) -> str:
+        """What happened at this time, seconds since 1970, as it is written."""
+        raise NotImplementedError
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.line(record.created, record.levelname, self.event(record), self.facts(record))
 
     def event(self, record: logging.LogRecord) -> str:
         """What happened, on one line. Of other people's records only the words that are fixed: what they
@@ -43,50 +51,75 @@ class Formatter(logging.Formatter):
 class TextFormatter(Formatter):
     """For people: 2026-11-23T10:00:00.000Z INFO answered status=201 ms=3.1"""
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={_quoted(value)}" for name, value in self.facts(record).items())
-        return f"{_time(record)} {record.levelname} {self.event(record)}{fields}"
+    def line(self, seconds: float, level: str, event: str, facts: dict[str, Any]) -> str:
+        fields = "".join([f" {name}={_quoted(value)}" for name, value in facts.items()])
+        return f"{_time(seconds)} {level} {event}{fields}"
 
 
 class JsonFormatter(Formatter):
     """For programs: one JSON object a line."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": _time(record), "level": record.levelname, "event": self.event(record)}
-        return json.dumps(line | self.facts(record), default=str)
+    def line(self, seconds: float, level: str, event: str, facts: dict[str, Any]) -> str:
+        return json.dumps({"time": _time(seconds), "level": level, "event": event, **facts}, default=str)
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes the log of the whole process; the line of an answer without the ways of `logging`, which take a
+    tenth of the time of a lead.
+    """
+
+    def __init__(self, stream: TextIO, formatter: Formatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(formatter)
+        self._line = formatter.line
+
+    def write(self, event: str, facts: dict[str, Any]) -> None:
+        """Write a line of level INFO."""
+        line = self._line(time.time(), "INFO", event, facts) + "\n"
+        self.acquire()
+        try:
+            self.stream.write(line)
+        except (OSError, ValueError):  # no reason to fail a request
+            pass
+        finally:
+            self.release()
 
 
 def log_answer(
     request_id: str, method: str, route: str, status: int, seconds: float, fields: dict[str, Any]
 ) -> None:
     """Write the access log's line: no path from outside, no address, no body."""
-    log.info(
-        "answered",
-        extra={
-            "request": request_id,
-            "method": method if method in STANDARD_METHODS else "(other)",
-            "route": route,
-            **fields,
-            "status": status,
-            "ms": round(1e3 * seconds, 1),
-        },
-    )
+    if _handler is not None and log.isEnabledFor(logging.INFO):
+        _handler.write(
+            "answered",
+            {
+                "request": request_id,
+                "method": method if method in STANDARD_METHODS else "(other)",
+                "route": route,
+                **fields,
+                "status": status,
+                "ms": round(1e3 * seconds, 1),
+            },
+        )
 
 
-def configure(log_format: str) -> None:
-    """Write the log of the whole process to standard error, as 'text' or 'json'."""
+_handler: LogHandler | None = None
+
+
+def configure(log_format: str, stream: TextIO = sys.stderr) -> None:
+    """Write the log of the whole process to this stream, by line, as 'text' or 'json'."""
+    global _handler
     # What no line of ours shows is not to be looked up for each of them either.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "_srcfile", None)  # as the manual of `logging` has it: don't look for the caller
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    _handler = LogHandler(stream, JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler], force=True)
     logging.getLogger("leads").setLevel(logging.INFO)
 
 
-def _time(record: logging.LogRecord) -> str:
-    seconds = int(record.created)
-    return f"{_second(seconds)}.{int(1e3 * (record.created - seconds)):03}Z"
+def _time(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{_second(whole)}.{int(1e3 * (seconds - whole)):03}Z"
 
 
 @functools.lru_cache(2)

@@ -3,28 +3,27 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
 from conftest import LEADS, House, OpenHouse
 
-from handlers.log import JsonFormatter, TextFormatter
+from handlers.log import configure
 
 SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
 
-@pytest.fixture(params=[TextFormatter, JsonFormatter])
+@pytest.fixture(params=["text", "json"])
 def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(request.param())
-    root = logging.getLogger()
-    root.addHandler(handler)
-    level = logging.getLogger("leads").level
-    logging.getLogger("leads").setLevel(logging.INFO)
+    root, ours = logging.getLogger(), logging.getLogger("leads")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    configure(request.param, stream)
     yield stream
-    root.removeHandler(handler)
-    logging.getLogger("leads").setLevel(level)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 async def test_no_renters_data_and_no_token_is_ever_in_it(house: House, written: io.StringIO) -> None:
@@ -71,6 +70,14 @@ async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
         assert (facts["status"], facts["lead"], facts["route"]) == (201, 1, LEADS)
     else:
         assert f"route={LEADS} lead=1 status=201" in lines[0]
+
+
+async def test_a_log_that_cannot_be_written_disturbs_no_answer(house: House, written: io.StringIO) -> None:
+    written.close()
+    body = b'{"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}'
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (LEADS.encode(), len(body))
+    answers = await house.raw(head + b"\r\n" + body + head + b"Connection: close\r\n\r\n" + body)
+    assert re.findall(rb"HTTP/1.1 ([0-9]+)", answers) == [b"201", b"201"]
 
 
 async def test_it_says_why_a_request_was_refused(house: House, written: io.StringIO) -> None:
