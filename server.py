@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -18,7 +17,7 @@ from tornado.netutil import bind_sockets
 
 from handlers import Inside, front_door, terminal
 from handlers.api.cors import Allowlist
-from handlers.api.exchange import MAX_BODY_BYTES, Api
+from handlers.api.exchange import MAX_BODY_BYTES, Api, Stored
 from handlers.api.throttle import Throttle
 from handlers.connections import BACKLOG, ConnectionServer, room_for_connections
 from handlers.health import Readiness
@@ -37,7 +36,7 @@ from models.data_folder import open_database, settle_journal
 from models.database import OutcomeUnknown, close_database
 from models.destination import EMAIL, JUNE_HOMES
 from models.folder_lock import server_lock
-from models.intake import record_leads
+from models.intake import Submission, record_leads
 from models.outbox import open_outbox
 from models.outbox_clock import call_in
 from models.outbox_report import list_destinations
@@ -101,7 +100,7 @@ class Server:
         await self.writer.write(open_outbox, frozenset(adapters))
         await self.writer.write(call_in, clock.now())
         api = Api(
-            record_lead=partial(self.writer.submit, record_leads),
+            record_lead=self._record_lead,
             throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
             allowlist=Allowlist(lambda: self.reader.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,
@@ -144,6 +143,9 @@ class Server:
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
+
+    def _record_lead(self, submission: Submission, stored: Stored) -> None:
+        self.writer.submit(record_leads, submission, stored, alone=self._http.is_quiet)
 
     def _tick_on(self) -> None:
         # The clock was set back: each job is due at a time that is far off now.

@@ -26,6 +26,9 @@ BACKLOG = 1_024  # connections that wait in the queue; one too many tries again 
 KEPT_FREE = 64  # descriptors for the database, the mail server, the partner, a backup
 ACCEPTED_AT_ONCE = 128  # then whoever else waits for the loop has a turn
 LOOK_AGAIN_SECONDS = 1.0
+QUIET_SECONDS = (
+    0.02  # longer than a crowd, which is answered at once, takes for the first of its next requests
+)
 
 
 def room_for_connections() -> int:
@@ -58,6 +61,8 @@ class ConnectionServer(HTTPServer):
         self._patience = patience_seconds
         # By when the rest of what it sends is to be here; the earliest first, as all have the same time.
         self._due: dict[IOStream, float] = {}
+        self._latest: IOStream | None = None  # that sent a request
+        self._latest_at = self._another_at = -QUIET_SECONDS
         self._listeners: list[socket.socket] = []
         self._accepting = False
         self._told_at = -LOOK_AGAIN_SECONDS
@@ -93,7 +98,19 @@ class ConnectionServer(HTTPServer):
         self._due[stream] = self._loop.time() + self._patience
 
     def has_come(self, stream: IOStream) -> None:
-        """All is here that was waited for."""
+        """A request is here as a whole."""
+        self._due.pop(stream, None)
+        if stream is not self._latest:
+            self._latest, self._another_at = stream, self._latest_at
+        self._latest_at = self._loop.time()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether, since a while before the latest request, nothing came but by its connection."""
+        return self._latest_at - self._another_at > QUIET_SECONDS
+
+    def wait_no_more(self, stream: IOStream) -> None:
+        """Nothing comes any more by this connection."""
         self._due.pop(stream, None)
 
     def _close_late_ones(self) -> None:
@@ -107,7 +124,7 @@ class ConnectionServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         """Tornado calls this when a connection has ended."""
         super().on_close(server_conn)
-        self._due.pop(cast(HTTP1ServerConnection, server_conn).stream, None)
+        self.wait_no_more(cast(HTTP1ServerConnection, server_conn).stream)
         self._resume()
 
     def _resume(self) -> None:
@@ -198,5 +215,5 @@ class _Awaited(HTTPMessageDelegate):
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        self._server.has_come(self._stream)
+        self._server.wait_no_more(self._stream)
         self._delegate.on_connection_close()

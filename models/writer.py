@@ -128,18 +128,31 @@ class Writer:
             else:
                 future.set_exception(error)
 
-        self.submit(operation, item, answered, patient)
+        self.submit(operation, item, answered, patient=patient)
         return future
 
-    def submit(self, operation: Operation, item: Any, answered: Answered, patient: bool = False) -> None:
+    def submit(
+        self,
+        operation: Operation,
+        item: Any,
+        answered: Answered,
+        *,
+        patient: bool = False,
+        alone: bool = False,
+    ) -> None:
         """The same, and `answered` is called with what the future would have: a lone lead is answered 0.05 ms
-        sooner than through one.
+        sooner than through one. alone: nobody else is about to come, so that on a quick disk it is written,
+        and `answered` called, right here.
         """
         if self.unanswered >= self._queue_size:
             raise Overloaded("too many writes are waiting for the disk")
         self._queue.append(_Request(operation, item, answered))
         self._hurry = self._hurry or not patient
-        if self._gathering is not None and self._gathered_long_enough:
+        if self._gathering is not None:
+            begin = self._gathered_long_enough
+        else:
+            begin = alone and not self._busy and self._disk_is_quick
+        if begin:
             self._begin()
         else:
             self._begin_soon()

@@ -104,6 +104,20 @@ async def test_a_crowd_is_served_to_the_last(room_for_three: None, open_house: O
     assert sorted(found) == list(range(1, 61))
 
 
+async def test_a_lead_is_alone_until_something_comes_by_another_connection(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, loop = await open_house(), asyncio.get_running_loop()
+    now, alone = loop.time(), []
+    monkeypatch.setattr(loop, "time", lambda: now)
+    async with clients(house.url, 2) as [a, b]:
+        for client, later in ((a, 0), (a, 0), (b, 0.001), (a, 0), (a, 0.001), (a, 1), (b, 1)):
+            now += later
+            await client.asks()
+            alone.append(house.server._http.is_quiet)
+    assert alone == [True, True, False, False, False, True, True]
+
+
 async def test_how_full_it_is_is_told_in_a_line_a_second_at_most(
     room_for_three: None,
     open_house: OpenHouse,

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import apsw
 import pytest
 from conftest import until
 from tornado.ioloop import IOLoop
@@ -90,6 +91,61 @@ class Disk:
 async def test_what_comes_at_once_is_one_commit(writer: Writer, commits: list[Noted]) -> None:
     assert await asyncio.gather(*(writer.write(store, word) for word in ("a", "bc", "d"))) == [1, 2, 1]
     assert commits == [["a", "bc", "d"]]
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.writer.QUICK_COMMIT_SECONDS", 600)
+
+
+async def test_of_one_that_comes_alone_it_is_known_at_once_that_it_is_written(
+    writer: Writer, commits: list[Noted], quick_disk: None
+) -> None:
+    patient = writer.write(store, "mail", patient=True)
+    results: list[int] = []
+    writer.submit(store, "lead", lambda result, error: results.append(result), alone=True)
+    assert results == [4]
+    assert commits == [["mail", "lead"]]
+    assert await patient == 4
+
+
+async def test_one_that_was_thought_to_come_alone_joins_those_that_are_there(
+    writer: Writer, commits: list[Noted], quick_disk: None
+) -> None:
+    another = writer.write(store, "another")
+    results: list[int] = []
+    writer.submit(store, "lead", lambda result, error: results.append(result), alone=True)
+    assert results == []
+    await another
+    assert results == [4]
+    assert commits == [["another", "lead"]]
+
+
+async def test_one_that_comes_alone_waits_for_what_is_being_written(
+    writer: Writer, commits: list[Noted], quick_disk: None
+) -> None:
+    another_program = apsw.Connection(database.database)
+    another_program.execute("BEGIN IMMEDIATE")
+    results: list[int] = []
+    for word in ("lead", "next lead"):
+        writer.submit(store, word, lambda result, error: results.append(result), alone=True)
+    assert results == []
+    another_program.execute("ROLLBACK")
+    another_program.close()
+    await until(lambda: results == [4, 9])
+    assert commits == [["lead"], ["next lead"]]
+
+
+async def test_on_a_slow_disk_one_that_comes_alone_does_not_hold_the_loop_up(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    results: list[int] = []
+    writer.submit(store, "lead", lambda result, error: results.append(result), alone=True)
+    await disk.is_at_work()
+    assert results == []
+    disk.let_through()
+    await until(lambda: results == [4])
 
 
 async def test_a_patient_write_is_written_along_with_one_that_is_not(
