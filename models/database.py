@@ -61,7 +61,13 @@ class OutcomeUnknown(StorageError):
 
 
 class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no types
-    """SQLite through apsw, with a connection a thread, each one's pragmas asserted."""
+    """SQLite through apsw, with a connection a thread, each one's pragmas asserted.
+
+    leaves_journal: the last connection does not move the journal into the database as it closes. For a disk
+    that failed: of what was moved before, something may be forgotten that only the next start moves again.
+    """
+
+    leaves_journal = False
 
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()
@@ -76,6 +82,11 @@ class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no typ
             connection.close()
             raise
         return connection
+
+    def _close(self, connection: apsw.Connection) -> None:
+        if self.leaves_journal:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        super()._close(connection)
 
 
 database = LeadsDatabase(None, timeout=BUSY_TIMEOUT_SECONDS)

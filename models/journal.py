@@ -2,7 +2,7 @@
 
 import apsw
 
-from models.database import StorageError, storage_reason
+from models.database import OutcomeUnknown, StorageError, storage_reason
 
 # From so many pages on it is moved. At SQLite's usual 1,000 a large database is for a tenth of the time busy
 # with that.
@@ -20,6 +20,7 @@ class Journal:
         self._connection = connection
         self._pages = 0
         self._most_pages = JOURNAL_PAGES
+        self._partly_moved = False
         connection.set_wal_hook(self._note_length)
 
     def _note_length(self, connection: apsw.Connection, name: str, pages: int) -> int:
@@ -34,14 +35,17 @@ class Journal:
     def move(self) -> None:
         """Move it, as far as nobody still reads from it. Raises StorageError; no harm is done then.
 
-        Between two transactions, and by nobody else. Moved beside the writing, by another connection, pages
-        count as moved before they are synced. Should that fail, once, nobody would move them again, and the
-        journal that still has them would start anew.
+        Pages count as moved when they are written, and are synced once all are. Should that fail, nobody would
+        move them again, and the journal that still has them would start anew. So it is moved between two
+        transactions, by nobody else, and if a reader let only a part of it through before, it raises
+        OutcomeUnknown instead: the next start moves all of it.
         """
         self._most_pages = self._pages + JOURNAL_PAGES // 4  # when to try again, if not all could be moved
         try:
             in_all, moved = self._connection.wal_checkpoint()
         except apsw.Error as error:
-            raise StorageError(storage_reason(error)) from error
-        if moved == in_all:
+            perhaps_lost = self._partly_moved and isinstance(error, apsw.IOError)
+            raise (OutcomeUnknown if perhaps_lost else StorageError)(storage_reason(error)) from error
+        self._partly_moved = moved < in_all
+        if not self._partly_moved:
             self._pages, self._most_pages = 0, JOURNAL_PAGES

@@ -93,6 +93,7 @@ class Writer:
         """Open the connection; it belongs to the running event loop's thread."""
         self._loop = asyncio.get_running_loop()
         database.connect(reuse_if_open=True)
+        database.leaves_journal = False
         self._transaction = WriteTransaction(database.connection())
         self._journal = Journal(database.connection())
         self._waiter.start(self._loop)
@@ -208,8 +209,10 @@ class Writer:
             self._begin_soon()
 
     def _moved(self, error: Exception | None) -> None:
-        if error is not None:  # what it was to move is still in the journal, and safe there
+        if error is not None:  # what it was to move is still in the journal
             log.error("the journal can't be moved into the database", extra={"reason": str(error)})
+        if isinstance(error, OutcomeUnknown):
+            self._write_no_more()
         self._go_on()
 
     def _begin(self) -> None:
@@ -306,14 +309,17 @@ class Writer:
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, OutcomeUnknown):
-            self._outcome_unknown = True
-            self.broken.set()
+            self._write_no_more()
         if not isinstance(error, StorageError):  # a surprise; the clients must be answered all the same
             log.error("a batch failed", exc_info=error)
         elif not isinstance(error, Stopping):
             event = "a commit failed" if self._outcome_unknown else "storage failed"
             log.error(event, extra={"reason": str(error), "writes": len(self._batch)})
         self._answer([_Failure(error)] * len(self._batch))
+
+    def _write_no_more(self) -> None:
+        self._outcome_unknown = database.leaves_journal = True
+        self.broken.set()
 
     def _answer(self, results: list[Any]) -> None:
         batch, self._batch = self._batch, []

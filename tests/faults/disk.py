@@ -25,10 +25,10 @@ ERRORS = {
 class Disk(apsw.VFS):
     """The system's disk, with orders read from a folder and a record kept there.
 
-    order.json: {"fail": one of ERRORS, "times": how often from now on, "then_die": …} or {"die": after so
-    many operations more}. The record is a sequence of pickled events, in the order in which they happened:
-    ("write", file, offset, bytes), ("sync", file), ("unsynced", file): a sync that failed, ("truncate", file,
-    size), ("delete", file), ("answered", lead id).
+    order.json: {"fail": one of ERRORS, "times": how often from now on, "file": of this one alone,
+    "then_die": …} or {"die": after so many operations more}. The record is a sequence of pickled events, in
+    the order in which they happened: ("write", file, offset, bytes), ("sync", file), ("unsynced", file): a
+    sync that failed, ("truncate", file, size), ("delete", file), ("answered", lead id).
     """
 
     def __init__(self, folder: Path, record: bool) -> None:
@@ -55,7 +55,7 @@ class Disk(apsw.VFS):
     def operate(self, kind: str, work: Callable[[], Result], *event: Any) -> Result:
         """Do one operation, unless an order says otherwise, and put it on the record."""
         with self._lock:
-            failure = self._ordered(kind)
+            failure = self._ordered(kind, *event)
             if failure is not None:
                 if kind == "sync":
                     self.note("unsynced", *event)
@@ -64,7 +64,7 @@ class Disk(apsw.VFS):
             self.note(kind, *event)
             return result
 
-    def _ordered(self, kind: str) -> Exception | None:
+    def _ordered(self, kind: str, name: str = "", *_: Any) -> Exception | None:
         try:
             text = (self._folder / ORDER).read_text()
         except FileNotFoundError:
@@ -76,7 +76,8 @@ class Disk(apsw.VFS):
             (self._folder / LEFT).write_text(str(self._order["die"]))
             if self._order["die"] < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        if self._order.get("fail", "").startswith(kind) and self._order.get("times", 1) > 0:
+        meant = self._order.get("fail", "").startswith(kind) and self._order.get("file", name) == name
+        if meant and self._order.get("times", 1) > 0:
             self._order["times"] = self._order.get("times", 1) - 1
             if "then_die" in self._order:
                 self._order["die"] = self._order["then_die"]

@@ -1,5 +1,6 @@
 """Owns the starting of the program as a trial wants it: on a disk of its own making, with a mutant put in, by
-a clock that can be moved. In the environment: TRIAL_FOLDER, TRIAL_RECORD, TRIAL_MUTANT, TRIAL_RETRY_SECONDS.
+a clock that can be moved. In the environment: TRIAL_FOLDER, TRIAL_DISK, TRIAL_MUTANT,
+TRIAL_RETRY_SECONDS, TRIAL_JOURNAL_PAGES.
 """
 
 import os
@@ -17,7 +18,7 @@ from disk import Disk  # noqa: E402
 from mutants import put_in  # noqa: E402
 
 from handlers.api.leads import Leads  # noqa: E402
-from models import outbox  # noqa: E402
+from models import journal, outbox  # noqa: E402
 from models.clock import Clock  # noqa: E402
 
 CLOCK = "clock"  # a file in the folder: by how many seconds the time of day is set on, or back
@@ -65,6 +66,8 @@ if __name__ == "__main__":
     if os.environ.get("TRIAL_RETRY_SECONDS"):
         first = timedelta(seconds=float(os.environ["TRIAL_RETRY_SECONDS"]))
         outbox.RETRY_DELAYS = (first, *outbox.RETRY_DELAYS[1:])
+    if os.environ.get("TRIAL_JOURNAL_PAGES"):
+        journal.JOURNAL_PAGES = int(os.environ["TRIAL_JOURNAL_PAGES"])
     follow(folder)
     if os.environ.get("TRIAL_MUTANT"):
         put_in(os.environ["TRIAL_MUTANT"])

@@ -27,6 +27,7 @@ import models.database
 import models.destination
 import models.idempotency
 import models.intake
+import models.journal
 import models.migrations
 import models.outbox
 import models.restore
@@ -104,6 +105,18 @@ def goes_on_after_a_failed_commit(patch: Patch) -> None:
 @mutant
 def leaves_the_journal_as_it_was(patch: Patch) -> None:
     patch.setattr(models.data_folder, "empty_journal", lambda: True)
+
+
+@mutant
+def goes_on_after_a_failed_move(patch: Patch) -> None:
+    patch.setattr(models.journal, "OutcomeUnknown", models.database.StorageError)
+
+
+@mutant
+def moves_the_journal_as_it_closes(patch: Patch) -> None:
+    patch.setattr(
+        models.database.LeadsDatabase, "leaves_journal", property(lambda self: False, lambda *_: None)
+    )
 
 
 @mutant

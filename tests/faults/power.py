@@ -205,3 +205,33 @@ async def fsync_forgotten(trial: Trial) -> None:
             await take_leads(box, ledger, 60)
             onlooker.close()
         judge_cuts(trial, folder, ledger, trial.times // 2)
+
+
+@fault(
+    "move-forgotten",
+    "a reader cuts the moving of the journal short; of the rest an fsync fails and is forgotten",
+    short=60,
+    long=600,
+    mutants=("goes on after a failed move", "moves the journal as it closes"),
+)
+async def move_forgotten(trial: Trial) -> None:
+    ledger = Ledger()
+    async with Box(trial) as box:
+        box.variables["TRIAL_JOURNAL_PAGES"] = "200"
+        await record(box)
+        crowd = Crowd(box, ledger, 8, keyed=True)
+        await crowd.reach(20)
+        onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
+        onlooker.execute("BEGIN")
+        onlooker.execute("SELECT count(*) FROM lead").get
+        await crowd.reach(120)
+        give_order(trial.folder, fail="sync EIO", times=1, file="leads.db")
+        onlooker.close()
+        await crowd.reach(400)  # or until it is gone, as it should be
+        status = await box.ended(4.0 if trial.mutant else 30.0)
+        trial.require(status == 74, f"a move whose fsync failed ends the process with 74, not {status}")
+        await crowd.go_home()
+        give_order(trial.folder)
+        await box.start_again()
+        await take_leads(box, ledger, 60)
+    judge_cuts(trial, trial.folder, ledger, trial.times)
