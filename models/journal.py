@@ -35,9 +35,9 @@ class Journal:
     def move(self) -> None:
         """Move it, as far as nobody still reads from it. Raises StorageError; no harm is done then.
 
-        Pages count as moved when they are written, and are synced once all are. Should that fail, nobody would
-        move them again, and the journal that still has them would start anew. So it is moved between two
-        transactions, by nobody else, and if a reader let only a part of it through before, it raises
+        Pages count as moved when they are written, and are synced once all are. Should that fail, nobody
+        would move them again, and the journal that still has them would start anew. So it is moved between
+        two transactions, by nobody else, and if a reader let only a part of it through before, it raises
         OutcomeUnknown instead: the next start moves all of it.
         """
         self._most_pages = self._pages + JOURNAL_PAGES // 4  # when to try again, if not all could be moved
