@@ -165,8 +165,8 @@ class Server:
         self._watchdog.cancel()
         self._scheduler.shutdown(wait=False)
         await self.dispatcher.stop(finish_seconds)
-        await self.writer.close()
         await self.reader.close()
+        await self.writer.close()
         self._lock.release()
         log.info("stopped", extra={"cut_off_requests": cut_off})
 

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -74,15 +75,14 @@ class LogHandler(logging.StreamHandler[TextIO]):
         self._line = formatter.line
 
     def write(self, event: str, facts: dict[str, Any]) -> None:
-        """Write a line of level INFO."""
-        line = self._line(time.time(), "INFO", event, facts) + "\n"
-        self.acquire()
-        try:
-            self.stream.write(line)
-        except (OSError, ValueError):  # no reason to fail a request
-            pass
-        finally:
-            self.release()
+        """Write a line of level INFO. A log that can't be written disturbs nothing else."""
+        with suppress(Exception):
+            line = self._line(time.time(), "INFO", event, facts) + "\n"
+            self.acquire()
+            try:
+                self.stream.write(line)
+            finally:
+                self.release()
 
 
 def log_answer(

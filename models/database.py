@@ -61,17 +61,13 @@ class OutcomeUnknown(StorageError):
 
 
 class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no types
-    """SQLite through apsw, with a connection a thread, each one's pragmas asserted.
-
-    leaves_journal: the last connection does not move the journal into the database as it closes. For a disk
-    that failed: of what was moved before, something may be forgotten that only the next start moves again.
-    """
-
-    leaves_journal = False
+    """SQLite through apsw, with a connection a thread, each one's pragmas asserted."""
 
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()
         try:
+            # Nor is the journal moved by whoever happens to close the database last: see `close_database`.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # an older file keeps its own
             for name, (value, expected) in PRAGMAS.items():
                 connection.execute(f"PRAGMA {name} = {value}")
@@ -82,11 +78,6 @@ class LeadsDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no typ
             connection.close()
             raise
         return connection
-
-    def _close(self, connection: apsw.Connection) -> None:
-        if self.leaves_journal:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        super()._close(connection)
 
 
 database = LeadsDatabase(None, timeout=BUSY_TIMEOUT_SECONDS)
@@ -237,9 +228,14 @@ def connect_for_reading() -> None:
     database.execute_sql("PRAGMA query_only = on")
 
 
-def close_database() -> None:
-    """Close this thread's connection, if it has one."""
+def close_database(*, moves_journal: bool = False) -> None:
+    """Close this thread's connection, if it has one. moves_journal: if it is the last one of all, what is in
+    the journal is moved into the database, which is the one file then. For who knows that no move of it has
+    failed: of what counts as moved, the disk may have lost some then, and only the next start moves all.
+    """
     if database.database is not None and not database.is_closed():
+        if moves_journal:
+            database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         database.close()
 
 

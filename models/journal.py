@@ -20,7 +20,6 @@ class Journal:
         self._connection = connection
         self._pages = 0
         self._most_pages = JOURNAL_PAGES
-        self._partly_moved = False
         connection.set_wal_hook(self._note_length)
 
     def _note_length(self, connection: apsw.Connection, name: str, pages: int) -> int:
@@ -37,15 +36,21 @@ class Journal:
 
         Pages count as moved when they are written, and are synced once all are. Should that fail, nobody
         would move them again, and the journal that still has them would start anew. So it is moved between
-        two transactions, by nobody else, and if a reader let only a part of it through before, it raises
-        OutcomeUnknown instead: the next start moves all of it.
+        two transactions, and by nobody else. If a reader, or a command that wrote, let only a part of it
+        through before, it raises OutcomeUnknown instead: the next start moves all of it.
         """
         self._most_pages = self._pages + JOURNAL_PAGES // 4  # when to try again, if not all could be moved
         try:
             in_all, moved = self._connection.wal_checkpoint()
         except apsw.Error as error:
-            perhaps_lost = self._partly_moved and isinstance(error, apsw.IOError)
+            perhaps_lost = isinstance(error, apsw.IOError) and self._counts_as_moved()
             raise (OutcomeUnknown if perhaps_lost else StorageError)(storage_reason(error)) from error
-        self._partly_moved = moved < in_all
-        if not self._partly_moved:
+        if moved == in_all:
             self._pages, self._most_pages = 0, JOURNAL_PAGES
+
+    def _counts_as_moved(self) -> bool:
+        try:
+            _, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        except apsw.Error:
+            return True  # for all we know
+        return moved > 0

@@ -99,7 +99,7 @@ def _prepare(prepared: Path, given_out: dict[str, int] | None, now: datetime) ->
         if not empty_journal():
             raise StorageError("its journal is in use")
     finally:
-        close_database()
+        close_database(moves_journal=True)
     read_back(prepared)  # closing may fail to put the last of a journal into the file, and says nothing
     sync_file(prepared)
 

@@ -93,7 +93,6 @@ class Writer:
         """Open the connection; it belongs to the running event loop's thread."""
         self._loop = asyncio.get_running_loop()
         database.connect(reuse_if_open=True)
-        database.leaves_journal = False
         self._transaction = WriteTransaction(database.connection())
         self._journal = Journal(database.connection())
         self._waiter.start(self._loop)
@@ -193,13 +192,13 @@ class Writer:
         return self._commit_seconds <= QUICK_COMMIT_SECONDS
 
     async def close(self) -> None:
-        """Write what has queued up, then close the connection."""
+        """Write what has queued up, then close the connection, as the last of this process."""
         while self.unanswered or self._busy:
             self._hurry = bool(self._queue)
             self._begin_soon()
             await asyncio.sleep(CLOSING_SECONDS)
         await self._waiter.stop()
-        close_database()
+        close_database(moves_journal=not self._outcome_unknown)
 
     def _go_on(self) -> None:
         self._busy = False
@@ -318,7 +317,7 @@ class Writer:
         self._answer([_Failure(error)] * len(self._batch))
 
     def _write_no_more(self) -> None:
-        self._outcome_unknown = database.leaves_journal = True
+        self._outcome_unknown = True
         self.broken.set()
 
     def _answer(self, results: list[Any]) -> None:

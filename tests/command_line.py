@@ -97,7 +97,7 @@ class Commands:
             with transaction():
                 yield
         finally:
-            close_database()
+            close_database(moves_journal=True)
 
     def leads(self, *renters: dict[str, Any]) -> list[int]:
         """Record leads, of a building of the token 'maple' that is made with the first."""

@@ -308,7 +308,7 @@ class House:
                 with transaction():
                     return write()
             finally:
-                close_database()
+                close_database(moves_journal=True)
 
         return await asyncio.to_thread(work)
 

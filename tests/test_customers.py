@@ -144,7 +144,7 @@ def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path)
             )
         assert [customer.id for customer in found] == [1, 1]
     finally:
-        close_database()
+        close_database(moves_journal=True)
 
 
 async def test_C20_each_call_makes_a_new_lead(house: House) -> None:

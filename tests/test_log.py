@@ -9,16 +9,19 @@ from collections.abc import Iterator
 import pytest
 from conftest import LEADS, House, OpenHouse
 
+from handlers import log
 from handlers.log import configure
 
 SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
 
 @pytest.fixture(params=["text", "json"])
-def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     stream = io.StringIO()
     root, ours = logging.getLogger(), logging.getLogger("leads")
     handlers, levels = root.handlers[:], (root.level, ours.level)
+    monkeypatch.setattr("handlers.log._handler", None)
+    root.handlers.clear()  # or they would be closed
     configure(request.param, stream)
     yield stream
     root.handlers[:] = handlers
@@ -72,8 +75,13 @@ async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
         assert f"route={LEADS} lead=1 status=201" in lines[0]
 
 
-async def test_a_log_that_cannot_be_written_disturbs_no_answer(house: House, written: io.StringIO) -> None:
+@pytest.mark.parametrize("there_is_one", [True, False])
+async def test_a_log_that_cannot_be_written_disturbs_no_answer(
+    house: House, written: io.StringIO, there_is_one: bool
+) -> None:
     written.close()
+    if not there_is_one:  # as after 2>&-
+        setattr(log._handler, "stream", None)
     body = b'{"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}'
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (LEADS.encode(), len(body))
     answers = await house.raw(head + b"\r\n" + body + head + b"Connection: close\r\n\r\n" + body)

@@ -59,7 +59,7 @@ def old(schema: int, tmp_path: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     shutil.copyfile(SCHEMAS / f"schema-{schema}.db", folder / "leads.db")
     yield folder
-    close_database()
+    close_database(moves_journal=True)
 
 
 def version(folder: Path) -> object:
@@ -79,7 +79,7 @@ def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
     open_database(old)
     then, now = exported(schema), records()
     assert without_new_keys(now, then) == then
-    close_database()
+    close_database(moves_journal=True)
     assert version(old) == NEWEST
     assert query(old / "leads.db", "PRAGMA integrity_check") == [("ok",)]
     assert query(old / "leads.db", "PRAGMA foreign_key_check") == []
@@ -88,9 +88,9 @@ def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
 def test_and_is_built_as_a_new_one_is(old: Path, tmp_path: Path) -> None:
     tables = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
     open_database(old)
-    close_database()
+    close_database(moves_journal=True)
     open_database(tmp_path / "new")
-    close_database()
+    close_database(moves_journal=True)
     assert query(old / "leads.db", tables) == query(tmp_path / "new" / "leads.db", tables)
 
 
@@ -118,7 +118,7 @@ def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) ->
 def test_but_none_of_a_database_that_is_new_or_newest(tmp_path: Path) -> None:
     for _ in range(2):
         open_database(tmp_path / "data")
-        close_database()
+        close_database(moves_journal=True)
     assert not (tmp_path / "data" / "backups").exists()
 
 

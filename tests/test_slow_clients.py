@@ -4,9 +4,10 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
-from conftest import LEADS, House, OpenHouse
+from conftest import LEADS, House, OpenHouse, until
 
 import server
 
@@ -99,6 +100,28 @@ async def test_a_refusal_leaves_the_connection_usable(house: House) -> None:
     ]
     answers = await house.raw("".join(requests).encode())
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"404", b"413", b"403", b"201"]
+
+
+async def test_a_slow_reader_reads_what_a_quick_one_does(house: House) -> None:
+    ask, last = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\n"
+    answer = await house.raw(ask + last + b"\r\n")
+    more = 8_000_000 // len(answer)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", int(house.url.rpartition(":")[2])))
+        await loop.sock_sendall(client, (ask + b"\r\n") * more + ask + last + b"\r\n")
+        await until(lambda: any(c.stream.writing() for c in house.server._http._connections))
+        read = b"".join([chunk async for chunk in _chunks(loop, client)])
+    expected = answer.replace(last, b"") * more + answer
+    of_each = rb"(Date|X-Request-Id): .*"
+    assert re.sub(of_each, b"", read) == re.sub(of_each, b"", expected)
+
+
+async def _chunks(loop: asyncio.AbstractEventLoop, client: socket.socket) -> AsyncIterator[bytes]:
+    while chunk := await loop.sock_recv(client, 65_536):
+        yield chunk
 
 
 async def test_a_client_that_reads_no_answers_is_closed(impatient: None, open_house: OpenHouse) -> None:

@@ -241,7 +241,9 @@ class Exchange(HTTPMessageDelegate):
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:
-            self._refuse(self._unforeseen())
+            unforeseen = self._unforeseen()
+            if self in self.api.in_flight:  # else it has its answer, and another would be taken for the next
+                self._refuse(unforeseen)
 
     def answer(self, status: int, body: Any) -> None:
         """Answer with this status and this value as JSON."""

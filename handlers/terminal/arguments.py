@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from models.building import Refused
 from models.data_folder import open_database
 from models.database import FILE_NAME, RESTORING, close_database
-from models.folder_lock import command_lock
+from models.folder_lock import command_lock, lock_holder
 from models.settings import Settings, about, names
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ def _on_database(run: Run, may_make: bool) -> Run:
         if not there and not may_make:
             raise Refused(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
         with command_lock(settings.data_dir):
+            alone = lock_holder(settings.data_dir) is None
             open_database(settings.data_dir)
             try:
                 return run(args, settings)
             finally:
-                close_database()
+                # Beside a server the journal is the server's.
+                close_database(moves_journal=alone and lock_holder(settings.data_dir) is None)
 
     return run_on_database
 

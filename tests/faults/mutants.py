@@ -114,9 +114,8 @@ def goes_on_after_a_failed_move(patch: Patch) -> None:
 
 @mutant
 def moves_the_journal_as_it_closes(patch: Patch) -> None:
-    patch.setattr(
-        models.database.LeadsDatabase, "leaves_journal", property(lambda self: False, lambda *_: None)
-    )
+    close = models.database.close_database
+    patch.setattr(models.writer, "close_database", lambda **_: close(moves_journal=True))
 
 
 @mutant

@@ -82,6 +82,6 @@ if __name__ == "__main__":
         asyncio.run(make(folder))
         open_database(folder)
         records = [show_lead(lead["id"]) for lead in list_leads(newest_first=False)]
-        close_database()
+        close_database(moves_journal=True)
         (HERE / f"schema-{NEWEST}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         shutil.copyfile(folder / "leads.db", HERE / f"schema-{NEWEST}.db")
