@@ -66,8 +66,18 @@ class Clues:
     address_line_one: str | None
 
 
-def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Building]:
-    """The building of each set of clues that has one (C17), as much of it as a lead needs to know.
+@dataclass(slots=True, eq=False)
+class FoundBuilding:
+    """As much of a building as a lead needs to know."""
+
+    id: int
+    time_zone: str
+    agent_email: str | None
+    spam_defence: str
+
+
+def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, FoundBuilding]:
+    """The building of each set of clues that has one (C17).
 
     By token; only without one, by unified address id; only without both, by street address. Of several
     buildings the one registered first. A token that is unknown, expired or revoked does not fall through.
@@ -81,7 +91,7 @@ def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, Buildi
     by_token = _matches(_BY_TOKEN.run(tokens, now) if tokens else ())
     by_unified = _matches(_BY_UNIFIED_ADDRESS_ID.run(unified) if unified else ())
     by_address = _matches(_BY_ADDRESS_LINE_ONE.run(addresses) if addresses else ())
-    found: dict[Clues, Building] = {}
+    found: dict[Clues, FoundBuilding] = {}
     for clue in asked:
         if clue.token:
             building = by_token.get(clue.token)
@@ -101,7 +111,7 @@ def live_token(now: Any) -> Any:
     )
 
 
-_OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email, Building.spam_defence)  # to a lead
+_OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email, Building.spam_defence)
 _BY_TOKEN = Prepared(
     lambda tokens, now: (
         BuildingToken.select(BuildingToken.token, *_OF_INTEREST)
@@ -126,11 +136,8 @@ _BY_UNIFIED_ADDRESS_ID = _by(Building.unified_address_id)
 _BY_ADDRESS_LINE_ONE = _by(Building.address_line_one)
 
 
-def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, Building]:
-    return {
-        clue: Building(id=row_id, time_zone=time_zone, agent_email=agent_email, spam_defence=spam_defence)
-        for clue, row_id, time_zone, agent_email, spam_defence in rows
-    }
+def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, FoundBuilding]:
+    return {clue: FoundBuilding(*rest) for clue, *rest in rows}
 
 
 def registered_origins() -> frozenset[str]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from models.building import Building, Clues, match_buildings
+from models.building import Building, Clues, FoundBuilding, match_buildings
 from models.customer import Customer, FoundCustomer, Renter, find_or_create
 from models.deal import open_deals
 from models.destination import EMAIL, JUNE_HOMES
@@ -93,7 +93,7 @@ def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused
     ]
 
 
-def _key(submission: Submission, buildings: Mapping[Clues, Building]) -> OwnedKey | None:
+def _key(submission: Submission, buildings: Mapping[Clues, FoundBuilding]) -> OwnedKey | None:
     if submission.retryable is None:
         return None
     building = buildings.get(submission.clues)
@@ -105,7 +105,7 @@ def _again(key: OwnedKey, first: FirstTry) -> Recorded | KeyReused:
 
 
 def _store(
-    submissions: Sequence[Submission], buildings: Mapping[Clues, Building], now: datetime
+    submissions: Sequence[Submission], buildings: Mapping[Clues, FoundBuilding], now: datetime
 ) -> list[Recorded]:
     if not submissions:
         return []
@@ -140,7 +140,7 @@ _INSERT = PreparedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 
 
 def _lead_row(
-    submission: Submission, building: Building | None, customer: FoundCustomer, suspected: str | None
+    submission: Submission, building: FoundBuilding | None, customer: FoundCustomer, suspected: str | None
 ) -> dict[str, Any]:
     consent = submission.sms_consent
     return {
@@ -180,7 +180,7 @@ def property_type(submission: Submission) -> str:
     return "listing" if submission.unit_preference else "building"
 
 
-def in_utc(slot: datetime | None, building: Building | None) -> datetime | None:
+def in_utc(slot: datetime | None, building: Building | FoundBuilding | None) -> datetime | None:
     """The instant of a slot: without an offset it is in the building's time zone, UTC if there is none."""
     if slot is not None and slot.tzinfo is None:
         slot = slot.replace(tzinfo=ZoneInfo(building.time_zone) if building else UTC)
@@ -196,7 +196,7 @@ def _deliveries(
     return deliveries
 
 
-def why_not_told(customer: Customer | FoundCustomer, building: Building | None) -> str | None:
+def why_not_told(customer: Customer | FoundCustomer, building: Building | FoundBuilding | None) -> str | None:
     """Why no agent gets a mail about a lead of this customer, for the operator; None if one does (C22)."""
     if building is None:
         return "no building matched"

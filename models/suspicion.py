@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from peewee import BlobField, CompositeKey, ForeignKeyField
 
-from models.building import MARK, OFF, Building, Refused
+from models.building import MARK, OFF, Building, FoundBuilding, Refused
 from models.database import Row, UtcDateTimeField
 from models.lead import Lead
 from models.outbox import HELD, PENDING, Delivery
@@ -61,7 +61,7 @@ class Suspect:
     text: tuple[int, bytes] | None
 
 
-def suspect_in(signs: Signs | None, message: str | None, building: Building | None) -> Suspect:
+def suspect_in(signs: Signs | None, message: str | None, building: FoundBuilding | None) -> Suspect:
     """What is looked at of a lead with these signs and this message, to this building."""
     if building is None or building.spam_defence == OFF:
         return Suspect(signs, message, False, None)
@@ -101,7 +101,7 @@ def remember_texts(leads: Iterable[tuple[int, Suspect]], now: datetime) -> None:
         RecentText.insert_many(rows).execute()
 
 
-def why_held(suspected: str | None, building: Building | None) -> str | None:
+def why_held(suspected: str | None, building: Building | FoundBuilding | None) -> str | None:
     """Why what would leave because of a lead is held, for the operator; None if it isn't."""
     if suspected is None or (building is not None and building.spam_defence == MARK):
         return None
