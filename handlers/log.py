@@ -106,13 +106,13 @@ def log_answer(
 _handler: LogHandler | None = None
 
 
-def configure(log_format: str, stream: TextIO = sys.stderr) -> None:
-    """Write the log of the whole process to this stream, by line, as 'text' or 'json'."""
+def configure(log_format: str, stream: TextIO | None = None) -> None:
+    """Write the log of the whole process to this stream, or standard error, as 'text' or 'json'."""
     global _handler
     # What no line of ours shows is not to be looked up for each of them either.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "_srcfile", None)  # as the manual of `logging` has it: don't look for the caller
-    _handler = LogHandler(stream, JsonFormatter() if log_format == "json" else TextFormatter())
+    _handler = LogHandler(stream or sys.stderr, JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[_handler], force=True)
     logging.getLogger("leads").setLevel(logging.INFO)
 

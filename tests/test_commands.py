@@ -404,6 +404,16 @@ def test_a_closed_pipe_and_a_full_disk_are_no_crash(commands: Commands) -> None:
     assert (done.returncode, done.stderr) == (1, b"leads: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
+def test_a_command_whose_outputs_are_closed_does_its_work(commands: Commands, closed: str) -> None:
+    commands.leads({})
+    command, variables = commands.arguments("backup", "create")
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
+    assert done.returncode == 0
+    [backup] = commands.rows("backup", "list")
+    assert commands.row("backup", "verify", backup["path"])["leads"] == 1
+
+
 def test_a_database_that_can_not_be_used_is_refused_and_left_as_it_was(commands: Commands) -> None:
     commands.leads({})
     file = commands.data_dir / "leads.db"

@@ -4,6 +4,7 @@ Renters' words go to the operator's terminal here, so what a terminal would obey
 """
 
 import io
+import os
 import re
 import shutil
 import sys
@@ -25,7 +26,15 @@ CONTROLS_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]
 
 
 def prepare_output() -> None:
-    """Have a terminal that can't show a character show its number instead of failing."""
+    """Have a terminal that can't show a character show its number instead of failing, and what is said into a
+    closed output (2>&-) go nowhere.
+    """
+    while (
+        os.open(os.devnull, os.O_RDWR) <= 2
+    ):  # or the database would be opened where an output is looked for
+        pass
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
