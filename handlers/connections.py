@@ -26,9 +26,7 @@ BACKLOG = 1_024  # connections that wait in the queue; one too many tries again 
 KEPT_FREE = 64  # descriptors for the database, the mail server, the partner, a backup
 ACCEPTED_AT_ONCE = 128  # then whoever else waits for the loop has a turn
 LOOK_AGAIN_SECONDS = 1.0
-QUIET_SECONDS = (
-    0.02  # longer than a crowd, which is answered at once, takes for the first of its next requests
-)
+QUIET_SECONDS = 0.02  # longer than a crowd that is answered takes until the first of it sends again
 
 
 def room_for_connections() -> int:

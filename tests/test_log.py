@@ -10,7 +10,6 @@ import pytest
 from conftest import LEADS, House, OpenHouse
 
 from handlers import log
-from handlers.log import configure
 
 SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
@@ -22,7 +21,7 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     handlers, levels = root.handlers[:], (root.level, ours.level)
     monkeypatch.setattr("handlers.log._handler", None)
     root.handlers.clear()  # or they would be closed
-    configure(request.param, stream)
+    log.configure(request.param, stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(levels[0])
@@ -82,10 +81,25 @@ async def test_a_log_that_cannot_be_written_disturbs_no_answer(
     written.close()
     if not there_is_one:  # as after 2>&-
         setattr(log._handler, "stream", None)
+    assert await two_leads(house) == [b"201", b"201"]
+
+
+async def test_what_fails_after_an_answer_brings_no_second_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*args: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("handlers.api.exchange.log_answer", stumble)
+    assert await two_leads(house) == [b"201", b"201"]
+
+
+async def two_leads(house: House) -> list[bytes]:
+    """The status of each answer to two leads that come by one connection."""
     body = b'{"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}'
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (LEADS.encode(), len(body))
     answers = await house.raw(head + b"\r\n" + body + head + b"Connection: close\r\n\r\n" + body)
-    assert re.findall(rb"HTTP/1.1 ([0-9]+)", answers) == [b"201", b"201"]
+    return re.findall(rb"HTTP/1.1 ([0-9]+)", answers)
 
 
 async def test_it_says_why_a_request_was_refused(house: House, written: io.StringIO) -> None:

@@ -29,10 +29,9 @@ def prepare_output() -> None:
     """Have a terminal that can't show a character show its number instead of failing, and what is said into a
     closed output (2>&-) go nowhere.
     """
-    while (
-        os.open(os.devnull, os.O_RDWR) <= 2
-    ):  # or the database would be opened where an output is looked for
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file of ours would be opened in its place
         pass
+    os.close(spare)
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
