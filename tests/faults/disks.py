@@ -57,7 +57,7 @@ async def ride_out(trial: Trial, box: Box, ledger: Ledger, breaking: Breaking, *
         before = ledger.answers[503]
         async with breaking():
             await keep_trying(box, ledger)
-            status = await box.ended((4.0 if trial.mutant else 30.0) if ends else 0.0)
+            status = await box.ended(wait=ends)
         mended_at = time.monotonic()
         trial.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
         # What ends it may be another write than a lead's; then there was no lead to answer.

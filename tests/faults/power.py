@@ -228,7 +228,7 @@ async def move_forgotten(trial: Trial) -> None:
         give_order(trial.folder, fail="sync EIO", times=1, file="leads.db")
         onlooker.close()
         await crowd.reach(400)  # or until it is gone, as it should be
-        status = await box.ended(4.0 if trial.mutant else 30.0)
+        status = await box.ended()
         trial.require(status == 74, f"a move whose fsync failed ends the process with 74, not {status}")
         await crowd.go_home()
         give_order(trial.folder)

@@ -224,12 +224,13 @@ class Box:
         """Whether it was started and has not ended."""
         return self.process is not None and self.process.returncode is None
 
-    async def ended(self, within: float) -> int | None:
-        """Its exit status if it has ended by itself, or does so in so many seconds; None if it still runs."""
+    async def ended(self, *, wait: bool = True) -> int | None:
+        """Its exit status if it has ended by itself, or does so in good time; None if it still runs."""
         process = self.process
         assert process
+        patience = 4.0 if self._mutant else 30.0  # a mutant may well go on for ever
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), max(within, 0.001))
+            await asyncio.wait_for(process.wait(), patience if wait else 0.001)
         if process.returncode is not None:
             await self._end(signal.SIGKILL)
         return process.returncode
