@@ -3,10 +3,10 @@
 import logging
 import secrets
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from peewee import AutoField, ForeignKeyField, TextField
@@ -14,7 +14,7 @@ from peewee import AutoField, ForeignKeyField, TextField
 from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
 from models.email_address import normal_form
 from models.origin import origin_of
-from models.prepared import Prepared
+from models.prepared import Prepared, Rows
 
 log = logging.getLogger("leads.buildings")
 
@@ -57,9 +57,8 @@ class BuildingToken(Row):
     revoked_at = UtcDateTimeField(null=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Clues:
-    """What a lead says of its building; each is None if it was blank."""
+class Clues(NamedTuple):
+    """What a lead says of its building, what counts most first; each is None if it was blank."""
 
     token: str | None
     unified_address_id: str | None
@@ -83,24 +82,13 @@ def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, FoundB
     buildings the one registered first. A token that is unknown, expired or revoked does not fall through.
     """
     asked = set(clues)
-    tokens = {c.token for c in asked if c.token}
-    unified = {c.unified_address_id for c in asked if not c.token and c.unified_address_id}
-    addresses = {
-        c.address_line_one for c in asked if not c.token and not c.unified_address_id and c.address_line_one
-    }
-    by_token = _matches(_BY_TOKEN.run(tokens, now) if tokens else ())
-    by_unified = _matches(_BY_UNIFIED_ADDRESS_ID.run(unified) if unified else ())
-    by_address = _matches(_BY_ADDRESS_LINE_ONE.run(addresses) if addresses else ())
     found: dict[Clues, FoundBuilding] = {}
-    for clue in asked:
-        if clue.token:
-            building = by_token.get(clue.token)
-        elif clue.unified_address_id:
-            building = by_unified.get(clue.unified_address_id)
-        else:
-            building = by_address.get(clue.address_line_one or "")
-        if building is not None:
-            found[clue] = building
+    for at, look_up in enumerate(_LOOK_UPS):
+        by_this = {clue: value for clue in asked if (value := clue[at])}
+        if by_this:
+            buildings = {value: FoundBuilding(*rest) for value, *rest in look_up(set(by_this.values()), now)}
+            found |= {clue: buildings[value] for clue, value in by_this.items() if value in buildings}
+            asked -= by_this.keys()
     return found
 
 
@@ -121,23 +109,19 @@ _BY_TOKEN = Prepared(
 )
 
 
-def _by(column: TextField) -> Prepared:
+def _by(column: TextField) -> Callable[[set[str], datetime], Rows]:
     # Of several the one registered first comes last, and so is what stays in a dict.
-    return Prepared(
+    query = Prepared(
         lambda values: (
             Building.select(column, *_OF_INTEREST)
             .where(column.in_(values), Building.removed_at.is_null())
             .order_by(Building.id.desc())
         )
     )
+    return lambda values, now: query.run(values)
 
 
-_BY_UNIFIED_ADDRESS_ID = _by(Building.unified_address_id)
-_BY_ADDRESS_LINE_ONE = _by(Building.address_line_one)
-
-
-def _matches(rows: Iterable[tuple[Any, ...]]) -> dict[str, FoundBuilding]:
-    return {clue: FoundBuilding(*rest) for clue, *rest in rows}
+_LOOK_UPS = (_BY_TOKEN.run, _by(Building.unified_address_id), _by(Building.address_line_one))  # as in Clues
 
 
 def registered_origins() -> frozenset[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -116,7 +117,7 @@ def _store(
         _lead_row(submission, buildings.get(submission.clues), customer, reason)
         for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
     ]
-    inserted = _INSERT.run([tuple(row[name] for name in _NAMES) for row in rows])
+    inserted = _INSERT.run([_values(row) for row in rows])
     ids: dict[str, int] = dict(inserted)  # by request: the order of returned rows is nobody's promise
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
@@ -135,7 +136,7 @@ def _store(
 
 
 _COLUMNS = [field for field in Lead._meta.sorted_fields if field is not Lead.id]
-_NAMES = [field.name for field in _COLUMNS]
+_values = itemgetter(*(field.name for field in _COLUMNS))
 _INSERT = PreparedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 
 

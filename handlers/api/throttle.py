@@ -1,5 +1,6 @@
 """Owns the rate limit: a token bucket for each source address, with the time passed in."""
 
+import functools
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,8 +99,10 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
 
     `X-Forwarded-For` is read from the right, for as long as the one who wrote an entry is trusted.
     """
-    source = _parse(peer) or ipaddress.IPv4Address(0)
-    for entry in reversed((forwarded_for or "").split(",")):
+    source = _peer_address(peer)
+    if forwarded_for is None:
+        return source
+    for entry in reversed(forwarded_for.split(",")):
         if not _is_in(source, trusted_proxies):
             break
         address = _parse(entry)
@@ -112,6 +115,11 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
 def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
     """True if the peer is a trusted proxy."""
     return bool(trusted_proxies) and _is_in(source_address(peer, None, ()), trusted_proxies)
+
+
+@functools.lru_cache(1_024)  # most requests come by a connection that others came by, or from a proxy
+def _peer_address(peer: str) -> Address:
+    return _parse(peer) or ipaddress.IPv4Address(0)
 
 
 def _is_in(address: Address, networks: Sequence[Network]) -> bool:
