@@ -5,6 +5,7 @@ from conftest import House, SteppedClock
 
 from models.assignment import assign_lead
 from models.building import find_building
+from models.destination import EMAIL, configure_destinations
 
 
 async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is_told(
@@ -26,10 +27,17 @@ async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is
     assert {lead["building_id"] for lead in stored} == {oak}
 
 
-def test_it_says_what_it_did(commands: Commands) -> None:
-    commands.leads({}, {"token": "unknown"})
+def test_it_says_what_it_did_and_whether_the_mail_can_leave(commands: Commands) -> None:
+    commands.leads({}, {"token": "unknown"}, {"token": "unknown"})
     said = commands.run("lead", "assign", 2, 1).stdout
-    assert said == ("Lead 2 is of building 1 now: Maple Court\nThe mail to agent@maple.test is on its way.\n")
+    assert said == (
+        "Lead 2 is of building 1 now: Maple Court\n"
+        "The mail to agent@maple.test waits: no destination: LEADS_SMTP_URL is not set.\n"
+    )
+    with commands.database():
+        configure_destinations(frozenset({EMAIL}))
+    said = commands.run("lead", "assign", 3, 1).stdout
+    assert said == ("Lead 3 is of building 1 now: Maple Court\nThe mail to agent@maple.test is on its way.\n")
 
 
 def test_one_that_has_a_building_keeps_it(commands: Commands) -> None:
@@ -46,6 +54,7 @@ def test_C22_it_is_said_why_nobody_is_mailed(commands: Commands) -> None:
         "id": 1,
         "building_id": 1,
         "not_told": "the building has no agent e-mail",
+        "waits_because": None,
     }
     [delivery] = commands.row("lead", "show", 1)["deliveries"]
     assert (delivery["state"], delivery["reason"]) == ("skipped", "the building has no agent e-mail")

@@ -42,6 +42,8 @@ def test_the_program_alone_prints_its_commands(commands: Commands) -> None:
         "outbox retry",
         "outbox retry 1 --kind email",
         "lead list --building 1 --unassigned",
+        "demo --data-dir elsewhere",
+        "sandbox --smtp-url smtp://mail.example.com",
     ],
 )
 def test_a_command_that_cannot_be_understood_exits_with_2(commands: Commands, args: str) -> None:

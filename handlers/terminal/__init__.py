@@ -21,6 +21,18 @@ PROGRAM_HELP = {
     "sandbox": "run a throwaway server for tests, that shows what comes in and what leaves",
     "demo": "run a throwaway server with a building, a mailbox and a partner to try it on",
 }
+# What a throwaway server has of its own: its folder, its mail server, its partner. The rest can be set.
+THROWAWAY_SETTINGS = (
+    "host",
+    "port",
+    "public_url",
+    "mail_from",
+    "rate_limit",
+    "rate_limit_exceptions",
+    "trusted_proxies",
+    "log_format",
+)
+PROGRAM_SETTINGS = {"serve": (), "sandbox": THROWAWAY_SETTINGS, "demo": THROWAWAY_SETTINGS}  # (): all
 NOUNS = (building, token, lead, customer, outbox, backup, config)
 
 
@@ -73,7 +85,7 @@ def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut
     for name, program in programs.items():
         text = PROGRAM_HELP[name]
         command = nouns.add_parser(name, help=text, description=text, allow_abbrev=False)
-        add_settings(command)
+        add_settings(command, *PROGRAM_SETTINGS[name])
         command.set_defaults(run=lambda args, settings, program=program: program(settings))
     for noun in NOUNS:
         noun.add_commands(nouns)

@@ -11,6 +11,7 @@ from models.building import Refused, find_building
 from models.clock import Clock
 from models.customer import find_customer
 from models.database import transaction
+from models.destination import EMAIL, Destination, why_waiting
 from models.lead_record import list_leads, show_lead
 from models.settings import Settings
 from models.suspicion import release_lead
@@ -101,13 +102,17 @@ def _show(args: argparse.Namespace, settings: Settings) -> None:
 def _assign(args: argparse.Namespace, settings: Settings) -> None:
     with transaction():
         building = find_building(args.building)
-        not_told = assign_lead(args.id, building, Clock().now())
+        now = Clock().now()
+        not_told = assign_lead(args.id, building, now)
+        waits = None if not_told else why_waiting(Destination.get_by_id(EMAIL), now)
     answer(
-        {"id": args.id, "building_id": building.id, "not_told": not_told},
+        {"id": args.id, "building_id": building.id, "not_told": not_told, "waits_because": waits},
         args.json,
         f"Lead {args.id} is of building {building.id} now: {building.name}",
         f"Nobody is mailed: {not_told}."
         if not_told
+        else f"The mail to {building.agent_email} waits: {waits}."
+        if waits
         else f"The mail to {building.agent_email} is on its way.",
     )
 
