@@ -58,7 +58,7 @@ class BuildingToken(Row):
 
 
 class Clues(NamedTuple):
-    """What a lead says of its building, what counts most first; each is None if it was blank."""
+    """What a lead says of its building; each is None if it was blank."""
 
     token: str | None
     unified_address_id: str | None
@@ -83,12 +83,12 @@ def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, FoundB
     """
     asked = set(clues)
     found: dict[Clues, FoundBuilding] = {}
-    for at, look_up in enumerate(_LOOK_UPS):
-        by_this = {clue: value for clue in asked if (value := clue[at])}
-        if by_this:
-            buildings = {value: FoundBuilding(*rest) for value, *rest in look_up(set(by_this.values()), now)}
-            found |= {clue: buildings[value] for clue, value in by_this.items() if value in buildings}
-            asked -= by_this.keys()
+    for name, look_up in _LOOK_UPS.items():
+        sent = {clue: getattr(clue, name) for clue in asked if getattr(clue, name)}
+        if sent:
+            matches = {value: FoundBuilding(*rest) for value, *rest in look_up(set(sent.values()), now)}
+            found |= {clue: matches[value] for clue, value in sent.items() if value in matches}
+            asked -= sent.keys()
     return found
 
 
@@ -121,7 +121,12 @@ def _by(column: TextField) -> Callable[[set[str], datetime], Rows]:
     return lambda values, now: query.run(values)
 
 
-_LOOK_UPS = (_BY_TOKEN.run, _by(Building.unified_address_id), _by(Building.address_line_one))  # as in Clues
+# By each of the clues; where there is an earlier one, the later ones don't count.
+_LOOK_UPS = {
+    "token": _BY_TOKEN.run,
+    "unified_address_id": _by(Building.unified_address_id),
+    "address_line_one": _by(Building.address_line_one),
+}
 
 
 def registered_origins() -> frozenset[str]:

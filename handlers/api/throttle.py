@@ -114,7 +114,7 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
 
 def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
     """True if the peer is a trusted proxy."""
-    return bool(trusted_proxies) and _is_in(source_address(peer, None, ()), trusted_proxies)
+    return bool(trusted_proxies) and _is_in(_peer_address(peer), trusted_proxies)
 
 
 @functools.lru_cache(1_024)  # most requests come by a connection that others came by, or from a proxy
