@@ -10,7 +10,7 @@ from handlers.terminal.arguments import Nouns, add_settings, flags_of
 from handlers.terminal.listing import note, prepare_output
 from models.building import Refused
 from models.database import DatabaseRefused, OutcomeUnknown, StorageError, is_storage_failure
-from models.settings import SettingError, Settings, load
+from models.settings import SettingError, Settings, load, names
 
 OK, SAID_NO, USAGE = 0, 1, 2
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as shells have it
@@ -21,18 +21,15 @@ PROGRAM_HELP = {
     "sandbox": "run a throwaway server for tests, that shows what comes in and what leaves",
     "demo": "run a throwaway server with a building, a mailbox and a partner to try it on",
 }
-# What a throwaway server has of its own: its folder, its mail server, its partner. The rest can be set.
-THROWAWAY_SETTINGS = (
-    "host",
-    "port",
-    "public_url",
-    "mail_from",
-    "rate_limit",
-    "rate_limit_exceptions",
-    "trusted_proxies",
-    "log_format",
+# A throwaway server has a folder, a mail server and a partner of its own, and makes no backups.
+NOT_FOR_THROWAWAYS = (
+    "data_dir",
+    "backup_dir",
+    "backup_keep",
+    "smtp_url",
+    "june_homes_url",
+    "june_homes_secret",
 )
-PROGRAM_SETTINGS = {"serve": (), "sandbox": THROWAWAY_SETTINGS, "demo": THROWAWAY_SETTINGS}  # (): all
 NOUNS = (building, token, lead, customer, outbox, backup, config)
 
 
@@ -85,7 +82,8 @@ def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut
     for name, program in programs.items():
         text = PROGRAM_HELP[name]
         command = nouns.add_parser(name, help=text, description=text, allow_abbrev=False)
-        add_settings(command, *PROGRAM_SETTINGS[name])
+        left_out = () if name == "serve" else NOT_FOR_THROWAWAYS
+        add_settings(command, *(setting for setting in names() if setting not in left_out))
         command.set_defaults(run=lambda args, settings, program=program: program(settings))
     for noun in NOUNS:
         noun.add_commands(nouns)
