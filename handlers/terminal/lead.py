@@ -105,15 +105,12 @@ def _assign(args: argparse.Namespace, settings: Settings) -> None:
         now = Clock().now()
         not_told = assign_lead(args.id, building, now)
         waits = None if not_told else why_waiting(Destination.get_by_id(EMAIL), now)
+    becomes = f"waits: {waits}" if waits else "is on its way"
     answer(
         {"id": args.id, "building_id": building.id, "not_told": not_told, "waits_because": waits},
         args.json,
         f"Lead {args.id} is of building {building.id} now: {building.name}",
-        f"Nobody is mailed: {not_told}."
-        if not_told
-        else f"The mail to {building.agent_email} waits: {waits}."
-        if waits
-        else f"The mail to {building.agent_email} is on its way.",
+        f"Nobody is mailed: {not_told}." if not_told else f"The mail to {building.agent_email} {becomes}.",
     )
 
 
