@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LINE   := 110
 DIST   := dist
-CODE   := server.py leads_sandbox.py handlers jobs models tests bench
+CODE   := server.py integrations handlers jobs models tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo sandbox serve test faults bench binary check format lock install clean
@@ -35,7 +35,7 @@ binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
 	@$(BIN)/python -m PyInstaller --noconfirm --log-level WARN --onefile --strip --name leads \
 	    --distpath $(DIST) --workpath .build --specpath .build \
 	    --add-data $(CURDIR)/static:static \
-	    --add-data $(CURDIR)/jobs/templates:jobs/templates \
+	    --add-data $(CURDIR)/jobs/email/templates:jobs/email/templates \
 	    --add-data $(CURDIR)/handlers/sandbox/static:handlers/sandbox/static \
 	    --add-data $(CURDIR)/handlers/samples:handlers/samples \
 	    --add-data $(CURDIR)/handlers/templates:handlers/templates \

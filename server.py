@@ -1,4 +1,4 @@
-"""Owns the front door: settings → parts → routes → run until told to stop."""
+"""The program: settings → parts → routes → run until told to stop."""
 
 import asyncio
 import logging
@@ -15,145 +15,156 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
-from handlers import Inside, front_door, terminal
+from handlers import AppContext, make_router, terminal
 from handlers.api.cors import Allowlist
-from handlers.api.exchange import MAX_BODY_BYTES, Api, Stored
-from handlers.api.throttle import Throttle
-from handlers.connections import BACKLOG, ConnectionServer, room_for_connections
+from handlers.api.handler import MAX_BODY_BYTES, ApiContext, Stored
+from handlers.api.rate_limit import RateLimiter
 from handlers.health import Readiness
+from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
 from handlers.log import configure
-from handlers.sandbox.world import banner, greeting, sandbox_world
+from handlers.sandbox.environment import banner, greeting, sandbox_environment
+from jobs.adapter import Adapter
 from jobs.backup import NightlyBackup
-from jobs.checkup import check_ways_out
-from jobs.delivery import Adapter
+from jobs.clock_monitor import monitor_clock
 from jobs.dispatcher import Dispatcher
-from jobs.email import EmailAdapter
+from jobs.doctor import run_checks
+from jobs.email.adapter import EmailAdapter
 from jobs.june_homes import JuneHomesAdapter
-from jobs.watchdog import watch_the_clock
 from models.building import list_buildings, registered_origins
 from models.clock import Clock
-from models.data_folder import open_database, settle_journal
-from models.database import OutcomeUnknown, close_database
-from models.destination import EMAIL, JUNE_HOMES
-from models.folder_lock import server_lock
 from models.intake import Submission, record_leads
-from models.outbox import open_outbox
-from models.outbox_clock import call_in
-from models.outbox_report import list_destinations
-from models.reader import Reader
+from models.outbox.claims import open_outbox
+from models.outbox.clock_changes import cap_due_times
+from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.outbox.listing import list_destinations
 from models.settings import SettingError, Settings
-from models.storage_check import check_storage
-from models.writer import Writer
+from models.storage import OutcomeUnknown
+from models.storage.sqlite.storage import SqliteStorage
 
 log = logging.getLogger("leads.server")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
 TICK_SECONDS = 1  # how late a retry may be
-LOOK_FOR_BACKUP_MINUTES = 1  # how often it is asked whether a backup is due
-FINISH_SECONDS = 10.0  # how long a stop waits for the requests that are being answered, and for deliveries
-DISK_FAILED = 74  # what the process exits with (EX_IOERR) when only a new start can tell what is on the disk
-MUST_STOP = "the disk failed a commit; stopping, to be started anew"
-DISK_FAILED_SECONDS = 3.0  # then it is gone after so long at most, whatever the disk does
+BACKUP_CHECK_MINUTES = 1  # how often the server looks whether a backup is due
+FINISH_SECONDS = 10.0  # how long a stop waits for the requests in flight, and again for deliveries
+EXIT_DISK_FAILED = 74  # EX_IOERR: only a new start can tell what is on the disk
+DISK_FAILED = "the disk failed a commit; stopping, to be started anew"
+DISK_FAILED_SECONDS = 3.0  # after so long the process is gone, whatever the disk does
+
+MakeRouter = Callable[[AppContext], HTTPServerConnectionDelegate]
 
 
 class Server:
-    """All the parts of one running server, on one data folder that it alone has."""
+    """One running server with all of its parts, on a data folder that it alone has."""
 
     def __init__(
-        self,
-        settings: Settings,
-        clock: Clock | None = None,
-        entrance: Callable[[Inside], HTTPServerConnectionDelegate] = front_door,
+        self, settings: Settings, clock: Clock | None = None, make_router: MakeRouter = make_router
     ) -> None:
-        """entrance: makes what requests come in by."""
+        """make_router: makes what requests come in by; the sandbox has one of its own."""
         self._settings = settings
-        self._entrance = entrance
+        self._make_router = make_router
         self._clock = clock or Clock()
-        self._lock = server_lock(settings.data_dir)
-        self._in_flight: set[object] = set()  # the requests that are being answered
+        self._in_flight: set[object] = set()  # requests that are being answered
+        self.storage = SqliteStorage(settings.data_dir, self._clock)
         self.url = ""
 
     async def start(self) -> None:
         """Open the database, start the parts, listen; `url` is then where.
 
-        Raises DatabaseRefused, or SettingError for an address that can't be listened on.
+        Raises DatabaseUnusable, or SettingError for an address that can't be listened on.
         """
-        settings, clock = self._settings, self._clock
-        self._lock.acquire()
-        sockets: list[socket.socket] = []
-        try:
-            sockets = _listen(settings)  # before a database is made where none was meant to be
-            open_database(settings.data_dir, locked=True)
-            settle_journal()
-        except BaseException:
-            close_database()
-            for listener in sockets:
-                listener.close()
-            self._lock.release()
-            raise
-        self.writer, self.reader = Writer(), Reader()
-        self.writer.start()
-        adapters = _adapters(settings, clock)
-        self.dispatcher = Dispatcher(adapters, self.writer, clock)
-        self.writer.after_commit_of(record_leads, self.dispatcher.lead_came)
-        await self.writer.write(open_outbox, frozenset(adapters))
-        await self.writer.write(call_in, clock.now())
-        api = Api(
-            record_lead=self._record_lead,
-            throttle=Throttle(settings.rate_limit, settings.rate_limit_exceptions),
-            allowlist=Allowlist(lambda: self.reader.read(registered_origins), settings.public_url, clock),
-            trusted_proxies=settings.trusted_proxies,
-            clock=clock,
-            in_flight=self._in_flight,
-        )
-        readiness = Readiness(lambda: self.writer.write(check_storage, clock.now()), clock)
-        self._scheduler = AsyncIOScheduler(
-            timezone="UTC",
-            # By default a job that is a second late is dropped for good.
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
-        )
-        self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
-        if settings.backup_keep:
-            nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
-            self._scheduler.add_job(nightly.make_if_due, "interval", minutes=LOOK_FOR_BACKUP_MINUTES)
-        self._http = ConnectionServer(
-            self._entrance(
-                Inside(api, readiness, self.reader, self.writer, self.dispatcher.wake, settings.public_url)
-            ),
-            most_connections=room_for_connections(),
-            patience_seconds=SLOW_CLIENT_SECONDS,
-            max_body_size=MAX_BODY_BYTES,
-        )
-        if not await self.reader.read(list_buildings, clock.now()):
-            log.warning(
-                "no building is registered, so nobody is told of leads; is it the right folder?",
-                extra={"data_dir": str(settings.data_dir.absolute()), "register_one_by": "building add"},
-            )
-        for place in await self.reader.read(list_destinations, clock.now()):
-            if place["waits_because"] and (place["pending"] or place["kind"] == EMAIL):
-                waiting = {name: place[name] for name in ("kind", "pending", "waits_because")}
-                log.warning("the outbox waits", extra=waiting)
+        sockets = self._open()
+        self.build()
+        self.storage.start()
+        await self.storage.write(open_outbox, frozenset(self._adapters))
+        await self.storage.write(cap_due_times, self._clock.now())
+        await self._log_what_needs_attention()
         self.dispatcher.start()
         self._scheduler.start()
-        self._watchdog = asyncio.create_task(
-            watch_the_clock(clock, self.writer, self.dispatcher.wake, self._tick_on)
+        self._clock_monitor = asyncio.create_task(
+            monitor_clock(self._clock, self.storage, self.dispatcher.wake, self._reschedule_jobs)
         )
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
 
-    def _record_lead(self, submission: Submission, stored: Stored) -> None:
-        self.writer.submit(record_leads, submission, stored, alone=self._http.is_quiet)
+    def _open(self) -> list[socket.socket]:
+        self.storage.lock()
+        sockets: list[socket.socket] = []
+        try:
+            sockets = _bind(self._settings)  # before a database is made where none was meant to be
+            self.storage.open()
+        except BaseException:
+            for listener in sockets:
+                listener.close()
+            self.storage.abandon()
+            raise
+        return sockets
 
-    def _tick_on(self) -> None:
-        # The clock was set back: each job is due at a time that is far off now.
+    def build(self) -> None:
+        """Make the parts and connect them; nothing runs yet."""
+        settings, clock, storage = self._settings, self._clock, self.storage
+        self._adapters = _adapters(settings, clock)
+        self.dispatcher = Dispatcher(self._adapters, storage, clock)
+        storage.after_commit(record_leads, self.dispatcher.lead_came)
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            # By default APScheduler drops a run that is a second late.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
+        if settings.backup_keep:
+            nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
+            self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
+        api = ApiContext(
+            record_lead=self._record_lead,
+            limiter=RateLimiter(settings.rate_limit, settings.rate_limit_exceptions),
+            allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
+            trusted_proxies=settings.trusted_proxies,
+            clock=clock,
+            in_flight=self._in_flight,
+        )
+        context = AppContext(
+            api=api,
+            readiness=Readiness(storage.check, clock),
+            storage=storage,
+            wake=self.dispatcher.wake,
+            public_url=settings.public_url,
+        )
+        self._http = LimitedHTTPServer(
+            self._make_router(context),
+            max_connections=max_connections_allowed(),
+            timeout_seconds=SLOW_CLIENT_SECONDS,
+            max_body_size=MAX_BODY_BYTES,
+        )
+
+    async def _log_what_needs_attention(self) -> None:
+        now = self._clock.now()
+        if not await self.storage.read(list_buildings, now):
+            log.warning(
+                "no building is registered, so nobody is told of leads; is it the right folder?",
+                extra={
+                    "data_dir": str(self._settings.data_dir.absolute()),
+                    "register_one_by": "building add",
+                },
+            )
+        for destination in await self.storage.read(list_destinations, now):
+            if destination["waits_because"] and (destination["pending"] or destination["kind"] == EMAIL):
+                facts = {name: destination[name] for name in ("kind", "pending", "waits_because")}
+                log.warning("the outbox waits", extra=facts)
+
+    def _record_lead(self, submission: Submission, stored: Stored) -> None:
+        self.storage.submit(record_leads, submission, stored, alone=self._http.has_single_client)
+
+    def _reschedule_jobs(self) -> None:
+        # The clock was set back, so each job is due at a time that is far off now.
         for job in self._scheduler.get_jobs():
             job.modify(next_run_time=self._clock.now())
 
     async def stop(self, finish_seconds: float = FINISH_SECONDS) -> None:
-        """Take no more requests, finish those in flight and the deliveries on their way, close."""
+        """Accept no more requests, finish those in flight and the running deliveries, close."""
         self._http.stop()
         self._http.conn_params.no_keep_alive = True  # stop() alone goes on serving kept-alive connections
         for _ in range(int(finish_seconds * 50)):
@@ -162,16 +173,14 @@ class Server:
             await asyncio.sleep(0.02)
         cut_off = len(self._in_flight)
         await self._http.close_all_connections()
-        self._watchdog.cancel()
+        self._clock_monitor.cancel()
         self._scheduler.shutdown(wait=False)
         await self.dispatcher.stop(finish_seconds)
-        await self.reader.close()
-        await self.writer.close()
-        self._lock.release()
+        await self.storage.close()
         log.info("stopped", extra={"cut_off_requests": cut_off})
 
 
-def _listen(settings: Settings) -> list[socket.socket]:
+def _bind(settings: Settings) -> list[socket.socket]:
     try:
         return bind_sockets(settings.port, settings.host or None, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
@@ -183,7 +192,7 @@ def _listen(settings: Settings) -> list[socket.socket]:
 
 
 def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
-    """The adapter of each kind that has somewhere to go; the other kinds wait in the outbox."""
+    """Return the adapter of each kind that has a destination; deliveries of the other kinds wait."""
     adapters: dict[str, Adapter] = {}
     if settings.smtp_url is not None:
         adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from)
@@ -198,27 +207,27 @@ async def _started(server: Server) -> Server:
 
 
 async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
-    """Let it run until it is told to stop or must; answers with the exit status."""
-    stop, broken = (asyncio.create_task(event.wait()) for event in (told_to_stop, server.writer.broken))
-    await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
+    """Run the server until it is told to stop, or its storage fails; return the exit status."""
+    stop, failed = (asyncio.create_task(event.wait()) for event in (told_to_stop, server.storage.failed))
+    await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
-    broken.cancel()
-    if not server.writer.broken.is_set():
+    failed.cancel()
+    if not server.storage.failed.is_set():
         await server.stop()
         return 0
-    log.critical(MUST_STOP, extra={"status": DISK_FAILED})
-    last_resort = threading.Timer(DISK_FAILED_SECONDS, os._exit, [DISK_FAILED])
+    log.critical(DISK_FAILED, extra={"status": EXIT_DISK_FAILED})
+    last_resort = threading.Timer(DISK_FAILED_SECONDS, os._exit, [EXIT_DISK_FAILED])
     last_resort.daemon = True
     last_resort.start()
     try:
         await server.stop(finish_seconds=DISK_FAILED_SECONDS / 3)
     except Exception:  # closing writes as well
         log.exception("the stop failed")
-    return DISK_FAILED
+    return EXIT_DISK_FAILED
 
 
 def _listen_to_signals() -> asyncio.Event:
-    """An event that is set when the process is told to stop. Told twice, it ends at once."""
+    """Return an event that is set by the first stop signal; a second one ends the process at once."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
@@ -227,13 +236,13 @@ def _listen_to_signals() -> asyncio.Event:
             loop.remove_signal_handler(number)
 
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it for SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             loop.add_signal_handler(number, tell)
     return told
 
 
 def serve(settings: Settings) -> int:
-    """Run the server until SIGTERM or Ctrl-C; answers with the exit status: 0, or 74 if the disk failed."""
+    """Run the server until SIGTERM or Ctrl-C. Return 0, or 74 if the disk failed a commit."""
     configure(settings.log_format)
 
     async def run() -> int:
@@ -241,8 +250,8 @@ def serve(settings: Settings) -> int:
         try:
             server = await _started(Server(settings))
         except OutcomeUnknown:
-            log.critical(MUST_STOP, extra={"status": DISK_FAILED})
-            return DISK_FAILED
+            log.critical(DISK_FAILED, extra={"status": EXIT_DISK_FAILED})
+            return EXIT_DISK_FAILED
         print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
         return await _run(server, told_to_stop)
 
@@ -257,14 +266,15 @@ def _throwaway(
 
     async def run() -> int:
         told_to_stop = _listen_to_signals()
-        async with sandbox_world(settings, tell) as (world, its_settings):
+        async with sandbox_environment(settings, tell) as (environment, its_settings):
             try:
-                server = await _started(Server(its_settings, world.clock, world.entrance))
+                server = await _started(Server(its_settings, environment.clock, environment.make_router))
             except SettingError:
                 if not any_port or settings.origin("port") != "default":
                     raise
                 print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
-                server = await _started(Server(replace(its_settings, port=0), world.clock, world.entrance))
+                any_free_port = replace(its_settings, port=0)
+                server = await _started(Server(any_free_port, environment.clock, environment.make_router))
             print(greeting(server.url, its_settings.data_dir), flush=True)
             return await _run(server, told_to_stop)
 
@@ -272,17 +282,15 @@ def _throwaway(
 
 
 def sandbox(settings: Settings) -> int:
-    """Run a throwaway server with a seeded building, a mailbox and a partner, for tests, until it is told to
-    stop.
-    """
+    """Run a throwaway server for tests, with a mailbox and a partner, until it is told to stop."""
     return _throwaway(settings, lambda line: None, greeting, any_port=False)
 
 
 def demo(settings: Settings) -> int:
-    """The same, for people: on another port if theirs is taken, and what leaves is told on the terminal."""
+    """Run the same for people: on another port if theirs is taken, with a line of all that is sent."""
     return _throwaway(settings, lambda line: print(f"  {line}", flush=True), banner, any_port=True)
 
 
 if __name__ == "__main__":
     programs = {"serve": serve, "sandbox": sandbox, "demo": demo}
-    sys.exit(terminal.main(sys.argv[1:], programs, check_ways_out))
+    sys.exit(terminal.main(sys.argv[1:], programs, run_checks))

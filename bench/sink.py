@@ -12,7 +12,7 @@ import time
 REPLY_TO = re.compile(rb"^Reply-To:.*?([^\s<>\"]+@[^\s<>\"]+)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 
 
-class Conversation(asyncio.Protocol):
+class SmtpSession(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,7 +53,7 @@ class Conversation(asyncio.Protocol):
 
 async def main() -> None:
     """Take mail until the process is ended; the first line of output says where."""
-    server = await asyncio.get_running_loop().create_server(Conversation, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(SmtpSession, "127.0.0.1", 0)
     print(f"at smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     while True:
         await asyncio.sleep(0.2)

@@ -15,60 +15,58 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from handlers.api.exchange import Api, Exchange
+from handlers.api.handler import ApiContext, ApiHandler
 from handlers.api.leads import OLDER_PATH, PATH, Leads
 from handlers.base import NotFound, log_page
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
 from handlers.static import StaticFiles
-from models.reader import Reader
-from models.writer import Writer
+from models.storage import Storage
 
 API = "/api"
 
 Page = tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]
-MakeExchange = Callable[[Api, HTTP1Connection], Exchange]
+MakeApiHandler = Callable[[ApiContext, HTTP1Connection], ApiHandler]
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class AppContext:
     """What the ways in work with. wake: has what is due leave now. public_url: where browsers reach the
     server; '' if that is where they say they do.
     """
 
-    api: Api
+    api: ApiContext
     readiness: Readiness
-    reader: Reader
-    writer: Writer
+    storage: Storage
     wake: Callable[[], None]
     public_url: str
 
 
-def front_door(inside: Inside) -> "FrontDoor":
+def make_router(context: AppContext) -> "Router":
     """The way in of every server."""
-    return FrontDoor(inside.api, pages(inside))
+    return Router(context.api, pages(context))
 
 
-def pages(inside: Inside, token: str | None = None) -> list[Page]:
+def pages(context: AppContext, token: str | None = None) -> list[Page]:
     """What every server answers besides its API. token: one that its reference may be tried with."""
     return [
         (r"/livez", Livez, {}),
-        (r"/readyz", Readyz, {"readiness": inside.readiness}),
-        (r"/docs/?", Docs, {"public_url": inside.public_url, "token": token}),
-        (r"/openapi.json", OpenApi, {"public_url": inside.public_url}),
+        (r"/readyz", Readyz, {"readiness": context.readiness}),
+        (r"/docs/?", Docs, {"public_url": context.public_url, "token": token}),
+        (r"/openapi.json", OpenApi, {"public_url": context.public_url}),
         (r"/static/(.*)", StaticFiles, {}),
     ]
 
 
-class FrontDoor(HTTPServerConnectionDelegate):
+class Router(HTTPServerConnectionDelegate):
     """Sends each request on: to an exchange of the API, or to the pages of the rest."""
 
     def __init__(
         self,
-        api: Api,
+        api: ApiContext,
         pages: Sequence[Page],
-        leads: MakeExchange = Leads,
-        unknown: MakeExchange = Exchange,
+        leads: MakeApiHandler = Leads,
+        unknown: MakeApiHandler = ApiHandler,
     ) -> None:
         """leads, unknown: make the exchange on the path of leads, and on any other under /api."""
         self._api = api
@@ -87,10 +85,10 @@ class FrontDoor(HTTPServerConnectionDelegate):
             make = self._exchanges.get(path.removesuffix("/"), self._unknown)
             return make(self._api, cast(HTTP1Connection, request_conn))
 
-        return _Entrance(choose)
+        return _RoutedRequest(choose)
 
 
-class _Entrance(HTTPMessageDelegate):
+class _RoutedRequest(HTTPMessageDelegate):
     """Becomes, once its headers are in, what the path asks for."""
 
     def __init__(self, choose: Callable[[str], HTTPMessageDelegate]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tornado.web
 
-from handlers.errors import Refusal, Unforeseen
+from handlers.errors import ApiError, InternalError
 from handlers.log import log_answer
 
 log = logging.getLogger("leads.http")
@@ -54,12 +54,12 @@ class Handler(tornado.web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Render any refusal or failure: {"error": message}."""
         error = kwargs.get("exc_info", (None, None))[1]
-        if isinstance(error, Refusal):
+        if isinstance(error, ApiError):
             refusal = error
         elif status_code >= 500:
-            refusal = Unforeseen(self.request_id)
+            refusal = InternalError(self.request_id)
         else:
-            refusal = Refusal(status_code, HTTPStatus(status_code).phrase.lower())
+            refusal = ApiError(status_code, HTTPStatus(status_code).phrase.lower())
         if refusal.loggable is not None:
             self.log_fields["refused"] = refusal.loggable
         for name, value in refusal.headers.items():
@@ -75,7 +75,7 @@ class NotFound(Handler):
     """What is answered where nothing is."""
 
     def prepare(self) -> None:
-        raise Refusal(404, "there is nothing here; leads are POSTed to /api/v1/website_leads")
+        raise ApiError(404, "there is nothing here; leads are POSTed to /api/v1/website_leads")
 
 
 def log_page(handler: tornado.web.RequestHandler) -> None:

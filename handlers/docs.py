@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tornado.template import Loader
 
 from handlers.api.openapi import document
-from handlers.api.schemas import SCHEMA, TOUR_REQUEST
+from handlers.api.validation import SCHEMA, TOUR_REQUEST
 from handlers.base import Handler
 from handlers.static import POLICY
 

@@ -5,7 +5,7 @@ from typing import Any
 import tornado.web
 
 
-class Refusal(tornado.web.HTTPError):
+class ApiError(tornado.web.HTTPError):
     """An answer other than success. Its message is what the client reads: {"error": message}."""
 
     def __init__(
@@ -27,21 +27,21 @@ class Refusal(tornado.web.HTTPError):
         return self.message if isinstance(self.message, str) and not self.quotes_client else None
 
 
-class BadRequest(Refusal):
+class BadRequest(ApiError):
     """400: the client sent something that can't be used, and the message says what."""
 
     def __init__(self, message: str, quotes_client: bool = False) -> None:
         super().__init__(400, message, quotes_client)
 
 
-class Unavailable(Refusal):
+class Unavailable(ApiError):
     """503: the server can't store anything now; trying again later may work (C32)."""
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(503, message, Retry_After=str(retry_after_seconds))
 
 
-class Unforeseen(Refusal):
+class InternalError(ApiError):
     """500: the server failed in a way that nobody foresaw. It tells nothing of the inside."""
 
     def __init__(self, request_id: str) -> None:

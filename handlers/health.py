@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from handlers.base import Handler
 from handlers.errors import Unavailable
 from models.clock import Clock
-from models.database import StorageError
+from models.storage import StorageError
 
 REMEMBER_FOR_NS = 1_000_000_000
-PATIENCE_SECONDS = 2.0
+LINGER_SECONDS = 2.0
 
 
 class Readiness:
@@ -33,7 +33,7 @@ class Readiness:
             self._asked_at_ns = now
             asking = self._asking = asyncio.create_task(self._ask())
         try:
-            return await asyncio.wait_for(asyncio.shield(asking), PATIENCE_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(asking), LINGER_SECONDS)
         except TimeoutError:
             return "the disk does not answer"
 

@@ -5,9 +5,16 @@ import logging
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from models.backup import NIGHTLY, create_backup, installation_of, list_backups, new_path, rotate
 from models.clock import Clock
-from models.database import DatabaseRefused
+from models.storage import DatabaseUnusable
+from models.storage.sqlite.backup import (
+    NIGHTLY,
+    create_backup,
+    installation_of,
+    list_backups,
+    new_path,
+    rotate,
+)
 
 log = logging.getLogger("leads.backup")
 
@@ -33,7 +40,7 @@ class NightlyBackup:
             self._failed_at_ns = None
         try:
             await asyncio.to_thread(self._make_if_due)
-        except (DatabaseRefused, OSError) as error:
+        except (DatabaseUnusable, OSError) as error:
             log.error("the backup failed", extra={"reason": str(error)})
             self._failed_at_ns = self._clock.monotonic_ns()
         except Exception:

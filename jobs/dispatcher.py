@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from jobs.courtesy import Courtesy
-from jobs.delivery import Adapter, DeliveryError, Parcel
+from jobs.adapter import Adapter, DeliveryContext, DeliveryError
+from jobs.pacer import Pacer
 from models.clock import Clock
-from models.database import StorageError
 from models.lead_record import ClaimedRecord, claim_records
-from models.outbox import ERASED, Claim, Failure, Outcome, Verdict, settle
-from models.writer import Writer
+from models.outbox.claims import Claim, Failure, FailureKind, Outcome, settle
+from models.outbox.delivery import ERASED
+from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
 
@@ -21,39 +21,39 @@ SETTLE_AGAIN_SECONDS = 1.0
 class Dispatcher:
     """A lane for each kind of delivery, so that a slow or dead destination delays no other."""
 
-    def __init__(self, adapters: Mapping[str, Adapter], writer: Writer, clock: Clock) -> None:
-        self._courtesy = Courtesy(lambda: writer.waited_seconds)
-        self._lanes = [
-            _Lane(kind, adapter, writer, clock, self._courtesy) for kind, adapter in adapters.items()
+    def __init__(self, adapters: Mapping[str, Adapter], storage: Storage, clock: Clock) -> None:
+        self._pacer = Pacer(lambda: storage.waited_seconds)
+        self._workers = [
+            KindWorker(kind, adapter, storage, clock, self._pacer) for kind, adapter in adapters.items()
         ]
 
     def start(self) -> None:
         """Start the lanes on the running loop."""
-        for lane in self._lanes:
+        for lane in self._workers:
             lane.start()
 
     def wake(self) -> None:
         """Look for what is due, now: time has passed."""
-        for lane in self._lanes:
+        for lane in self._workers:
             lane.wake()
 
     def lead_came(self) -> None:
         """The same, as a lead was committed."""
-        self._courtesy.lead_came()
+        self._pacer.lead_came()
         self.wake()
 
     async def stop(self, finish_seconds: float) -> None:
         """Claim nothing more and wait a while for what is on its way; the rest is sent at the next start."""
-        await asyncio.gather(*(lane.stop(finish_seconds) for lane in self._lanes))
+        await asyncio.gather(*(lane.stop(finish_seconds) for lane in self._workers))
 
 
-class _Lane:
-    def __init__(self, kind: str, adapter: Adapter, writer: Writer, clock: Clock, courtesy: Courtesy) -> None:
+class KindWorker:
+    def __init__(self, kind: str, adapter: Adapter, storage: Storage, clock: Clock, pacer: Pacer) -> None:
         self._kind = kind
         self._adapter = adapter
-        self._writer = writer
+        self._storage = storage
         self._clock = clock
-        self._courtesy = courtesy
+        self._pacer = pacer
         self._awake = asyncio.Event()
         self._on_their_way: set[asyncio.Task[None]] = set()
 
@@ -84,10 +84,10 @@ class _Lane:
             except StorageError:
                 pass  # the writer has logged it; the next tick tries again
             except Exception:
-                log.exception("a lane stumbled", extra={"kind": self._kind})
+                log.exception("a delivery worker failed", extra={"kind": self._kind})
 
     async def _send_what_is_due(self) -> None:
-        rest = self._courtesy.rest_seconds()
+        rest = self._pacer.rest_seconds()
         free = (1 if rest else AT_ONCE) - len(self._on_their_way)
         if free <= 0:
             return  # whichever arrives first wakes the lane again
@@ -104,7 +104,9 @@ class _Lane:
 
     async def _claim(self, limit: int) -> None:
         claim = Claim(self._kind, limit, self._clock.now())
-        for claimed in await self._writer.write(claim_records, claim, self._courtesy.is_patient):
+        for claimed in await submit_and_wait(
+            self._storage, claim_records, claim, linger=self._pacer.leads_are_coming
+        ):
             task = asyncio.create_task(self._deliver(claimed))
             self._on_their_way.add(task)
             task.add_done_callback(self._arrived)
@@ -117,11 +119,11 @@ class _Lane:
         claimed, record = item.claimed, item.record
         try:
             if record is None:
-                raise DeliveryError("the lead can't be read", Verdict.PERMANENT)
+                raise DeliveryError("the lead can't be read", FailureKind.PERMANENT)
             if record.lead["requestor_email"] is None:
-                raise DeliveryError(ERASED, Verdict.PERMANENT)
+                raise DeliveryError(ERASED, FailureKind.PERMANENT)
             await self._adapter.deliver(
-                Parcel(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
+                DeliveryContext(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
             )
             failure = None
         except DeliveryError as error:
@@ -135,7 +137,9 @@ class _Lane:
         # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
         while True:
             try:
-                state = await self._writer.write(settle, outcome, self._courtesy.is_patient)
+                state = await submit_and_wait(
+                    self._storage, settle, outcome, linger=self._pacer.leads_are_coming
+                )
                 break
             except Exception as error:
                 if not isinstance(error, StorageError):  # that one the writer has logged
@@ -153,6 +157,6 @@ class _Lane:
             log.info("delivered", extra=facts)
             return
         # What was said before the renter was named can't name them; the rest is in the outbox alone.
-        if failure.verdict in (Verdict.DOWN, Verdict.NEEDS_OPERATOR):
+        if failure.verdict in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
             facts["reason"] = failure.reason
         log.warning("not delivered", extra=facts)

@@ -14,9 +14,9 @@ import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.delivery import Adapter, DeliveryError, Parcel, in_words
+from jobs.adapter import Adapter, DeliveryContext, DeliveryError, in_words
 from models.clock import Clock
-from models.outbox import Verdict
+from models.outbox.claims import FailureKind
 
 DEADLINE_SECONDS = 30.0
 OURS = ("customer", "deal", "deliveries", "suspected")  # what of a lead is nobody else's business
@@ -29,9 +29,9 @@ class JuneHomesAdapter(Adapter):
     def __init__(self, url: str, key: bytes, clock: Clock) -> None:
         self._url, self._key, self._clock = url, key, clock
 
-    async def deliver(self, parcel: Parcel) -> None:
-        body = payload(parcel)
-        signature = signed(self._key, parcel.stable_id, self._clock.now(), body)
+    async def deliver(self, context: DeliveryContext) -> None:
+        body = payload(context)
+        signature = signed(self._key, context.stable_id, self._clock.now(), body)
         request = HTTPRequest(
             self._url,
             method="POST",
@@ -47,24 +47,26 @@ class JuneHomesAdapter(Adapter):
         try:
             response = await client.fetch(request, raise_error=False)
         except HTTPTimeoutError as error:
-            verdict = Verdict.DOWN if "connecting" in str(error) else Verdict.PASSING
+            verdict = FailureKind.UNREACHABLE if "connecting" in str(error) else FailureKind.TRANSIENT
             raise DeliveryError(f"June Homes: {error}", verdict) from error
         except HTTPStreamClosedError as error:
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
-            raise DeliveryError(f"June Homes can't be reached: {in_words(error)}", Verdict.DOWN) from error
+            raise DeliveryError(
+                f"June Homes can't be reached: {in_words(error)}", FailureKind.UNREACHABLE
+            ) from error
         finally:
             client.close()
         judge(response, self._clock.now())
 
 
-def payload(parcel: Parcel) -> bytes:
+def payload(context: DeliveryContext) -> bytes:
     """The body: what the renter sent, and for which building. Nothing in it changes between attempts."""
-    lead = {name: parcel.lead[name] for name in parcel.lead if name not in OURS}
+    lead = {name: context.lead[name] for name in context.lead if name not in OURS}
     building: dict[str, Any] | None = None
-    if parcel.building is not None:
+    if context.building is not None:
         of_interest = ("id", "name", "address_line_one", "unified_address_id")
-        building = {name: parcel.building[name] for name in of_interest}
+        building = {name: context.building[name] for name in of_interest}
     message = {
         "type": "lead.created",
         "timestamp": lead["created_at"],
@@ -90,15 +92,15 @@ def judge(response: HTTPResponse, now: datetime) -> None:
     said = f"June Homes answered {code} {http.client.responses.get(code, '')}".strip()
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)
-        raise DeliveryError(said, Verdict.SUSPECT, retry_after=retry_after)
+        raise DeliveryError(said, FailureKind.AMBIGUOUS, retry_after=retry_after)
     if 300 <= code < 400:
-        raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", Verdict.SUSPECT)
+        raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", FailureKind.AMBIGUOUS)
     if code in (401, 403):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", Verdict.SUSPECT)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", FailureKind.AMBIGUOUS)
     if code in (404, 405, 410):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", Verdict.SUSPECT)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", FailureKind.AMBIGUOUS)
     permanent = 400 <= code < 500 and code not in (408, 409, 425)
-    raise DeliveryError(said, Verdict.PERMANENT if permanent else Verdict.PASSING)
+    raise DeliveryError(said, FailureKind.PERMANENT if permanent else FailureKind.TRANSIENT)
 
 
 def _retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -11,10 +11,12 @@ from zoneinfo import ZoneInfo
 
 from peewee import AutoField, ForeignKeyField, TextField
 
-from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
+from models.clock import utc_text, utc_text_or_none
 from models.email_address import normal_form
+from models.errors import ActionError
 from models.origin import origin_of
-from models.prepared import Prepared, Rows
+from models.storage.cached_query import CachedQuery, Rows
+from models.storage.rows import Row, UtcDateTimeField
 
 log = logging.getLogger("leads.buildings")
 
@@ -24,10 +26,6 @@ TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
 
 # What becomes of leads that look like spam: nothing is looked for, their mail is held, or it is marked.
 OFF, HOLD, MARK = DEFENCES = ("off", "hold", "mark")
-
-
-class Refused(Exception):
-    """What the operator asked for can't be done; the message says why, in one line."""
 
 
 class Building(Row):
@@ -57,7 +55,7 @@ class BuildingToken(Row):
     revoked_at = UtcDateTimeField(null=True)
 
 
-class Clues(NamedTuple):
+class BuildingKeys(NamedTuple):
     """What a lead says of its building; each is None if it was blank."""
 
     token: str | None
@@ -66,7 +64,7 @@ class Clues(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class FoundBuilding:
+class BuildingRef:
     """As much of a building as a lead needs to know."""
 
     id: int
@@ -75,18 +73,18 @@ class FoundBuilding:
     spam_defence: str
 
 
-def match_buildings(clues: Iterable[Clues], now: datetime) -> dict[Clues, FoundBuilding]:
+def match_buildings(clues: Iterable[BuildingKeys], now: datetime) -> dict[BuildingKeys, BuildingRef]:
     """The building of each set of clues that has one (C17).
 
     By token; only without one, by unified address id; only without both, by street address. Of several
     buildings the one registered first. A token that is unknown, expired or revoked does not fall through.
     """
     asked = set(clues)
-    found: dict[Clues, FoundBuilding] = {}
+    found: dict[BuildingKeys, BuildingRef] = {}
     for name, look_up in _LOOK_UPS.items():
         sent = {clue: getattr(clue, name) for clue in asked if getattr(clue, name)}
         if sent:
-            matches = {value: FoundBuilding(*rest) for value, *rest in look_up(set(sent.values()), now)}
+            matches = {value: BuildingRef(*rest) for value, *rest in look_up(set(sent.values()), now)}
             found |= {clue: matches[value] for clue, value in sent.items() if value in matches}
             asked -= sent.keys()
     return found
@@ -100,7 +98,7 @@ def live_token(now: Any) -> Any:
 
 
 _OF_INTEREST = (Building.id, Building.time_zone, Building.agent_email, Building.spam_defence)
-_BY_TOKEN = Prepared(
+_BY_TOKEN = CachedQuery(
     lambda tokens, now: (
         BuildingToken.select(BuildingToken.token, *_OF_INTEREST)
         .join(Building)
@@ -111,7 +109,7 @@ _BY_TOKEN = Prepared(
 
 def _by(column: TextField) -> Callable[[set[str], datetime], Rows]:
     # Of several the one registered first comes last, and so is what stays in a dict.
-    query = Prepared(
+    query = CachedQuery(
         lambda values: (
             Building.select(column, *_OF_INTEREST)
             .where(column.in_(values), Building.removed_at.is_null())
@@ -144,13 +142,13 @@ def registered_origins() -> frozenset[str]:
 
 
 def add_building(fields: dict[str, str | None], token: str | None, now: datetime) -> tuple[Building, str]:
-    """Register a building and issue its first token. Raises Refused for a bad value or a token in use."""
+    """Register a building and issue its first token. Raises ActionError for a bad value or a token in use."""
     building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
     return building, issue_token(building, token, now).token
 
 
 def update_building(building: Building, fields: dict[str, str | None]) -> Building:
-    """Change these fields of it; an empty text clears one. Raises Refused for a bad value."""
+    """Change these fields of it; an empty text clears one. Raises ActionError for a bad value."""
     for name, value in _checked(fields).items():
         setattr(building, name, value)
     building.save()
@@ -164,51 +162,51 @@ def remove_building(building: Building, now: datetime) -> None:
 
 
 def find_building(building_id: int, even_removed: bool = False) -> Building:
-    """The registered building of this id. Raises Refused if there is none."""
+    """The registered building of this id. Raises ActionError if there is none."""
     found = Building.get_or_none(Building.id == building_id)
     if found is None or (found.removed_at is not None and not even_removed):
-        raise Refused(f"there is no building {building_id}; see 'building list'")
+        raise ActionError(f"there is no building {building_id}; see 'building list'")
     return found
 
 
 def _checked(fields: dict[str, str | None]) -> dict[str, str | None]:
     values = {name: (value or "").strip() or None for name, value in fields.items()}
     if "name" in values and not values["name"]:
-        raise Refused("a building needs a name")
+        raise ActionError("a building needs a name")
     for name, value in values.items():
         if value and not value.isprintable():
-            raise Refused(f"the {name.replace('_', ' ')} has line breaks or control characters in it")
+            raise ActionError(f"the {name.replace('_', ' ')} has line breaks or control characters in it")
     if website := values.get("website_url"):
         try:
             origin_of(website)
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise ActionError(str(error)) from None
     if agent := values.get("agent_email"):
         try:
             normal_form(agent)
         except ValueError as error:
-            raise Refused(f"{agent!r} is not an e-mail address: {error}") from None
+            raise ActionError(f"{agent!r} is not an e-mail address: {error}") from None
     if "spam_defence" in values:
         values["spam_defence"] = values["spam_defence"] or OFF
         if values["spam_defence"] not in DEFENCES:
-            raise Refused(f"a spam defence is one of {', '.join(DEFENCES)}")
+            raise ActionError(f"a spam defence is one of {', '.join(DEFENCES)}")
     if "time_zone" in values:
         values["time_zone"] = zone = values["time_zone"] or "UTC"
         try:
             ZoneInfo(zone)
         except (ValueError, OSError, LookupError):
-            raise Refused(f"{zone!r} is not a time zone; write it like America/New_York") from None
+            raise ActionError(f"{zone!r} is not a time zone; write it like America/New_York") from None
     return values
 
 
 def issue_token(building: Building, token: str | None, now: datetime) -> BuildingToken:
-    """Give the building one more token, this one or a new random one. Raises Refused if it is taken."""
+    """Give the building one more token, this one or a new random one. Raises ActionError if it is taken."""
     token = (token or "").strip() or _random_token()
     if not token.isprintable() or len(token) > 1_000:
-        raise Refused("a token is printable text of at most 1,000 characters")
+        raise ActionError("a token is printable text of at most 1,000 characters")
     taken = BuildingToken.get_or_none(BuildingToken.token == token)
     if taken is not None:
-        raise Refused(f"token {token!r} belongs to building {taken.building_id} already")
+        raise ActionError(f"token {token!r} belongs to building {taken.building_id} already")
     return BuildingToken.create(building=building, token=token, created_at=now)
 
 
@@ -226,12 +224,12 @@ def rotate_token(building: Building, overlap: timedelta, now: datetime) -> Build
 
 
 def revoke_token(token: str, now: datetime) -> BuildingToken:
-    """End a token at once. Raises Refused if there is none, or it was revoked before."""
+    """End a token at once. Raises ActionError if there is none, or it was revoked before."""
     found = BuildingToken.get_or_none(BuildingToken.token == token)
     if found is None:
-        raise Refused("there is no such token; see 'token list'")
+        raise ActionError("there is no such token; see 'token list'")
     if found.revoked_at is not None:
-        raise Refused(f"that token was revoked at {as_text(found.revoked_at)}")
+        raise ActionError(f"that token was revoked at {utc_text(found.revoked_at)}")
     found.revoked_at = now
     found.save()
     return found
@@ -248,7 +246,7 @@ def building_as_dict(building: Building, tokens: Sequence[str] = ()) -> dict[str
         "agent_email": building.agent_email,
         "time_zone": building.time_zone,
         "spam_defence": building.spam_defence,
-        "created_at": as_text(building.created_at),
+        "created_at": utc_text(building.created_at),
         "tokens": list(tokens),
     }
 
@@ -290,7 +288,7 @@ def token_as_dict(token: BuildingToken, now: datetime) -> dict[str, Any]:
         "token": token.token,
         "building_id": token.building_id,
         "state": state,
-        "created_at": as_text(token.created_at),
-        "expires_at": as_text_or_none(token.expires_at),
-        "revoked_at": as_text_or_none(token.revoked_at),
+        "created_at": utc_text(token.created_at),
+        "expires_at": utc_text_or_none(token.expires_at),
+        "revoked_at": utc_text_or_none(token.revoked_at),
     }

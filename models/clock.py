@@ -1,5 +1,6 @@
-"""Owns the time: the one place that asks the machine what time it is, so that a test can step it."""
+"""The clock: the one place that asks the machine what time it is, so that a test can step it."""
 
+import functools
 import time
 from datetime import UTC, datetime
 
@@ -14,3 +15,14 @@ class Clock:
     def monotonic_ns(self) -> int:
         """Nanoseconds since some fixed moment; never goes back, whatever happens to the time of day."""
         return time.monotonic_ns()
+
+
+@functools.lru_cache(256)  # the same instant is written several times in a row
+def utc_text(instant: datetime) -> str:
+    """Return an aware instant as the database and every JSON listing have it: 2026-11-23T10:00:00.000000Z."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def utc_text_or_none(instant: datetime | None) -> str | None:
+    """Return the same of an instant, and None of None."""
+    return None if instant is None else utc_text(instant)

@@ -9,10 +9,11 @@ from typing import Any
 import phonenumbers
 from peewee import AutoField, BooleanField, TextField
 
-from models.building import Refused
-from models.database import Row, UtcDateTimeField, as_text, as_text_or_none
+from models.clock import utc_text, utc_text_or_none
 from models.email_address import comparison_key
-from models.prepared import Prepared, PreparedInsert
+from models.errors import ActionError
+from models.storage.cached_query import CachedInsert, CachedQuery
+from models.storage.rows import Row, UtcDateTimeField
 
 HOME_REGION = "US"  # where a phone number without a country code is from
 
@@ -66,7 +67,7 @@ class Renter:
 
 
 @dataclass(slots=True, eq=False)
-class FoundCustomer:
+class CustomerRef:
     """As much of a customer as a lead needs to know."""
 
     id: int
@@ -80,21 +81,21 @@ class FoundCustomer:
 NOT_STORED_YET = 0  # an id that is nobody's
 
 
-def find_or_create(renters: Sequence[Renter], now: datetime) -> list[FoundCustomer]:
+def find_or_create(renters: Sequence[Renter], now: datetime) -> list[CustomerRef]:
     """The customer of each renter, in their order (C19).
 
     Found by e-mail, else by phone, else created. What a customer's record holds is never overwritten;
     a blank name or phone is filled in. Renters see the customers that those before them made.
     """
     by_email, by_phone = _known(renters)
-    customers: list[FoundCustomer] = []
-    created: dict[str, tuple[FoundCustomer, Renter]] = {}
+    customers: list[CustomerRef] = []
+    created: dict[str, tuple[CustomerRef, Renter]] = {}
     for renter in renters:
         customer = by_email.get(renter.email_key)
         if customer is None and renter.phone_key:
             customer = by_phone.get(renter.phone_key)
         if customer is None:
-            customer = FoundCustomer(NOT_STORED_YET, renter.name, renter.phone, renter.phone_key, False)
+            customer = CustomerRef(NOT_STORED_YET, renter.name, renter.phone, renter.phone_key, False)
             by_email[renter.email_key] = customer
             created[renter.email_key] = customer, renter
         else:
@@ -109,7 +110,7 @@ def find_or_create(renters: Sequence[Renter], now: datetime) -> list[FoundCustom
     return customers
 
 
-_KNOWN = Prepared(
+_KNOWN = CachedQuery(
     lambda emails, phones: (
         Customer.select(
             Customer.email_key, Customer.id, Customer.name, Customer.phone, Customer.phone_key, Customer.spam
@@ -120,14 +121,14 @@ _KNOWN = Prepared(
 )
 
 
-def _known(renters: Iterable[Renter]) -> tuple[dict[str, FoundCustomer], dict[str, FoundCustomer]]:
+def _known(renters: Iterable[Renter]) -> tuple[dict[str, CustomerRef], dict[str, CustomerRef]]:
     emails = {renter.email_key for renter in renters}
     phones = {renter.phone_key for renter in renters if renter.phone_key}
-    by_email: dict[str, FoundCustomer] = {}
-    by_phone: dict[str, FoundCustomer] = {}
+    by_email: dict[str, CustomerRef] = {}
+    by_phone: dict[str, CustomerRef] = {}
     # Not by an empty list: of 'or false' SQLite makes a look at every customer.
     for email_key, *rest in _KNOWN.run(emails, phones or [None]):
-        customer = FoundCustomer(*rest)
+        customer = CustomerRef(*rest)
         if email_key:
             by_email[email_key] = customer
         if customer.phone_key:
@@ -135,14 +136,14 @@ def _known(renters: Iterable[Renter]) -> tuple[dict[str, FoundCustomer], dict[st
     return by_email, by_phone
 
 
-def _remember(by_phone: dict[str, FoundCustomer], phone_key: str, customer: FoundCustomer) -> None:
+def _remember(by_phone: dict[str, CustomerRef], phone_key: str, customer: CustomerRef) -> None:
     # Of several with one number it is the one that was registered first; one not yet stored comes last.
     first = by_phone.setdefault(phone_key, customer)
     if customer.id != NOT_STORED_YET and (first.id == NOT_STORED_YET or customer.id < first.id):
         by_phone[phone_key] = customer
 
 
-def _fill_in(customer: FoundCustomer, renter: Renter) -> None:
+def _fill_in(customer: CustomerRef, renter: Renter) -> None:
     stored = customer.id != NOT_STORED_YET
     if not customer.name and renter.name:
         customer.name = renter.name
@@ -152,7 +153,7 @@ def _fill_in(customer: FoundCustomer, renter: Renter) -> None:
         customer.filled_in = stored
 
 
-_INSERT = PreparedInsert(
+_INSERT = CachedInsert(
     Customer,
     Customer.name,
     Customer.email,
@@ -165,7 +166,7 @@ _INSERT = PreparedInsert(
 )
 
 
-def _insert(created: Mapping[str, tuple[FoundCustomer, Renter]], now: datetime) -> None:
+def _insert(created: Mapping[str, tuple[CustomerRef, Renter]], now: datetime) -> None:
     rows = [
         (c.name, renter.email, email_key, c.phone, c.phone_key, c.spam, now)
         for email_key, (c, renter) in created.items()
@@ -175,21 +176,21 @@ def _insert(created: Mapping[str, tuple[FoundCustomer, Renter]], now: datetime) 
 
 
 def find_customer(customer_id: int) -> Customer:
-    """The customer of this id. Raises Refused if there is none."""
+    """The customer of this id. Raises ActionError if there is none."""
     found = Customer.get_or_none(Customer.id == customer_id)
     if found is None:
-        raise Refused(f"there is no customer {customer_id}; see 'customer list'")
+        raise ActionError(f"there is no customer {customer_id}; see 'customer list'")
     return found
 
 
 def list_customers(email: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest customers, with this e-mail address if given. Raises Refused if it isn't an address."""
+    """The newest customers, with this e-mail address if given. Raises ActionError if it isn't an address."""
     rows = Customer.select().order_by(Customer.id.desc()).limit(limit)
     if email is not None:
         try:
             rows = rows.where(Customer.email_key == comparison_key(email))
         except ValueError as error:
-            raise Refused(f"{email!r} is not an e-mail address: {error}") from None
+            raise ActionError(f"{email!r} is not an e-mail address: {error}") from None
     return [customer_as_dict(row) for row in rows]
 
 
@@ -214,6 +215,6 @@ def customer_as_dict(customer: Customer) -> dict[str, Any]:
     """A customer as listings show it."""
     return {
         **customer_in_brief(customer),
-        "created_at": as_text(customer.created_at),
-        "erased_at": as_text_or_none(customer.erased_at),
+        "created_at": utc_text(customer.created_at),
+        "erased_at": utc_text_or_none(customer.erased_at),
     }

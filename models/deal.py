@@ -5,9 +5,9 @@ from datetime import datetime
 
 from peewee import AutoField, ForeignKeyField, IntegerField, TextField
 
-from models.database import Row, UtcDateTimeField
 from models.lead import Lead
-from models.prepared import Prepared
+from models.storage.cached_query import CachedQuery
+from models.storage.rows import Row, UtcDateTimeField
 
 
 class PipelineStage(Row):
@@ -34,7 +34,7 @@ def open_deals(lead_ids: Sequence[int], now: datetime) -> None:
 
 
 _INITIAL_STAGE = PipelineStage.select(PipelineStage.id).order_by(PipelineStage.position).limit(1)
-_OPEN = Prepared(
+_OPEN = CachedQuery(
     lambda now, lead_ids: Deal.insert_from(
         Lead.select(Lead.id, _INITIAL_STAGE, now).where(Lead.id.in_(lead_ids)),
         (Deal.lead, Deal.stage, Deal.created_at),

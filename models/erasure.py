@@ -2,35 +2,35 @@
 
 from datetime import datetime
 
-from models.building import Refused
 from models.customer import Customer
-from models.destination import Destination
+from models.errors import ActionError
 from models.lead import Lead
-from models.outbox import (
+from models.outbox.delivery import (
     DELIVERED,
     ERASED,
     FAILED,
-    HELD,
     PENDING,
+    QUARANTINED,
     SENDING,
     SKIPPED,
     Delivery,
     DeliveryAttempt,
 )
-from models.suspicion import RecentText
+from models.outbox.destination import Destination
+from models.spam import RecentText
 
 
 def erase_customer(customer: Customer, now: datetime) -> int:
     """Erase the customer and what their leads hold of them; answers with the number of leads.
 
-    The rows stay, so that counts stay true; mail that has not left will not leave. Raises Refused if it
+    The rows stay, so that counts stay true; mail that has not left will not leave. Raises ActionError if it
     was done before.
     """
     if customer.erased_at is not None:
-        raise Refused(f"customer {customer.id} was erased already")
+        raise ActionError(f"customer {customer.id} was erased already")
     leads = Lead.select(Lead.id).where(Lead.customer == customer)
     Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
-        Delivery.lead.in_(leads), Delivery.state.in_((HELD, PENDING, SENDING, FAILED))
+        Delivery.lead.in_(leads), Delivery.state.in_((QUARANTINED, PENDING, SENDING, FAILED))
     ).execute()
     RecentText.delete().where(RecentText.lead.in_(leads)).execute()
     # What a mail server said of an attempt may quote the renter.

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from peewee import BlobField, ForeignKeyField
 
-from models.database import Row, UtcDateTimeField
 from models.lead import Lead
+from models.storage.rows import Row, UtcDateTimeField
 
 KEPT_FOR = timedelta(hours=24)
 
@@ -24,7 +24,7 @@ class IdempotencyKey(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnedKey:
+class ScopedKey:
     """A key together with whose it is, and the body that came with it, as digests."""
 
     digest: bytes
@@ -32,38 +32,38 @@ class OwnedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Retryable:
+class KeyedRequest:
     """What makes a lead safe to send again: the client's key, where it came from, a digest of its body."""
 
     key: str
     source: str
     body: bytes
 
-    def owned_by(self, building_id: int | None) -> OwnedKey:
+    def scoped_to(self, building_id: int | None) -> ScopedKey:
         """The key as the building's, or if there is none as its source's."""
         owner = f"source {self.source}" if building_id is None else f"building {building_id}"
-        return OwnedKey(hashlib.sha256(f"{owner}\n{self.key}".encode()).digest(), self.body)
+        return ScopedKey(hashlib.sha256(f"{owner}\n{self.key}".encode()).digest(), self.body)
 
 
 @dataclass(frozen=True, slots=True)
-class FirstTry:
+class KeyRecord:
     """What was made of the first lead under a key, and a digest of the body it had."""
 
     lead_id: int
     body: bytes
 
 
-def first_tries(digests: Collection[bytes], now: datetime) -> dict[bytes, FirstTry]:
+def find_key_records(digests: Collection[bytes], now: datetime) -> dict[bytes, KeyRecord]:
     """What is kept of these keys."""
     if not digests:
         return {}
     rows = IdempotencyKey.select().where(
         IdempotencyKey.digest.in_(digests), IdempotencyKey.created_at > now - KEPT_FOR
     )
-    return {bytes(row.digest): FirstTry(row.lead_id, bytes(row.body)) for row in rows}
+    return {bytes(row.digest): KeyRecord(row.lead_id, bytes(row.body)) for row in rows}
 
 
-def keep_first_tries(tries: Mapping[bytes, FirstTry], now: datetime) -> None:
+def save_key_records(tries: Mapping[bytes, KeyRecord], now: datetime) -> None:
     """Keep these, in the transaction of their leads, and forget those whose time is up."""
     if not tries:
         return

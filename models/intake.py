@@ -7,15 +7,15 @@ from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from models.building import Building, Clues, FoundBuilding, match_buildings
-from models.customer import Customer, FoundCustomer, Renter, find_or_create
+from models.building import Building, BuildingKeys, BuildingRef, match_buildings
+from models.customer import Customer, CustomerRef, Renter, find_or_create
 from models.deal import open_deals
-from models.destination import EMAIL, JUNE_HOMES
-from models.idempotency import FirstTry, OwnedKey, Retryable, first_tries, keep_first_tries
+from models.idempotency import KeyedRequest, KeyRecord, ScopedKey, find_key_records, save_key_records
 from models.lead import JUNE_HOMES_SOURCE, Lead
-from models.outbox import NewDelivery, enqueue
-from models.prepared import PreparedInsert
-from models.suspicion import Signs, remember_texts, suspect_in, suspicions, why_held
+from models.outbox.delivery import NewDelivery, enqueue
+from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.spam import SpamSignals, check_for_spam, remember_texts, spam_check_of, why_quarantined
+from models.storage.cached_query import CachedInsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Submission:
 
     request_id: str
     received_at: datetime
-    clues: Clues
+    building_keys: BuildingKeys
     renter: Renter
     message: str | None = None
     slot: datetime | None = None  # naive: in the building's time zone
@@ -47,8 +47,8 @@ class Submission:
     listing_source_original_id: str | None = None
     request_host: str | None = None
     sms_consent: SmsConsent | None = None
-    signs: Signs | None = None  # of how it was filled in
-    retryable: Retryable | None = None  # None: every time it is sent it is another lead
+    signs: SpamSignals | None = None  # of how it was filled in
+    keyed_request: KeyedRequest | None = None  # None: every time it is sent it is another lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Recorded:
 
     lead_id: int
     not_told: str | None = None
-    again: bool = False
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused
     answered with its id: twins that come at once meet here, one behind the other.
     """
     now = max(s.received_at for s in submissions)
-    buildings = match_buildings((s.clues for s in submissions), now)
+    buildings = match_buildings((s.building_keys for s in submissions), now)
     keys = [_key(submission, buildings) for submission in submissions]
-    tries = first_tries({key.digest for key in keys if key}, now)
+    tries = find_key_records({key.digest for key in keys if key}, now)
     first_at: dict[bytes, int] = {}
     for position, key in enumerate(keys):
         if key and key.digest not in tries:
@@ -82,11 +82,11 @@ def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused
     new = [at for at, key in enumerate(keys) if key is None or first_at.get(key.digest) == at]
     stored = dict(zip(new, _store([submissions[at] for at in new], buildings, now), strict=True))
     made = {
-        key.digest: FirstTry(stored[at].lead_id, key.body)
+        key.digest: KeyRecord(stored[at].lead_id, key.body)
         for at, key in enumerate(keys)
         if key and at in stored
     }
-    keep_first_tries(made, now)
+    save_key_records(made, now)
     tries |= made
     return [
         stored[at] if key is None or at in stored else _again(key, tries[key.digest])
@@ -94,27 +94,27 @@ def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused
     ]
 
 
-def _key(submission: Submission, buildings: Mapping[Clues, FoundBuilding]) -> OwnedKey | None:
-    if submission.retryable is None:
+def _key(submission: Submission, buildings: Mapping[BuildingKeys, BuildingRef]) -> ScopedKey | None:
+    if submission.keyed_request is None:
         return None
-    building = buildings.get(submission.clues)
-    return submission.retryable.owned_by(None if building is None else building.id)
+    building = buildings.get(submission.building_keys)
+    return submission.keyed_request.scoped_to(None if building is None else building.id)
 
 
-def _again(key: OwnedKey, first: FirstTry) -> Recorded | KeyReused:
-    return Recorded(first.lead_id, again=True) if key.body == first.body else KeyReused()
+def _again(key: ScopedKey, first: KeyRecord) -> Recorded | KeyReused:
+    return Recorded(first.lead_id, replayed=True) if key.body == first.body else KeyReused()
 
 
 def _store(
-    submissions: Sequence[Submission], buildings: Mapping[Clues, FoundBuilding], now: datetime
+    submissions: Sequence[Submission], buildings: Mapping[BuildingKeys, BuildingRef], now: datetime
 ) -> list[Recorded]:
     if not submissions:
         return []
     customers = find_or_create([s.renter for s in submissions], now)
-    suspects = [suspect_in(s.signs, s.message, buildings.get(s.clues)) for s in submissions]
-    suspected = suspicions(suspects, now)
+    suspects = [spam_check_of(s.signs, s.message, buildings.get(s.building_keys)) for s in submissions]
+    suspected = check_for_spam(suspects, now)
     rows = [
-        _lead_row(submission, buildings.get(submission.clues), customer, reason)
+        _lead_row(submission, buildings.get(submission.building_keys), customer, reason)
         for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
     ]
     inserted = _INSERT.run([_values(row) for row in rows])
@@ -126,8 +126,8 @@ def _store(
     for lead_id, submission, customer, reason in zip(
         lead_ids, submissions, customers, suspected, strict=True
     ):
-        building = buildings.get(submission.clues)
-        skip, hold = why_not_told(customer, building), why_held(reason, building)
+        building = buildings.get(submission.building_keys)
+        skip, hold = why_not_told(customer, building), why_quarantined(reason, building)
         recorded.append(Recorded(lead_id, skip or hold))
         deliveries += _deliveries(lead_id, submission, skip, hold)
     enqueue(deliveries, now)
@@ -137,11 +137,11 @@ def _store(
 
 _COLUMNS = [field for field in Lead._meta.sorted_fields if field is not Lead.id]
 _values = itemgetter(*(field.name for field in _COLUMNS))
-_INSERT = PreparedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
+_INSERT = CachedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 
 
 def _lead_row(
-    submission: Submission, building: FoundBuilding | None, customer: FoundCustomer, suspected: str | None
+    submission: Submission, building: BuildingRef | None, customer: CustomerRef, suspected: str | None
 ) -> dict[str, Any]:
     consent = submission.sms_consent
     return {
@@ -149,9 +149,9 @@ def _lead_row(
         "created_at": submission.received_at,
         "building": building and building.id,
         "customer": customer.id,
-        "sent_token": submission.clues.token,
-        "sent_unified_address_id": submission.clues.unified_address_id,
-        "sent_address_line_one": submission.clues.address_line_one,
+        "sent_token": submission.building_keys.token,
+        "sent_unified_address_id": submission.building_keys.unified_address_id,
+        "sent_address_line_one": submission.building_keys.address_line_one,
         "requestor_name": submission.renter.name,
         "requestor_email": submission.renter.email,
         "requestor_phone": submission.renter.phone,
@@ -181,7 +181,7 @@ def property_type(submission: Submission) -> str:
     return "listing" if submission.unit_preference else "building"
 
 
-def in_utc(slot: datetime | None, building: Building | FoundBuilding | None) -> datetime | None:
+def in_utc(slot: datetime | None, building: Building | BuildingRef | None) -> datetime | None:
     """The instant of a slot: without an offset it is in the building's time zone, UTC if there is none."""
     if slot is not None and slot.tzinfo is None:
         slot = slot.replace(tzinfo=ZoneInfo(building.time_zone) if building else UTC)
@@ -193,11 +193,11 @@ def _deliveries(
 ) -> list[NewDelivery]:
     deliveries = [NewDelivery(lead_id, EMAIL, skip, hold)]
     if submission.listing_source == JUNE_HOMES_SOURCE:
-        deliveries.append(NewDelivery(lead_id, JUNE_HOMES, hold_reason=hold))
+        deliveries.append(NewDelivery(lead_id, JUNE_HOMES, quarantine_reason=hold))
     return deliveries
 
 
-def why_not_told(customer: Customer | FoundCustomer, building: Building | FoundBuilding | None) -> str | None:
+def why_not_told(customer: Customer | CustomerRef, building: Building | BuildingRef | None) -> str | None:
     """Why no agent gets a mail about a lead of this customer, for the operator; None if one does (C22)."""
     if building is None:
         return "no building matched"

@@ -4,7 +4,7 @@ from peewee import AutoField, BooleanField, ForeignKeyField, TextField
 
 from models.building import Building
 from models.customer import Customer
-from models.database import JsonField, Row, UtcDateTimeField
+from models.storage.rows import JsonField, Row, UtcDateTimeField
 
 LISTING_SOURCES = ("june_homes", "streeteasy", "nooklyn", "zillow")  # C11
 JUNE_HOMES_SOURCE = "june_homes"

@@ -2,35 +2,39 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from models.building import Building, building_as_dict
+from models.clock import utc_text, utc_text_or_none
 from models.customer import Customer, customer_in_brief
-from models.database import as_text, as_text_or_none, is_storage_failure
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
-from models.outbox import Claim, Claimed, Delivery, DeliveryAttempt, claim
-from models.prepared import PreparedModels
+from models.outbox.claims import Claim, Claimed, claim
+from models.outbox.delivery import Delivery, DeliveryAttempt
+from models.storage.cached_query import CachedSelect
 
 log = logging.getLogger("leads.outbox")
 
 PAGE = 500
+# What is raised by a row that holds something else than it should.
+UNREADABLE = (ValueError, TypeError, LookupError)
 
 
 def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> dict[str, Any]:
     """One lead with all that belongs to it, ready for JSON. Times are UTC text."""
     return {
         "id": lead.id,
-        "created_at": as_text(lead.created_at),
+        "created_at": utc_text(lead.created_at),
         "building_id": lead.building_id,
         "customer": customer_in_brief(lead.customer),
         "requestor_name": lead.requestor_name,
         "requestor_email": lead.requestor_email,
         "requestor_phone": lead.requestor_phone,
         "message": lead.message,
-        "slot": as_text_or_none(lead.slot),
+        "slot": utc_text_or_none(lead.slot),
         "unit_preference": lead.unit_preference,
         "property_type": lead.property_type,
         "utm_data": lead.utm_data,
@@ -118,11 +122,8 @@ def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
 
 
 def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadRecord | None]:
-    try:
+    with suppress(*UNREADABLE):
         return _load(lead_ids)
-    except Exception as error:
-        if is_storage_failure(error):
-            raise
     # One that holds what nobody can make sense of must not keep the others back.
     return {lead_id: _load_one(lead_id) for lead_id in lead_ids}
 
@@ -130,15 +131,13 @@ def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadRecord | None]:
 def _load_one(lead_id: int) -> LeadRecord | None:
     try:
         return _load([lead_id])[lead_id]
-    except Exception as error:
-        if is_storage_failure(error):
-            raise
+    except UNREADABLE:
         log.exception("a lead can't be read", extra={"lead": lead_id})
         return None
 
 
-_LEADS = PreparedModels(Lead, lambda select, ids: select.where(Lead.id.in_(ids)), joined=Customer)
-_BUILDINGS = PreparedModels(Building, lambda select, ids: select.where(Building.id.in_(ids)))
+_LEADS = CachedSelect(Lead, lambda select, ids: select.where(Lead.id.in_(ids)), joined=Customer)
+_BUILDINGS = CachedSelect(Building, lambda select, ids: select.where(Building.id.in_(ids)))
 
 
 def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
@@ -178,7 +177,7 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
             "utm_data": lead.sent_utm_data,
         },
         "sms_consent_evidence": {
-            "at": as_text_or_none(lead.sms_consent_at),
+            "at": utc_text_or_none(lead.sms_consent_at),
             "ip": lead.sms_consent_ip,
             "user_agent": lead.sms_consent_user_agent,
             "host": lead.sms_consent_host,
@@ -190,8 +189,8 @@ def show_lead(lead_id: int) -> dict[str, Any] | None:
             {
                 "kind": attempt.delivery.kind,
                 "number": attempt.number,
-                "started_at": as_text(attempt.started_at),
-                "ended_at": as_text_or_none(attempt.ended_at),
+                "started_at": utc_text(attempt.started_at),
+                "ended_at": utc_text_or_none(attempt.ended_at),
                 "outcome": attempt.outcome,
             }
             for attempt in attempts

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from running import ROOT, environment
+from server_process import ROOT, environment
 
-from models.building import Clues, add_building
+from models.building import BuildingKeys, add_building
 from models.customer import Customer, Renter, phone_key
-from models.data_folder import open_database
-from models.database import close_database, transaction
 from models.intake import Recorded, Submission, record_leads
+from models.storage.sqlite.connection import close_database, transaction
+from models.storage.sqlite.folder import open_database
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 
@@ -97,7 +97,7 @@ class Commands:
             with transaction():
                 yield
         finally:
-            close_database(moves_journal=True)
+            close_database(checkpoint=True)
 
     def leads(self, *renters: dict[str, Any]) -> list[int]:
         """Record leads, of a building of the token 'maple' that is made with the first."""
@@ -116,4 +116,6 @@ def _submission(
     **others: Any,
 ) -> Submission:
     renter = Renter(name, email, email, phone, phone and phone_key(phone))
-    return Submission(secrets.token_hex(8), others.pop("at", NOW), Clues(token, None, None), renter, **others)
+    return Submission(
+        secrets.token_hex(8), others.pop("at", NOW), BuildingKeys(token, None, None), renter, **others
+    )

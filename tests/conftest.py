@@ -25,10 +25,11 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
 from models import building, settings
-from models.clock import Clock
-from models.database import as_text, close_database, database, transaction
+from models.clock import Clock, utc_text
 from models.lead_record import list_leads, show_lead
-from models.outbox_report import list_deliveries, list_destinations
+from models.outbox.listing import list_deliveries, list_destinations
+from models.storage import submit_and_wait
+from models.storage.sqlite.connection import close_database, database, transaction
 from server import Server
 
 pytest_plugins = ["leads_sandbox", "browsing"]
@@ -98,7 +99,7 @@ class MailServer:
 
     async def start(self, port: int = 0) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Conversation(self, loop), "127.0.0.1", port)
+        self._server = await loop.create_server(lambda: SmtpSession(self, loop), "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"smtp://127.0.0.1:{self.port}"
 
@@ -133,7 +134,7 @@ class MailServer:
         await self._server.wait_closed()
 
 
-class Conversation(SMTP):
+class SmtpSession(SMTP):
     """One connection to the mail server."""
 
     def __init__(self, mail: MailServer, loop: asyncio.AbstractEventLoop) -> None:
@@ -201,7 +202,7 @@ async def until(true: Callable[[], Any]) -> Any:
     return result
 
 
-class House:
+class ServerHarness:
     """A running server and the world around it."""
 
     def __init__(self, data_dir: Path, clock: Clock) -> None:
@@ -273,19 +274,19 @@ class House:
         return int(json.loads(response.body)["id"])
 
     async def stored(self, lead_id: int) -> dict[str, Any]:
-        found = await self.server.reader.read(show_lead, lead_id)
+        found = await self.server.storage.read(show_lead, lead_id)
         assert found is not None
         return found
 
     async def leads(self) -> list[dict[str, Any]]:
-        return await self.server.reader.read(lambda: list(list_leads(newest_first=False)))
+        return await self.server.storage.read(lambda: list(list_leads(newest_first=False)))
 
     async def deliveries(self, **only: Any) -> list[dict[str, Any]]:
-        rows = await self.server.reader.read(list_deliveries, None, None, 100_000, self.clock.now())
+        rows = await self.server.storage.read(list_deliveries, None, None, 100_000, self.clock.now())
         return [row for row in reversed(rows) if all(row[name] == value for name, value in only.items())]
 
     async def destination(self, kind: str) -> dict[str, Any]:
-        rows = await self.server.reader.read(list_destinations, self.clock.now())
+        rows = await self.server.storage.read(list_destinations, self.clock.now())
         return next(row for row in rows if row["kind"] == kind)
 
     async def settled(self, **only: Any) -> list[dict[str, Any]]:
@@ -308,7 +309,7 @@ class House:
                 with transaction():
                     return write()
             finally:
-                close_database(moves_journal=True)
+                close_database(checkpoint=True)
 
         return await asyncio.to_thread(work)
 
@@ -320,18 +321,20 @@ class House:
 
 
 @asynccontextmanager
-async def held(house: House) -> AsyncIterator[None]:
+async def held(harness: ServerHarness) -> AsyncIterator[None]:
     """Until the block is left somebody else has the write lock, and what is written meanwhile queues up."""
-    file = str(house.data_dir / "leads.db")
+    file = str(harness.data_dir / "leads.db")
     with pytest.MonkeyPatch.context() as patch, closing(apsw.Connection(file)) as other:
-        patch.setattr("models.database.BUSY_TIMEOUT_SECONDS", 60)
+        patch.setattr("models.storage.sqlite.connection.BUSY_TIMEOUT_SECONDS", 60)
         while True:
             try:
                 other.execute("BEGIN IMMEDIATE")
                 break
             except apsw.BusyError:  # a transaction of the server's is open, and takes the loop to be ended
                 await asyncio.sleep(0.01)
-        house.server.writer.write(_nothing, None)  # waits for the lock; all that comes now waits behind it
+        submit_and_wait(
+            harness.server.storage, _nothing, None
+        )  # waits for the lock; all that comes now waits behind it
         yield
         other.execute("COMMIT")
 
@@ -340,13 +343,13 @@ def _nothing(items: Sequence[None]) -> Sequence[None]:
     return items
 
 
-async def queued(house: House, writes: int) -> None:
+async def queued(harness: ServerHarness, writes: int) -> None:
     """Wait until so many writes have queued up behind the lock."""
-    await until(lambda: house.server.writer.unanswered > writes)
+    await until(lambda: harness.server.storage.writer.unanswered > writes)
 
 
 def now_text(clock: Clock) -> str:
-    return as_text(clock.now())
+    return utc_text(clock.now())
 
 
 @pytest.fixture
@@ -355,35 +358,35 @@ def clock() -> SteppedClock:
 
 
 @asynccontextmanager
-async def running_house(data_dir: Path, clock: Clock, **options: str) -> AsyncIterator[House]:
-    house = House(data_dir, clock)
-    await house.mail.start()
-    house.partner.start()
+async def running_harness(data_dir: Path, clock: Clock, **options: str) -> AsyncIterator[ServerHarness]:
+    harness = ServerHarness(data_dir, clock)
+    await harness.mail.start()
+    harness.partner.start()
     try:
-        await house.start(**options)
+        await harness.start(**options)
         try:
-            yield house
+            yield harness
         finally:
-            await house.server.stop()
+            await harness.server.stop()
     finally:
-        house.client.close()
-        await house.partner.stop()
-        await house.mail.stop()
+        harness.client.close()
+        await harness.partner.stop()
+        await harness.mail.stop()
 
 
-OpenHouse = Callable[..., Awaitable[House]]
+StartHarness = Callable[..., Awaitable[ServerHarness]]
 
 
 @pytest.fixture
-def open_house(io_loop: IOLoop, tmp_path: Path, clock: SteppedClock) -> Iterator[OpenHouse]:
-    """Opens a house with the settings given; it is closed after the test."""
+def start_harness(io_loop: IOLoop, tmp_path: Path, clock: SteppedClock) -> Iterator[StartHarness]:
+    """Opens a harness with the settings given; it is closed after the test."""
     opened: list[Any] = []
 
-    async def open_one(**options: str) -> House:
-        context = running_house(tmp_path / uuid.uuid4().hex, clock, **options)
-        house = await context.__aenter__()
+    async def open_one(**options: str) -> ServerHarness:
+        context = running_harness(tmp_path / uuid.uuid4().hex, clock, **options)
+        harness = await context.__aenter__()
         opened.append(context)
-        return house
+        return harness
 
     yield open_one
     for context in opened:
@@ -391,16 +394,16 @@ def open_house(io_loop: IOLoop, tmp_path: Path, clock: SteppedClock) -> Iterator
 
 
 @pytest.fixture
-def house(io_loop: IOLoop, open_house: OpenHouse) -> House:
-    """A house with the settings of every day, and one building whose token is 'maple'."""
+def harness(io_loop: IOLoop, start_harness: StartHarness) -> ServerHarness:
+    """A harness with the settings of every day, and one building whose token is 'maple'."""
 
-    async def open_one() -> House:
+    async def open_one() -> ServerHarness:
         # A limit of its own, so that a test of something else doesn't meet it.
-        house = await open_house(rate_limit="100000/1")
-        await house.building(website_url="https://maple.test", address_line_one="12 Maple Street")
-        return house
+        harness = await start_harness(rate_limit="100000/1")
+        await harness.building(website_url="https://maple.test", address_line_one="12 Maple Street")
+        return harness
 
-    opened: House = io_loop.run_sync(open_one)
+    opened: ServerHarness = io_loop.run_sync(open_one)
     return opened
 
 

@@ -1,28 +1,28 @@
 """What `lead assign` promises: a lead that matched no building gets one, and its agent the mail."""
 
 from command_line import Commands
-from conftest import House, SteppedClock
+from conftest import ServerHarness, SteppedClock
 
-from models.assignment import assign_lead
 from models.building import find_building
-from models.destination import EMAIL, configure_destinations
+from models.lead_actions import assign_lead
+from models.outbox.destination import EMAIL, configure_destinations
 
 
 async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is_told(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    oak = await house.building(token="oak", agent_email="agent@oak.test", time_zone="America/New_York")
+    oak = await harness.building(token="oak", agent_email="agent@oak.test", time_zone="America/New_York")
     leads = [
-        await house.lead(token="unknown", slot="2026-12-01T10:00"),
-        await house.lead(token="unknown", slot="2026-12-01T10:00-08:00"),
+        await harness.lead(token="unknown", slot="2026-12-01T10:00"),
+        await harness.lead(token="unknown", slot="2026-12-01T10:00-08:00"),
     ]
-    assert (await house.stored(leads[0]))["slot"] == "2026-12-01T10:00:00.000000Z"
+    assert (await harness.stored(leads[0]))["slot"] == "2026-12-01T10:00:00.000000Z"
     now = clock.now()
-    why = await house.change(lambda: [assign_lead(lead, find_building(oak), now) for lead in leads])
+    why = await harness.change(lambda: [assign_lead(lead, find_building(oak), now) for lead in leads])
     assert why == [None, None]
-    await house.settled()
-    assert house.mail.recipients == [["agent@oak.test"]] * 2
-    stored = [await house.stored(lead) for lead in leads]
+    await harness.settled()
+    assert harness.mail.recipients == [["agent@oak.test"]] * 2
+    stored = [await harness.stored(lead) for lead in leads]
     assert [lead["slot"] for lead in stored] == ["2026-12-01T15:00:00.000000Z", "2026-12-01T18:00:00.000000Z"]
     assert {lead["building_id"] for lead in stored} == {oak}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from command_line import NOW, Commands
-from conftest import House
+from conftest import ServerHarness
 from test_process import damage_header, damage_inside, make_foreign, make_newer
 
-from models.backup import checksum_file, create_backup, new_path
 from models.clock import Clock
-from models.database import DatabaseRefused
-from models.migrations import NEWEST
+from models.storage import DatabaseUnusable
+from models.storage.sqlite.backup import checksum_file, create_backup, new_path
+from models.storage.sqlite.migrations.steps import NEWEST
 
 LONG = "m" * 10_000
 
@@ -133,9 +133,9 @@ def test_a_backup_leaves_room_on_its_disk_for_leads(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands.leads({})
-    monkeypatch.setattr("models.backup.SPARE_BYTES", 2**62)  # more than any disk has
+    monkeypatch.setattr("models.storage.sqlite.backup.SPARE_BYTES", 2**62)  # more than any disk has
     file = commands.data_dir.parent / "copy.db"
-    with pytest.raises(DatabaseRefused, match="a backup takes .* make room, or give another"):
+    with pytest.raises(DatabaseUnusable, match="a backup takes .* make room, or give another"):
         create_backup(commands.data_dir, file)
     assert not list(file.parent.glob("copy.db*"))
 
@@ -183,21 +183,23 @@ def test_a_backup_that_can_not_be_put_there_is_refused_in_one_line(commands: Com
     assert "file" in commands.refusal("backup", "create", "--output", "file/copy.db")
 
 
-async def test_a_backup_is_made_beside_a_running_server_that_takes_leads_meanwhile(house: House) -> None:
+async def test_a_backup_is_made_beside_a_running_server_that_takes_leads_meanwhile(
+    harness: ServerHarness,
+) -> None:
     for _ in range(50):
-        await house.lead(token="maple", message=LONG)
-    commands = Commands(house.data_dir)
+        await harness.lead(token="maple", message=LONG)
+    commands = Commands(harness.data_dir)
     making = asyncio.ensure_future(asyncio.to_thread(commands.row, "backup", "create"))
     taken = 50
     while not making.done():
-        taken = await house.lead(token="maple", message=LONG)
+        taken = await harness.lead(token="maple", message=LONG)
     made = await making
     assert 50 <= made["leads"] <= taken
     file = Path(made["path"])
     assert query(file, "SELECT max(id) FROM lead") == [(made["leads"],)]  # no lead that came later, and
     assert query(file, "SELECT count(*) FROM deal") == [(made["leads"],)]  # none of them by halves
     assert query(file, "SELECT count(*) FROM delivery WHERE kind = 'email'") == [(made["leads"],)]
-    assert await house.lead(token="maple") == taken + 1
+    assert await harness.lead(token="maple") == taken + 1
 
 
 @pytest.fixture(scope="module")

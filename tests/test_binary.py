@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ROOT, environment, started
+from server_process import ROOT, environment, started
 
 MEGABYTE = 1_000_000
 LEAD = {"token": "oak", "tour_request": {"requestor_email": "jane@renter.test", "slot": "2026-12-01T10:00"}}

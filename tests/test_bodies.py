@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from conftest import LEADS, House
+from conftest import LEADS, ServerHarness
 from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httpclient import HTTPResponse
 
 from handlers.api.body import decode_body
-from handlers.api.schemas import Receipt, read_submission
+from handlers.api.validation import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
 MISSING = "param is missing or the value is empty: tour_request"
@@ -36,11 +36,11 @@ def error_of(response: HTTPResponse) -> Any:
     return json.loads(response.body)["error"]
 
 
-async def nothing_stored(house: House) -> bool:
-    return await house.leads() == []
+async def nothing_stored(harness: ServerHarness) -> bool:
+    return await harness.leads() == []
 
 
-async def test_C5_json_with_every_field_is_stored_as_it_was_typed(house: House) -> None:
+async def test_C5_json_with_every_field_is_stored_as_it_was_typed(harness: ServerHarness) -> None:
     tour = {
         "requestor_name": "Jané Doe 🏠",
         "requestor_email": "Jane@Renter.test",
@@ -54,8 +54,8 @@ async def test_C5_json_with_every_field_is_stored_as_it_was_typed(house: House) 
         "request_host": "maple.test",
         "sms_consent": "true",
     }
-    assert (await house.post({"token": "maple", "tour_request": tour})).code == 201
-    lead = await house.stored(1)
+    assert (await harness.post({"token": "maple", "tour_request": tour})).code == 201
+    lead = await harness.stored(1)
     for name in set(tour) - {"slot", "utm_data", "sms_consent"}:
         assert lead[name] == tour[name]
     assert lead["slot"] == "2026-12-01T15:00:00.000000Z"
@@ -83,14 +83,14 @@ def multipart(fields: dict[str, str], boundary: str = "b0und") -> bytes:
 @pytest.mark.parametrize(
     "media_type", ["application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded"]
 )
-async def test_C5_a_plain_html_form_works(house: House, media_type: str) -> None:
+async def test_C5_a_plain_html_form_works(harness: ServerHarness, media_type: str) -> None:
     from urllib.parse import urlencode
 
-    response = await house.request(
+    response = await harness.request(
         "POST", LEADS, urlencode(FORM), Content_Type=f"{media_type}; charset=UTF-8"
     )
     assert response.code == 201, response.body
-    lead = await house.stored(1)
+    lead = await harness.stored(1)
     assert (lead["building_id"], lead["requestor_email"], lead["message"]) == (
         1,
         "jane@renter.test",
@@ -98,27 +98,29 @@ async def test_C5_a_plain_html_form_works(house: House, media_type: str) -> None
     )
 
 
-async def test_C5_a_multipart_form_works(house: House) -> None:
+async def test_C5_a_multipart_form_works(harness: ServerHarness) -> None:
     body = multipart(FORM)
-    response = await house.request("POST", LEADS, body, Content_Type='multipart/form-data; boundary="b0und"')
+    response = await harness.request(
+        "POST", LEADS, body, Content_Type='multipart/form-data; boundary="b0und"'
+    )
     assert response.code == 201, response.body
-    assert (await house.stored(1))["message"] == "Hé + &"
+    assert (await harness.stored(1))["message"] == "Hé + &"
 
 
 @pytest.mark.parametrize(
     "media_type", ["application/json", "text/plain", "application/vnd.api+json", "?", ""]
 )
-async def test_C5_any_other_type_is_read_as_json(house: House, media_type: str) -> None:
-    response = await house.request(
+async def test_C5_any_other_type_is_read_as_json(harness: ServerHarness, media_type: str) -> None:
+    response = await harness.request(
         "POST", LEADS, json.dumps({"tour_request": EMAIL}), Content_Type=media_type
     )
     assert response.code == 201
 
 
-async def test_C5_no_type_at_all_is_read_as_json(house: House) -> None:
+async def test_C5_no_type_at_all_is_read_as_json(harness: ServerHarness) -> None:
     body = json.dumps({"tour_request": EMAIL}).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    assert (await house.raw(head.encode() + body)).startswith(b"HTTP/1.1 201 ")
+    assert (await harness.raw(head.encode() + body)).startswith(b"HTTP/1.1 201 ")
 
 
 @pytest.mark.parametrize(
@@ -135,10 +137,10 @@ async def test_C5_no_type_at_all_is_read_as_json(house: House) -> None:
         ("tour_request[requestor_email]=%ff", "malformed form: a value is not UTF-8 at its byte 1"),
     ],
 )
-async def test_C5_a_form_is_refused_like_json(house: House, form: str, error: str) -> None:
-    response = await house.request("POST", LEADS, form, Content_Type="application/x-www-form-urlencoded")
+async def test_C5_a_form_is_refused_like_json(harness: ServerHarness, form: str, error: str) -> None:
+    response = await harness.request("POST", LEADS, form, Content_Type="application/x-www-form-urlencoded")
     assert (response.code, error_of(response)) == (400, error)
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +152,16 @@ async def test_C5_a_form_is_refused_like_json(house: House, form: str, error: st
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--"),
     ],
 )
-async def test_C7_a_malformed_multipart_body_is_400(house: House, content_type: str, body: bytes) -> None:
-    response = await house.request("POST", LEADS, body, Content_Type=content_type)
+async def test_C7_a_malformed_multipart_body_is_400(
+    harness: ServerHarness, content_type: str, body: bytes
+) -> None:
+    response = await harness.request("POST", LEADS, body, Content_Type=content_type)
     assert (response.code, error_of(response)) == (400, "malformed multipart/form-data body")
 
 
-async def test_C8_an_uploaded_file_is_no_string(house: House) -> None:
+async def test_C8_an_uploaded_file_is_no_string(harness: ServerHarness) -> None:
     body = multipart(FORM).replace(b'name="token"', b'name="token"; filename="a.txt"')
-    response = await house.request("POST", LEADS, body, Content_Type="multipart/form-data; boundary=b0und")
+    response = await harness.request("POST", LEADS, body, Content_Type="multipart/form-data; boundary=b0und")
     assert (response.code, error_of(response)) == (400, "token must be a string")
 
 
@@ -167,15 +171,17 @@ async def test_C8_an_uploaded_file_is_no_string(house: House) -> None:
     + [b'{"tour_request": ' + blank + b"}" for blank in (b"null", b'""', b'" \\n\\t "', b"{}", b'"\\u00a0"')]
     + [b'{"requestor_email": "a@b.test"}', b"\xef\xbb\xbf{}"],
 )
-async def test_C6_without_a_tour_request_the_param_is_missing(house: House, body: bytes) -> None:
-    response = await house.request("POST", LEADS, body, Content_Type="application/json")
+async def test_C6_without_a_tour_request_the_param_is_missing(harness: ServerHarness, body: bytes) -> None:
+    response = await harness.request("POST", LEADS, body, Content_Type="application/json")
     assert (response.code, error_of(response)) == (400, MISSING)
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize("value", [[], [1], "text", 5, 1.5, True, False, 0])
-async def test_C6_a_tour_request_of_another_type_must_be_an_object(house: House, value: Any) -> None:
-    response = await house.post({"tour_request": value})
+async def test_C6_a_tour_request_of_another_type_must_be_an_object(
+    harness: ServerHarness, value: Any
+) -> None:
+    response = await harness.post({"tour_request": value})
     assert (response.code, error_of(response)) == (400, "tour_request must be an object")
 
 
@@ -203,18 +209,22 @@ async def test_C6_a_tour_request_of_another_type_must_be_an_object(house: House,
         (b"\xff\xfe{\x00}\x00", "malformed JSON at byte 1, in line 1: it is not UTF-8 there"),
     ],
 )
-async def test_C7_malformed_json_is_told_with_its_place(house: House, body: bytes, error: str) -> None:
-    response = await house.request("POST", LEADS, body, Content_Type="application/json")
+async def test_C7_malformed_json_is_told_with_its_place(
+    harness: ServerHarness, body: bytes, error: str
+) -> None:
+    response = await harness.request("POST", LEADS, body, Content_Type="application/json")
     assert response.code == 400
     assert error_of(response) == error
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
-async def test_C7_the_deepest_json_that_is_not_absurd_is_taken_or_refused_but_never_500(house: House) -> None:
+async def test_C7_the_deepest_json_that_is_not_absurd_is_taken_or_refused_but_never_500(
+    harness: ServerHarness,
+) -> None:
     for depth in range(900, 1_030, 13):
         deep = b'{"x": ' * depth + b"1.5" + b"}" * depth
         body = b'{"token": 1.5, "deep": ' + deep + b', "tour_request": {"requestor_email": "a@b.test"}}'
-        response = await house.request("POST", LEADS, body, Content_Type="application/json")
+        response = await harness.request("POST", LEADS, body, Content_Type="application/json")
         assert response.code in (201, 400), depth
 
 
@@ -231,40 +241,42 @@ async def test_C7_the_deepest_json_that_is_not_absurd_is_taken_or_refused_but_ne
         ("0", "0"),
     ],
 )
-async def test_C8_a_number_or_boolean_is_taken_as_its_text(house: House, sent: str, stored: str) -> None:
+async def test_C8_a_number_or_boolean_is_taken_as_its_text(
+    harness: ServerHarness, sent: str, stored: str
+) -> None:
     body = f'{{"tour_request": {{"requestor_email": "a@b.test", "unit_preference": {sent}}}}}'
-    assert (await house.request("POST", LEADS, body)).code == 201
-    assert (await house.stored(1))["unit_preference"] == stored
+    assert (await harness.request("POST", LEADS, body)).code == 201
+    assert (await harness.stored(1))["unit_preference"] == stored
 
 
 @pytest.mark.parametrize("value", [[], {}, ["a"], {"a": "b"}, [None]])
 @pytest.mark.parametrize("field", FIELDS)
-async def test_C8_an_array_or_object_must_be_a_string(house: House, field: str, value: Any) -> None:
-    response = await house.post({"tour_request": {**EMAIL, field: value}})
+async def test_C8_an_array_or_object_must_be_a_string(harness: ServerHarness, field: str, value: Any) -> None:
+    response = await harness.post({"tour_request": {**EMAIL, field: value}})
     assert (response.code, error_of(response)) == (400, f"{field} must be a string")
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize("field", ["token", "unified_address_id", "address_line_one"])
-async def test_C8_so_must_the_fields_at_the_top(house: House, field: str) -> None:
-    response = await house.post({field: ["maple"], "tour_request": EMAIL})
+async def test_C8_so_must_the_fields_at_the_top(harness: ServerHarness, field: str) -> None:
+    response = await harness.post({field: ["maple"], "tour_request": EMAIL})
     assert (response.code, error_of(response)) == (400, f"{field} must be a string")
 
 
 @pytest.mark.parametrize("blank", [None, "", " ", "\t\r\n", "\u00a0\u2003", "\x00", "\x07 \x1b"])
-async def test_C8_blank_counts_as_not_sent(house: House, blank: str | None) -> None:
+async def test_C8_blank_counts_as_not_sent(harness: ServerHarness, blank: str | None) -> None:
     optional = [name for name in FIELDS if name != "requestor_email"]
-    await house.lead(token=blank, **dict.fromkeys(optional, blank))
-    lead = await house.stored(1)
+    await harness.lead(token=blank, **dict.fromkeys(optional, blank))
+    lead = await harness.stored(1)
     for name in set(optional) - {"sms_consent", "request_host"}:
         assert lead[name] is None
     assert lead["sms_consent"] is False
 
 
-async def test_C8_unknown_fields_are_ignored(house: House) -> None:
+async def test_C8_unknown_fields_are_ignored(harness: ServerHarness) -> None:
     body = {"x": [1], "tour_request": {**EMAIL, "id": 7, "spam": True, "unknown": {"a": []}}}
-    assert (await house.post(body)).code == 201
-    assert (await house.stored(1))["id"] == 1
+    assert (await harness.post(body)).code == 201
+    assert (await harness.stored(1))["id"] == 1
 
 
 @pytest.mark.parametrize(
@@ -272,12 +284,12 @@ async def test_C8_unknown_fields_are_ignored(house: House) -> None:
     [None, "", "  ", "jane", "jane@", "@renter.test", "a b@c.test", "a@b@c.test", "a@-b.test", "a@b..test"]
     + ["jane@renter.test, x@y.test", "Jane <jane@renter.test>", ".@b.test", 5, "a@b\u202e.test"],
 )
-async def test_C9_a_blank_or_unusable_email_is_refused(house: House, email: Any) -> None:
-    response = await house.post(
+async def test_C9_a_blank_or_unusable_email_is_refused(harness: ServerHarness, email: Any) -> None:
+    response = await harness.post(
         {"token": "maple", "tour_request": {"requestor_email": email, "message": "hi"}}
     )
     assert (response.code, response.body) == (400, b'{"error": "Unable to create tour request"}')
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize(
@@ -293,43 +305,43 @@ async def test_C9_a_blank_or_unusable_email_is_refused(house: House, email: Any)
     ]
     + ["jané@renter.test", "a@bücher.test", "用户@例子.测试", "a@xn--bcher-kva.test"],
 )
-async def test_C9_syntax_alone_decides_what_an_email_is(house: House, email: str) -> None:
-    await house.lead(requestor_email=email)
-    assert (await house.stored(1))["requestor_email"] == email
+async def test_C9_syntax_alone_decides_what_an_email_is(harness: ServerHarness, email: str) -> None:
+    await harness.lead(requestor_email=email)
+    assert (await harness.stored(1))["requestor_email"] == email
 
 
 @pytest.mark.parametrize("source", ["june_homes", "streeteasy", "nooklyn", "zillow"])
-async def test_C11_the_four_listing_sources(house: House, source: str) -> None:
-    await house.lead(listing_source=source)
-    assert (await house.stored(1))["listing_source"] == source
+async def test_C11_the_four_listing_sources(harness: ServerHarness, source: str) -> None:
+    await harness.lead(listing_source=source)
+    assert (await harness.stored(1))["listing_source"] == source
 
 
 @pytest.mark.parametrize("source", ["x", "Zillow", "june homes", " zillow", "zillow ", "5"])
-async def test_C11_any_other_is_not_a_valid_listing_source(house: House, source: str) -> None:
-    response = await house.post({"tour_request": {**EMAIL, "listing_source": source}})
+async def test_C11_any_other_is_not_a_valid_listing_source(harness: ServerHarness, source: str) -> None:
+    response = await harness.post({"tour_request": {**EMAIL, "listing_source": source}})
     assert (response.code, error_of(response)) == (400, f"'{source}' is not a valid listing_source")
 
 
-async def test_C13_a_blank_request_host_is_the_host_header(house: House) -> None:
-    await house.lead(request_host=" ")
-    await house.lead(request_host="www.maple.test")
-    assert (await house.stored(1))["request_host"] == house.url.removeprefix("http://")
-    assert (await house.stored(2))["request_host"] == "www.maple.test"
+async def test_C13_a_blank_request_host_is_the_host_header(harness: ServerHarness) -> None:
+    await harness.lead(request_host=" ")
+    await harness.lead(request_host="www.maple.test")
+    assert (await harness.stored(1))["request_host"] == harness.url.removeprefix("http://")
+    assert (await harness.stored(2))["request_host"] == "www.maple.test"
 
 
 @pytest.mark.parametrize(
     "value", [True, "True", "TRUE", "1", "yes", " true", "true ", "t\x00rue", 1, "false", None]
 )
-async def test_C14_nothing_but_the_string_true_is_consent(house: House, value: Any) -> None:
-    await house.lead(sms_consent=value)
-    lead = await house.stored(1)
+async def test_C14_nothing_but_the_string_true_is_consent(harness: ServerHarness, value: Any) -> None:
+    await harness.lead(sms_consent=value)
+    lead = await harness.stored(1)
     assert (lead["sms_consent"], lead["sms_consent_evidence"]) == (False, None)
 
 
-async def test_C14_consent_is_stored_with_its_evidence(house: House) -> None:
+async def test_C14_consent_is_stored_with_its_evidence(harness: ServerHarness) -> None:
     tour = {**EMAIL, "sms_consent": "true", "request_host": "maple.test"}
-    await house.post({"tour_request": tour}, User_Agent="Firefox/1")
-    lead = await house.stored(1)
+    await harness.post({"tour_request": tour}, User_Agent="Firefox/1")
+    lead = await harness.stored(1)
     assert lead["sms_consent"] is True
     assert lead["sms_consent_evidence"] == {
         "at": lead["created_at"],
@@ -344,46 +356,48 @@ async def test_C14_consent_is_stored_with_its_evidence(house: House) -> None:
     ("unit", "property_type"), [("4B", "listing"), (None, "building"), ("  ", "building")]
 )
 async def test_C15_what_a_client_sends_for_managed_fields_is_ignored(
-    house: House, unit: str | None, property_type: str
+    harness: ServerHarness, unit: str | None, property_type: str
 ) -> None:
-    await house.lead(unit_preference=unit, lead_source="phone", property_type="castle", id=99)
-    lead = await house.stored(1)
+    await harness.lead(unit_preference=unit, lead_source="phone", property_type="castle", id=99)
+    lead = await harness.stored(1)
     assert (lead["lead_source"], lead["property_type"]) == ("website", property_type)
 
 
-async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(house: House) -> None:
+async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(harness: ServerHarness) -> None:
     body = json.dumps({"tour_request": EMAIL}).encode()
-    assert (await house.request("POST", LEADS, body.ljust(65_536))).code == 201
-    response = await house.request("POST", LEADS, body.ljust(65_537), Origin="https://maple.test")
+    assert (await harness.request("POST", LEADS, body.ljust(65_536))).code == 201
+    response = await harness.request("POST", LEADS, body.ljust(65_537), Origin="https://maple.test")
     assert (response.code, error_of(response)) == (413, "the body is too large (maximum is 65536 bytes)")
     assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
 
 
 @pytest.mark.parametrize("field", ["token", "unified_address_id", "address_line_one", *FIELDS])
-async def test_C16_a_field_has_its_longest_length(house: House, field: str) -> None:
+async def test_C16_a_field_has_its_longest_length(harness: ServerHarness, field: str) -> None:
     most = 10_000 if field == "message" else 1_000
     too_long = {field: "é" * (most + 1)}
     at_the_top = field not in FIELDS
-    response = await house.post(
+    response = await harness.post(
         {**too_long, "tour_request": EMAIL} if at_the_top else {"tour_request": {**EMAIL, **too_long}}
     )
     expected = f"{field} is too long (maximum is {most} characters)"
     assert (response.code, error_of(response)) == (400, expected)
-    assert await nothing_stored(house)
+    assert await nothing_stored(harness)
 
 
-async def test_C16_the_longest_texts_are_stored_whole(house: House) -> None:
-    await house.lead(message="m" * 10_000, requestor_name="é" * 1_000)
-    lead = await house.stored(1)
+async def test_C16_the_longest_texts_are_stored_whole(harness: ServerHarness) -> None:
+    await harness.lead(message="m" * 10_000, requestor_name="é" * 1_000)
+    lead = await harness.stored(1)
     assert (len(lead["message"]), lead["requestor_name"]) == (10_000, "é" * 1_000)
 
 
-async def test_C16_control_characters_are_dropped_but_for_lines_and_tabs_of_the_message(house: House) -> None:
+async def test_C16_control_characters_are_dropped_but_for_lines_and_tabs_of_the_message(
+    harness: ServerHarness,
+) -> None:
     every = "".join(map(chr, [*range(32), 127, *range(128, 160)]))
-    await house.lead(
+    await harness.lead(
         requestor_name=f"Ja{every}ne", message=f"a{every}b\r\nc", utm_data="utm_source=a%00b%0Ac"
     )
-    lead = await house.stored(1)
+    lead = await harness.stored(1)
     assert (lead["requestor_name"], lead["message"]) == ("Jane", "a\t\n\rb\r\nc")
     assert lead["utm_data"] == {"utm_source": "abc"}
 
@@ -412,7 +426,7 @@ form_texts = st.text("tour_request[]token=&%;+aZ0é\x00\r\n-", max_size=80)
 
 def judged(content_type: str, body: bytes) -> str | None:
     """The refusal's sentence, or None if it is a lead. Anything else raised would have been a 500."""
-    receipt = Receipt("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, None)
+    receipt = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, None)
     try:
         submission = read_submission(decode_body(content_type, body), receipt)
     except BadRequest as refusal:
@@ -469,9 +483,11 @@ def test_C7_any_bytes_are_a_lead_or_are_refused_in_one_line(content_type: str, b
         "Host: x\r\nHost: y\r\n",
     ],
 )
-async def test_C2_framing_that_makes_no_sense_is_refused_in_json(house: House, headers: str) -> None:
-    answer = await house.raw(f"POST {LEADS} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n".encode())
+async def test_C2_framing_that_makes_no_sense_is_refused_in_json(
+    harness: ServerHarness, headers: str
+) -> None:
+    answer = await harness.raw(f"POST {LEADS} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ") and b"RateLimit-Limit:" in head, answer
     assert json.loads(body)["error"].startswith("malformed ")
-    assert await house.leads() == []
+    assert await harness.leads() == []

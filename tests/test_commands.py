@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 
 import pytest
 from command_line import NOW, Commands
-from running import started
+from server_process import started
 
 from models.customer import Customer
-from models.destination import EMAIL, Destination
-from models.outbox import FAILED, Delivery
+from models.outbox.delivery import FAILED, Delivery
+from models.outbox.destination import EMAIL, Destination
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 
@@ -91,8 +91,8 @@ def test_a_building_is_added_shown_changed_and_removed(commands: Commands) -> No
     assert commands.row("building", "show", 1) == building
     assert commands.rows("building", "list") == [building]
 
-    changed = commands.row("building", "update", 1, "--name", "Maple House", "--address", "")
-    assert changed == {**building, "name": "Maple House", "address_line_one": None}
+    changed = commands.row("building", "update", 1, "--name", "Maple ServerHarness", "--address", "")
+    assert changed == {**building, "name": "Maple ServerHarness", "address_line_one": None}
 
     assert "its leads stay" in commands.run("building", "remove", 1).stdout
     assert commands.rows("building", "list") == []

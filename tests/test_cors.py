@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock
+from conftest import LEADS, ServerHarness, StartHarness, SteppedClock
 
 from models.building import Building, find_building, remove_building, update_building
 from models.origin import origin_of
@@ -12,24 +12,24 @@ LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
 EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
 
 
-async def test_C25_the_origin_of_a_registered_website_is_allowed(house: House) -> None:
-    response = await house.post(LEAD, Origin="https://maple.test")
+async def test_C25_the_origin_of_a_registered_website_is_allowed(harness: ServerHarness) -> None:
+    response = await harness.post(LEAD, Origin="https://maple.test")
     assert response.code == 201
     assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
     assert response.headers["Access-Control-Expose-Headers"] == EXPOSED
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
-async def test_C25_without_a_public_url_the_address_of_the_request_is_allowed(house: House) -> None:
-    assert (await house.post(LEAD, Origin=house.url)).code == 201
-    assert (await house.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:8080")).code == 201
-    assert (await house.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:9090")).code == 403
+async def test_C25_without_a_public_url_the_address_of_the_request_is_allowed(harness: ServerHarness) -> None:
+    assert (await harness.post(LEAD, Origin=harness.url)).code == 201
+    assert (await harness.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:8080")).code == 201
+    assert (await harness.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:9090")).code == 403
 
 
-async def test_C25_with_a_public_url_only_that_is(open_house: OpenHouse) -> None:
-    house = await open_house(public_url="https://leads.office.test/")
-    assert (await house.post(LEAD, Origin="https://leads.office.test")).code == 201
-    assert (await house.post(LEAD, Origin=house.url)).code == 403
+async def test_C25_with_a_public_url_only_that_is(start_harness: StartHarness) -> None:
+    harness = await start_harness(public_url="https://leads.office.test/")
+    assert (await harness.post(LEAD, Origin="https://leads.office.test")).code == 201
+    assert (await harness.post(LEAD, Origin=harness.url)).code == 403
 
 
 @pytest.mark.parametrize(
@@ -66,31 +66,31 @@ def test_an_origin_is_asked_of_web_urls_alone(url: str) -> None:
 
 
 async def test_C25_a_building_registered_meanwhile_is_allowed_at_once_or_a_second_later(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    assert (await house.post(LEAD, Origin="https://oak.test")).code == 403
-    await house.building(token="oak", website_url="https://oak.test")
+    assert (await harness.post(LEAD, Origin="https://oak.test")).code == 403
+    await harness.building(token="oak", website_url="https://oak.test")
     clock.step(1.1)
-    assert (await house.post(LEAD, Origin="https://oak.test")).code == 201
+    assert (await harness.post(LEAD, Origin="https://oak.test")).code == 201
 
 
 async def test_C25_a_website_taken_off_is_allowed_for_five_minutes_at_most(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    assert (await house.post(LEAD, Origin="https://maple.test")).code == 201
-    await house.change(lambda: update_building(find_building(1), {"website_url": ""}))
+    assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201
+    await harness.change(lambda: update_building(find_building(1), {"website_url": ""}))
     clock.step(300.1)
-    assert (await house.post(LEAD, Origin="https://maple.test")).code == 403
+    assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 
-async def test_C25_so_is_that_of_a_removed_building(house: House, clock: SteppedClock) -> None:
-    await house.change(lambda: remove_building(find_building(1), clock.now()))
-    assert (await house.post(LEAD, Origin="https://maple.test")).code == 403
+async def test_C25_so_is_that_of_a_removed_building(harness: ServerHarness, clock: SteppedClock) -> None:
+    await harness.change(lambda: remove_building(find_building(1), clock.now()))
+    assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 
 @pytest.mark.parametrize("path", [LEADS, "/api/v1/tour_requests/", "/api/v1/typo"])
-async def test_C26_a_preflight_is_answered(house: House, path: str) -> None:
-    response = await house.request(
+async def test_C26_a_preflight_is_answered(harness: ServerHarness, path: str) -> None:
+    response = await harness.request(
         "OPTIONS", path, Origin="https://maple.test", Access_Control_Request_Method="POST"
     )
     assert (response.code, response.body) == (204, b"")
@@ -114,19 +114,19 @@ async def test_C26_a_preflight_is_answered(house: House, path: str) -> None:
     ],
 )
 async def test_C26_errors_to_an_allowed_origin_carry_the_headers(
-    house: House, method: str, path: str, body: str | None, status: int
+    harness: ServerHarness, method: str, path: str, body: str | None, status: int
 ) -> None:
-    response = await house.request(method, path, body, Origin="https://maple.test")
+    response = await harness.request(method, path, body, Origin="https://maple.test")
     assert response.code == status
     assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
     assert response.headers["Access-Control-Expose-Headers"] == EXPOSED
     assert response.headers["Vary"] == "Origin"
 
 
-async def test_C26_so_does_429(open_house: OpenHouse) -> None:
-    house = await open_house(rate_limit="2/60")
-    await house.building(website_url="https://maple.test")
-    answers = [await house.post(LEAD, Origin="https://maple.test") for _ in range(3)]
+async def test_C26_so_does_429(start_harness: StartHarness) -> None:
+    harness = await start_harness(rate_limit="2/60")
+    await harness.building(website_url="https://maple.test")
+    answers = [await harness.post(LEAD, Origin="https://maple.test") for _ in range(3)]
     assert [answer.code for answer in answers] == [201, 201, 429]
     assert answers[2].headers["Access-Control-Allow-Origin"] == "https://maple.test"
     assert int(answers[2].headers["Retry-After"]) == 30
@@ -145,44 +145,46 @@ async def test_C26_so_does_429(open_house: OpenHouse) -> None:
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
 async def test_C27_another_origin_is_refused_and_creates_nothing(
-    house: House, origin: str, method: str
+    harness: ServerHarness, origin: str, method: str
 ) -> None:
-    response = await house.request(method, LEADS, json.dumps(LEAD), Origin=origin)
+    response = await harness.request(method, LEADS, json.dumps(LEAD), Origin=origin)
     assert response.code == 403
     assert json.loads(response.body) == {"error": f"origin {origin} is not registered for any building"}
     assert not [name for name in response.headers if name.lower().startswith("access-control-")]
     assert response.headers["Vary"] == "Origin"
-    assert await house.leads() == []
+    assert await harness.leads() == []
 
 
-async def test_C27_without_an_origin_cors_does_not_apply(house: House) -> None:
-    response = await house.post(LEAD)
+async def test_C27_without_an_origin_cors_does_not_apply(harness: ServerHarness) -> None:
+    response = await harness.post(LEAD)
     assert response.code == 201
     assert "Access-Control-Allow-Origin" not in response.headers
     assert response.headers["Vary"] == "Origin"
 
 
-async def test_behind_a_trusted_proxy_the_forwarded_scheme_is_the_requests_own(open_house: OpenHouse) -> None:
-    house = await open_house(trusted_proxies="127.0.0.1")
+async def test_behind_a_trusted_proxy_the_forwarded_scheme_is_the_requests_own(
+    start_harness: StartHarness,
+) -> None:
+    harness = await start_harness(trusted_proxies="127.0.0.1")
     asked = {"Host": "leads.box", "Origin": "https://leads.box"}
-    assert (await house.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 201
-    assert (await house.post(LEAD, **asked)).code == 403
+    assert (await harness.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 201
+    assert (await harness.post(LEAD, **asked)).code == 403
 
 
-async def test_an_untrusted_peer_cannot_forward_a_scheme(house: House) -> None:
+async def test_an_untrusted_peer_cannot_forward_a_scheme(harness: ServerHarness) -> None:
     asked = {"Host": "leads.box", "Origin": "https://leads.box"}
-    assert (await house.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 403
+    assert (await harness.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 403
 
 
-async def test_an_empty_origin_beside_an_absurd_host_is_refused_too(house: House) -> None:
-    assert (await house.post(LEAD, Origin="", Host="a..b")).code == 403
+async def test_an_empty_origin_beside_an_absurd_host_is_refused_too(harness: ServerHarness) -> None:
+    assert (await harness.post(LEAD, Origin="", Host="a..b")).code == 403
 
 
 async def test_a_website_that_is_no_url_does_not_cost_the_others_theirs(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    oak = await house.building(token="oak")
-    await house.change(
+    oak = await harness.building(token="oak")
+    await harness.change(
         lambda: Building.update(website_url="https://*.x.test").where(Building.id == oak).execute()
     )
-    assert (await house.post(LEAD, Origin="https://maple.test")).code == 201
+    assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201

@@ -8,24 +8,27 @@ from pathlib import Path
 import apsw
 import phonenumbers
 import pytest
-from conftest import House
+from conftest import ServerHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models import customer as customers
 from models.customer import Customer, Renter, find_or_create, phone_key
-from models.data_folder import open_database
-from models.database import close_database, transaction
+from models.storage.sqlite.connection import close_database, transaction
+from models.storage.sqlite.folder import open_database
 
 
-async def customer_of(house: House, **fields: str | None) -> dict[str, object]:
-    found: dict[str, object] = (await house.stored(await house.lead(**fields)))["customer"]
+async def customer_of(harness: ServerHarness, **fields: str | None) -> dict[str, object]:
+    found: dict[str, object] = (await harness.stored(await harness.lead(**fields)))["customer"]
     return found
 
 
-async def test_C19_a_new_renter_becomes_a_customer_as_typed(house: House) -> None:
+async def test_C19_a_new_renter_becomes_a_customer_as_typed(harness: ServerHarness) -> None:
     customer = await customer_of(
-        house, requestor_email="Jane@Renter.test", requestor_name="Jane Doe", requestor_phone="(555) 123-4567"
+        harness,
+        requestor_email="Jane@Renter.test",
+        requestor_name="Jane Doe",
+        requestor_phone="(555) 123-4567",
     )
     assert customer == {
         "id": 1,
@@ -36,72 +39,76 @@ async def test_C19_a_new_renter_becomes_a_customer_as_typed(house: House) -> Non
     }
 
 
-async def test_C19_found_by_email_whatever_its_case(house: House) -> None:
-    first = await customer_of(house, requestor_email="jane@renter.test", requestor_name="Jane")
-    assert await customer_of(house, requestor_email=" JANE@Renter.TEST ", requestor_name="J. Doe") == first
+async def test_C19_found_by_email_whatever_its_case(harness: ServerHarness) -> None:
+    first = await customer_of(harness, requestor_email="jane@renter.test", requestor_name="Jane")
+    assert await customer_of(harness, requestor_email=" JANE@Renter.TEST ", requestor_name="J. Doe") == first
 
 
-async def test_C19_found_by_phone_in_e164_when_the_email_is_new(house: House) -> None:
-    first = await customer_of(house, requestor_email="a@renter.test", requestor_phone="(555) 123-4567")
+async def test_C19_found_by_phone_in_e164_when_the_email_is_new(harness: ServerHarness) -> None:
+    first = await customer_of(harness, requestor_email="a@renter.test", requestor_phone="(555) 123-4567")
     for phone in ("+15551234567", "555.123.4567", "1-555-123-4567", "+1 555 123 4567"):
-        found = await customer_of(house, requestor_email="b@renter.test", requestor_phone=phone)
+        found = await customer_of(harness, requestor_email="b@renter.test", requestor_phone=phone)
         assert found == first
-    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="+445551234567"))[
+    assert (await customer_of(harness, requestor_email="c@renter.test", requestor_phone="+445551234567"))[
         "id"
     ] == 2
 
 
-async def test_C19_the_email_goes_before_the_phone(house: House) -> None:
-    await customer_of(house, requestor_email="a@renter.test", requestor_phone="555 111 1111")
-    second = await customer_of(house, requestor_email="b@renter.test", requestor_phone="555 222 2222")
-    assert await customer_of(house, requestor_email="b@renter.test", requestor_phone="555 111 1111") == second
+async def test_C19_the_email_goes_before_the_phone(harness: ServerHarness) -> None:
+    await customer_of(harness, requestor_email="a@renter.test", requestor_phone="555 111 1111")
+    second = await customer_of(harness, requestor_email="b@renter.test", requestor_phone="555 222 2222")
+    assert (
+        await customer_of(harness, requestor_email="b@renter.test", requestor_phone="555 111 1111") == second
+    )
 
 
-async def test_C19_a_match_never_overwrites_but_fills_in_what_is_blank(house: House) -> None:
-    await customer_of(house, requestor_email="a@renter.test")
+async def test_C19_a_match_never_overwrites_but_fills_in_what_is_blank(harness: ServerHarness) -> None:
+    await customer_of(harness, requestor_email="a@renter.test")
     filled = await customer_of(
-        house, requestor_email="A@renter.test", requestor_name="Ann", requestor_phone="555 111 1111"
+        harness, requestor_email="A@renter.test", requestor_name="Ann", requestor_phone="555 111 1111"
     )
     assert (filled["email"], filled["name"], filled["phone"]) == ("a@renter.test", "Ann", "555 111 1111")
     again = await customer_of(
-        house, requestor_email="a@renter.test", requestor_name="Bob", requestor_phone="555 222 2222"
+        harness, requestor_email="a@renter.test", requestor_name="Bob", requestor_phone="555 222 2222"
     )
     assert again == filled
-    by_filled_phone = await customer_of(house, requestor_email="z@renter.test", requestor_phone="5551111111")
+    by_filled_phone = await customer_of(
+        harness, requestor_email="z@renter.test", requestor_phone="5551111111"
+    )
     assert by_filled_phone == filled
 
 
-async def test_C19_the_lead_keeps_what_was_typed(house: House) -> None:
-    await house.lead(requestor_email="a@renter.test", requestor_name="Ann", requestor_phone="555 111 1111")
-    lead_id = await house.lead(
+async def test_C19_the_lead_keeps_what_was_typed(harness: ServerHarness) -> None:
+    await harness.lead(requestor_email="a@renter.test", requestor_name="Ann", requestor_phone="555 111 1111")
+    lead_id = await harness.lead(
         requestor_email="A@RENTER.test", requestor_name="Annie", requestor_phone="555-999-9999"
     )
-    lead = await house.stored(lead_id)
+    lead = await harness.stored(lead_id)
     typed = (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
     assert typed == ("A@RENTER.test", "Annie", "555-999-9999")
     assert lead["customer"]["name"] == "Ann"
 
 
-async def test_C19_a_phone_that_cannot_be_parsed_matches_only_itself(house: House) -> None:
-    first = await customer_of(house, requestor_email="a@renter.test", requestor_phone="call me")
+async def test_C19_a_phone_that_cannot_be_parsed_matches_only_itself(harness: ServerHarness) -> None:
+    first = await customer_of(harness, requestor_email="a@renter.test", requestor_phone="call me")
     assert first["phone"] == "call me"
-    assert await customer_of(house, requestor_email="b@renter.test", requestor_phone="call me") == first
-    assert (await customer_of(house, requestor_email="c@renter.test", requestor_phone="Call me"))["id"] == 2
+    assert await customer_of(harness, requestor_email="b@renter.test", requestor_phone="call me") == first
+    assert (await customer_of(harness, requestor_email="c@renter.test", requestor_phone="Call me"))["id"] == 2
 
 
-async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(house: House) -> None:
+async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(harness: ServerHarness) -> None:
     leads = [
         {"requestor_email": "a@renter.test"},
         {"requestor_email": "A@renter.test", "requestor_phone": "555 111 1111"},
         {"requestor_email": "b@renter.test", "requestor_phone": "(555) 111-1111"},
         {"requestor_email": "c@renter.test"},
     ] * 8
-    await asyncio.gather(*(house.lead(**lead) for lead in leads))
+    await asyncio.gather(*(harness.lead(**lead) for lead in leads))
 
     def customers() -> list[tuple[str | None, str | None]]:
         return [(c.email_key, c.phone_key) for c in Customer.select().order_by(Customer.id)]
 
-    found = await house.server.reader.read(customers)
+    found = await harness.server.storage.read(customers)
     # Which of the concurrent ones came first is open, but nobody is there twice.
     assert len(found) in (2, 3)
     assert len(set(found)) == len(found)
@@ -144,34 +151,34 @@ def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path)
             )
         assert [customer.id for customer in found] == [1, 1]
     finally:
-        close_database(moves_journal=True)
+        close_database(checkpoint=True)
 
 
-async def test_C20_each_call_makes_a_new_lead(house: House) -> None:
-    ids = [await house.lead(token="maple", requestor_name="Jane") for _ in range(3)]
+async def test_C20_each_call_makes_a_new_lead(harness: ServerHarness) -> None:
+    ids = [await harness.lead(token="maple", requestor_name="Jane") for _ in range(3)]
     assert ids == [1, 2, 3]
-    assert len({lead["customer"]["id"] for lead in await house.leads()}) == 1
-    assert len(await house.settled(kind="email", state="delivered")) == 3
+    assert len({lead["customer"]["id"] for lead in await harness.leads()}) == 1
+    assert len(await harness.settled(kind="email", state="delivered")) == 3
 
 
-async def test_C21_each_lead_makes_one_deal_in_the_initial_stage(house: House) -> None:
+async def test_C21_each_lead_makes_one_deal_in_the_initial_stage(harness: ServerHarness) -> None:
     for expected in (1, 2):
-        lead = await house.stored(await house.lead(token="maple"))
+        lead = await harness.stored(await harness.lead(token="maple"))
         assert lead["deal"] == {"id": expected, "stage": "new"}
 
 
-async def test_no_look_up_of_customers_reads_them_all(house: House) -> None:
-    await house.lead(requestor_email="a@renter.test", requestor_phone="+15552234567")
+async def test_no_look_up_of_customers_reads_them_all(harness: ServerHarness) -> None:
+    await harness.lead(requestor_email="a@renter.test", requestor_phone="+15552234567")
     for phones in ([None], ["+15552234567"], ["+15552234567", "+15552234568"]):
         text = customers._KNOWN.text(["a@renter.test"], phones)
-        with closing(apsw.Connection(str(house.data_dir / "leads.db"))) as connection:
+        with closing(apsw.Connection(str(harness.data_dir / "leads.db"))) as connection:
             values = ["a@renter.test", *phones]
             plans = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", values)]
         assert plans and not any(plan.startswith("SCAN") for plan in plans), plans
 
 
 async def test_C19_a_renter_without_a_phone_is_looked_for_by_the_index_too(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
     run = customers._KNOWN.run
@@ -181,5 +188,5 @@ async def test_C19_a_renter_without_a_phone_is_looked_for_by_the_index_too(
         return run(*lists)
 
     monkeypatch.setattr(customers._KNOWN, "run", listen)
-    await house.lead(requestor_email="a@renter.test")
+    await harness.lead(requestor_email="a@renter.test")
     assert asked == [({"a@renter.test"}, [None])]

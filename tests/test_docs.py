@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import House
-
-from handlers.api.schemas import SCHEMA, TOUR_REQUEST
-from handlers.docs import NO_TOKEN, SAMPLES, filled
+from conftest import ServerHarness
 from leads_sandbox import Sandbox
+
+from handlers.api.validation import SCHEMA, TOUR_REQUEST
+from handlers.docs import NO_TOKEN, SAMPLES, filled
 
 PROGRAMS = {
     "curl.sh": ["sh"],
@@ -43,13 +43,13 @@ def test_every_sample_is_run_by_a_test() -> None:
     assert {*PROGRAMS, "fetch.js", "form.html"} == set(SAMPLE)
 
 
-async def test_a_server_has_its_own_address_in_it_and_no_button_to_run(house: House) -> None:
-    response = await house.request("GET", "/docs")
+async def test_a_server_has_its_own_address_in_it_and_no_button_to_run(harness: ServerHarness) -> None:
+    response = await harness.request("GET", "/docs")
     text = response.body.decode()
     assert response.code == 200 and response.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert f"{house.url}/api/v1/website_leads" in text and NO_TOKEN in text
+    assert f"{harness.url}/api/v1/website_leads" in text and NO_TOKEN in text
     assert "127.0.0.1:8080" not in text and 'class="run"' not in text
     for name in (*(name for name in SCHEMA if name != "tour_request"), *TOUR_REQUEST):
         assert f"{name}</code>" in text
-    response = await house.request("GET", "/docs", Host='"><script>')
+    response = await harness.request("GET", "/docs", Host='"><script>')
     assert "<script>" not in response.body.decode()

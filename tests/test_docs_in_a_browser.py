@@ -1,10 +1,10 @@
 """The reference in a real browser: the samples for pages, and its buttons."""
 
 from browsing import Website, serious
+from leads_sandbox import Sandbox
 from playwright.sync_api import Page, expect
 
 from handlers.docs import SAMPLES, filled
-from leads_sandbox import Sandbox
 
 SAMPLE = {sample.file: sample for sample in SAMPLES}
 

@@ -21,23 +21,24 @@ import trustme
 from aiosmtpd.smtp import SMTP
 from command_line import Commands
 from conftest import SECRET
-from running import ROOT, run, started
+from server_process import ROOT, run, started
 from test_email_delivery import PASSWORD, Mailbox, answers, listening
 from test_process import damage_header, damage_inside, make_foreign
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from jobs.checkup import check_ways_out
+from jobs.doctor.machine import check_clock, check_machine, check_space
+from jobs.doctor.network import check_network
 from models import settings
-from models.backup import checksum_file, create_backup, new_path
-from models.checkup import check_clock, check_machine, check_space
-from models.clock import Clock
-from models.database import DatabaseRefused, as_text
-from models.destination import EMAIL, JUNE_HOMES, hold, pause
-from models.finding import CHECKS, OK, PROBLEM, WARNING, Finding, span
-from models.folder_lock import server_lock
-from models.migrations import NEWEST
-from models.outbox import FAILED, Delivery, open_outbox
+from models.check_result import CHECKS, OK, PROBLEM, WARNING, CheckResult, span
+from models.clock import Clock, utc_text
+from models.outbox.claims import open_outbox
+from models.outbox.delivery import FAILED, Delivery
+from models.outbox.destination import EMAIL, JUNE_HOMES, pause, trip
+from models.storage import DatabaseUnusable
+from models.storage.sqlite.backup import checksum_file, create_backup, new_path
+from models.storage.sqlite.locks import server_lock
+from models.storage.sqlite.migrations.steps import NEWEST
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 MIB, GIB = 2**20, 2**30
@@ -87,7 +88,7 @@ def data_dir(tmp_path: Path) -> Path:
 def register_before(data_dir: Path, ago: timedelta) -> None:
     """Have its building registered so long ago."""
     with closing(apsw.Connection(str(data_dir / "leads.db"))) as connection:
-        connection.execute("UPDATE building SET created_at = ?", (as_text(Clock().now() - ago),))
+        connection.execute("UPDATE building SET created_at = ?", (utc_text(Clock().now() - ago),))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -246,10 +247,10 @@ def test_a_check_that_stumbles_is_a_finding_that_gives_nothing_away(
     def stumble(*args: Any) -> Any:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr("models.checkup.check_database", stumble)
-    monkeypatch.setattr("jobs.checkup.check_login", stumble)
+    monkeypatch.setattr("jobs.doctor.machine.check_database", stumble)
+    monkeypatch.setattr("jobs.doctor.network.check_login", stumble)
     loaded = settings.load({"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1"}, environment={})
-    found = check_machine(loaded, Clock(), lambda step: None) + check_ways_out(loaded, Clock())
+    found = check_machine(loaded, Clock(), lambda step: None) + check_network(loaded, Clock())
     problems = [finding for finding in found if finding.check in ("database", "SMTP login")]
     assert {(f.state, f.found) for f in problems} == {(PROBLEM, "the check itself failed (RuntimeError)")}
 
@@ -266,7 +267,7 @@ def leave_rows_dangling(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "found", "remedy"),
+    ("damage", "found", "fix"),
     [
         (damage_header, "is corrupt", "'backup restore FILE'"),
         (damage_inside, "is corrupt", "'backup restore FILE'"),
@@ -286,12 +287,12 @@ def leave_rows_dangling(file: Path) -> None:
     ids=["header", "inside", "dangling rows", "foreign", "journal alone", "restoring"],
 )
 def test_a_database_that_cannot_be_used_is_a_problem_and_is_left_as_it_is(
-    data_dir: Path, damage: Any, found: str, remedy: str
+    data_dir: Path, damage: Any, found: str, fix: str
 ) -> None:
     damage(data_dir / "leads.db")
     before = content(data_dir)
     said = Report(data_dir=str(data_dir))
-    said.one("database", PROBLEM, found, remedy)
+    said.one("database", PROBLEM, found, fix)
     said.one("schema", WARNING, "see 'database'")
     said.one("outbox", WARNING, "see 'database'")
     assert content(data_dir) == before
@@ -307,7 +308,7 @@ def test_a_restore_that_runs_is_left_to_come_to_its_end(data_dir: Path) -> None:
 def test_the_lock_is_free_again_after_it_was_looked_at(data_dir: Path) -> None:
     with server_lock(data_dir):
         Report(data_dir=str(data_dir)).one("database", OK, "a server runs on it")
-        with pytest.raises(DatabaseRefused):
+        with pytest.raises(DatabaseUnusable):
             server_lock(data_dir).acquire()
     Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
     with server_lock(data_dir):
@@ -356,11 +357,11 @@ async def test_what_waits_for_somebody_is_told_with_the_command_to_run(tmp_path:
     assert outbox()[0] == (f"email: 3 waiting, {unset}", "set it, and start the server again")
 
     with commands.database():
-        open_outbox([frozenset({EMAIL, JUNE_HOMES})])
+        open_outbox(frozenset({EMAIL, JUNE_HOMES}))
     assert outbox() == [("6 waiting, nothing held, nothing given up", "")]
 
     with commands.database():
-        hold(EMAIL, "mx.test answered AUTH with 535", now, None, needs_operator=True)
+        trip(EMAIL, "mx.test answered AUTH with 535", now, None, needs_operator=True)
         pause(JUNE_HOMES)
         Delivery.update(state=FAILED).where(Delivery.lead == leads[0]).execute()
     (held, try_now), (failed, retry), (paused, resume), (also_failed, _) = outbox()
@@ -390,7 +391,7 @@ async def test_what_waits_for_somebody_is_told_with_the_command_to_run(tmp_path:
 def test_a_disk_wants_room_for_leads_and_for_two_copies(free: int, database: int, state: str) -> None:
     finding = check_space("the data", free, database)
     assert finding.state == state and "free for the data" in finding.found
-    assert bool(finding.remedy) == (state != OK)
+    assert bool(finding.fix) == (state != OK)
 
 
 @pytest.mark.parametrize(("files", "state"), [(None, OK), (1_000, OK), (999, PROBLEM), (0, PROBLEM)])
@@ -499,7 +500,7 @@ def test_a_database_that_was_being_made_is_undone_by_the_next_start(data_dir: Pa
 
 
 @pytest.mark.parametrize(
-    ("password", "options", "query", "found", "remedy"),
+    ("password", "options", "query", "found", "fix"),
     [
         (
             "wrong",
@@ -513,12 +514,12 @@ def test_a_database_that_was_being_made_is_undone_by_the_next_start(data_dir: Pa
     ],
 )
 async def test_a_login_that_is_refused_is_a_problem_with_the_setting_to_look_at(
-    tmp_path: Path, password: str, options: dict[str, Any], query: str, found: str, remedy: str
+    tmp_path: Path, password: str, options: dict[str, Any], query: str, found: str, fix: str
 ) -> None:
     mailbox = Mailbox()
     async with mail_server(mailbox, **options) as port:
         said = await report(data_dir=str(tmp_path), smtp_url=smtp_url(port, password=password, query=query))
-    said.one("SMTP login", PROBLEM, f"127.0.0.1:{port}", found, remedy)
+    said.one("SMTP login", PROBLEM, f"127.0.0.1:{port}", found, fix)
     assert password not in said.said and not mailbox.envelopes
 
 
@@ -568,7 +569,7 @@ async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> Non
             "public_url": f"http://127.0.0.1:{port}",
         }
         loaded = settings.load(given, environment={})
-        found = await asyncio.to_thread(check_ways_out, loaded, Clock(), 0.5)
+        found = await asyncio.to_thread(check_network, loaded, Clock(), 0.5)
     states = {(finding.check, finding.state) for finding in found}
     problems = {("SMTP login", PROBLEM), ("partner", PROBLEM), ("public URL", PROBLEM)}
     assert states == problems | {("certificates", WARNING)}
@@ -578,11 +579,11 @@ async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> Non
 SLOW_RESOLVER = """
 import socket, sys, time
 from models.clock import Clock
-from jobs.checkup import check_ways_out
+from jobs.doctor.network import check_network
 from models.settings import load
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(600)
 given = {"smtp_url": "smtp://mail.office.test", "public_url": "https://leads.office.test"}
-for finding in check_ways_out(load(given, environment={}), Clock(), 0.2):
+for finding in check_network(load(given, environment={}), Clock(), 0.2):
     print(finding.check, finding.state, finding.found)
 """
 
@@ -614,10 +615,10 @@ async def test_what_speaks_something_else_is_a_problem(tmp_path: Path) -> None:
 # ---- the partner and the public URL
 
 
-async def looked_at(check: str, **given: str) -> Finding:
+async def looked_at(check: str, **given: str) -> CheckResult:
     """The finding of this check of the ways out."""
     loaded = settings.load(given, environment={})
-    found = await asyncio.to_thread(check_ways_out, loaded, Clock())
+    found = await asyncio.to_thread(check_network, loaded, Clock())
     [finding] = [finding for finding in found if finding.check == check]
     return finding
 
@@ -636,7 +637,7 @@ async def test_a_partner_that_answers_is_there_unless_it_says_otherwise(status: 
         finding = await looked_at("partner", **given)
     assert finding.state == state and str(status) in finding.found
     if 300 <= status < 500 and state == WARNING:
-        assert "LEADS_JUNE_HOMES_URL" in (finding.remedy or "")
+        assert "LEADS_JUNE_HOMES_URL" in (finding.fix or "")
     assert partner.asked == [("HEAD", "/leads", b"")]  # once: a redirect is not followed
 
 
@@ -659,7 +660,7 @@ async def test_the_public_url_must_lead_to_a_server_of_ours(status: int, body: b
     assert finding.state == state, finding
     assert web.asked == [("GET", "/livez", b"")]
     if state == PROBLEM:
-        assert "LEADS_PUBLIC_URL" in (finding.remedy or "")
+        assert "LEADS_PUBLIC_URL" in (finding.fix or "")
 
 
 # ---- certificates

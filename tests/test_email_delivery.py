@@ -13,9 +13,9 @@ import pytest
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
-from jobs.delivery import DeliveryError, Parcel
-from jobs.email import EmailAdapter
-from models.outbox import Verdict
+from jobs.adapter import DeliveryContext, DeliveryError
+from jobs.email.adapter import EmailAdapter
+from models.outbox.claims import FailureKind
 from models.settings import SmtpServer
 
 LEAD: dict[str, Any] = {
@@ -40,15 +40,15 @@ BUILDING: dict[str, Any] = {
     "agent_email": "agent@maple.test",
     "time_zone": "UTC",
 }
-PARCEL = Parcel("email_1", LEAD, BUILDING)
+PARCEL = DeliveryContext("email_1", LEAD, BUILDING)
 PASSWORD = "correct horse"
 
-PASSING, PERMANENT, DOWN = Verdict.PASSING, Verdict.PERMANENT, Verdict.DOWN
-NEEDS_OPERATOR, SUSPECT = Verdict.NEEDS_OPERATOR, Verdict.SUSPECT
+TRANSIENT, PERMANENT, UNREACHABLE = FailureKind.TRANSIENT, FailureKind.PERMANENT, FailureKind.UNREACHABLE
+NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
 
 
-def to_agent(agent: str | None) -> Parcel:
-    return Parcel("email_1", LEAD, {**BUILDING, "agent_email": agent})
+def to_agent(agent: str | None) -> DeliveryContext:
+    return DeliveryContext("email_1", LEAD, {**BUILDING, "agent_email": agent})
 
 
 class Mailbox:
@@ -117,7 +117,7 @@ async def listening(
             await asyncio.sleep(0.001)
 
 
-async def send(adapter: EmailAdapter, *parcels: Parcel) -> None:
+async def send(adapter: EmailAdapter, *parcels: DeliveryContext) -> None:
     """Deliver these, one after the other, and be done."""
     try:
         for parcel in parcels or [PARCEL]:
@@ -126,7 +126,7 @@ async def send(adapter: EmailAdapter, *parcels: Parcel) -> None:
         await adapter.close()
 
 
-def deliver_by(server: SmtpServer, parcel: Parcel = PARCEL) -> None:
+def deliver_by(server: SmtpServer, parcel: DeliveryContext = PARCEL) -> None:
     """Deliver the parcel by whatever is there."""
 
     async def conversation() -> None:
@@ -137,7 +137,7 @@ def deliver_by(server: SmtpServer, parcel: Parcel = PARCEL) -> None:
 
 def deliver(
     mailbox: Mailbox,
-    parcel: Parcel = PARCEL,
+    parcel: DeliveryContext = PARCEL,
     *,
     mail_from: str = "leads@example.test",
     host: str = "127.0.0.1",
@@ -206,7 +206,7 @@ def failure(of: Callable[[], Any]) -> DeliveryError:
     return caught.value
 
 
-def verdict(error: DeliveryError) -> Verdict:
+def verdict(error: DeliveryError) -> FailureKind:
     return error.failure.verdict
 
 
@@ -249,20 +249,20 @@ def test_a_second_attempt_sends_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("command", "reply", "expected"),
     [
-        ("AUTH", "454 4.7.0 later", DOWN),
+        ("AUTH", "454 4.7.0 later", UNREACHABLE),
         ("AUTH", "535 5.7.8 bad credentials", NEEDS_OPERATOR),
-        ("MAIL", "451 4.3.0 later", PASSING),
+        ("MAIL", "451 4.3.0 later", TRANSIENT),
         ("MAIL", "550 5.7.1 not you", NEEDS_OPERATOR),
-        ("MAIL", "421 4.3.2 closing", SUSPECT),
-        ("RCPT", "450 4.2.1 later", PASSING),
+        ("MAIL", "421 4.3.2 closing", AMBIGUOUS),
+        ("RCPT", "450 4.2.1 later", TRANSIENT),
         ("RCPT", "550 5.1.1 no such user", PERMANENT),
-        ("RCPT", "421 4.3.2 closing", SUSPECT),
-        ("DATA", "452 4.3.1 full", PASSING),
+        ("RCPT", "421 4.3.2 closing", AMBIGUOUS),
+        ("DATA", "452 4.3.1 full", TRANSIENT),
         ("DATA", "554 5.7.1 spam", PERMANENT),
-        ("DATA", "421 4.3.2 closing", SUSPECT),
+        ("DATA", "421 4.3.2 closing", AMBIGUOUS),
     ],
 )
-def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, expected: Verdict) -> None:
+def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, expected: FailureKind) -> None:
     mailbox = Mailbox(**{command: reply})
     user = "leads" if command == "AUTH" else None
     error = failure(lambda: deliver(mailbox, user=user, auth_require_tls=False))
@@ -347,14 +347,14 @@ def test_a_certificate_that_is_not_trusted_is_an_outage(mode: str, certificate: 
     stranger = server_context(trustme.CA(), "127.0.0.1")
     options: Any = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
     error = failure(lambda: deliver(Mailbox(), **options))
-    assert verdict(error) == DOWN and "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert verdict(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def test_a_certificate_of_another_name_is_an_outage(
     authority: trustme.CA, certificate: ssl.SSLContext
 ) -> None:
     error = failure(lambda: deliver(Mailbox(), tls_context=server_context(authority, "other.test")))
-    assert verdict(error) == DOWN and "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert verdict(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a..b"])
@@ -363,7 +363,7 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
         taken.bind(("127.0.0.1", 0))
         settings = SmtpServer(host, taken.getsockname()[1], False, "auto", None, None)
         error = failure(lambda: deliver_by(settings))
-    assert verdict(error) == DOWN and str(error).startswith(f"{host}:")
+    assert verdict(error) == UNREACHABLE and str(error).startswith(f"{host}:")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
     ],
 )
 def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
-    assert verdict(failure(lambda: asyncio.run(converse(script)))) == DOWN
+    assert verdict(failure(lambda: asyncio.run(converse(script)))) == UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -407,21 +407,23 @@ def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
     ids=["MAIL", "RCPT", "DATA", "after the mail", "not SMTP"],
 )
 def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -> None:
-    assert verdict(failure(lambda: asyncio.run(converse(script)))) == PASSING
+    assert verdict(failure(lambda: asyncio.run(converse(script)))) == TRANSIENT
 
 
 @pytest.mark.parametrize(
     ("replies", "expected"),
     [
-        ([], DOWN),
-        (["220 hello"], DOWN),
-        (["220 hello", "250-mx\r\n250 STARTTLS", "220 go on"], DOWN),
-        (["220 hello", "250 mx"], PASSING),
-        (["220 hello", "250 mx", "250 OK", "250 OK", "354 go on"], PASSING),
+        ([], UNREACHABLE),
+        (["220 hello"], UNREACHABLE),
+        (["220 hello", "250-mx\r\n250 STARTTLS", "220 go on"], UNREACHABLE),
+        (["220 hello", "250 mx"], TRANSIENT),
+        (["220 hello", "250 mx", "250 OK", "250 OK", "354 go on"], TRANSIENT),
     ],
     ids=["greeting", "EHLO", "TLS handshake", "MAIL", "after the mail"],
 )
-def test_a_server_that_never_answers_is_left_at_the_deadline(replies: list[str], expected: Verdict) -> None:
+def test_a_server_that_never_answers_is_left_at_the_deadline(
+    replies: list[str], expected: FailureKind
+) -> None:
     script = answers(*replies, then="silence")
     error = failure(lambda: asyncio.run(converse(script, deadline=0.2)))
     assert verdict(error) == expected and "in time" in str(error)
@@ -511,14 +513,16 @@ def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
 def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversations(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.smtp.RESUME_SECONDS", 0.1)
-    monkeypatch.setattr("jobs.smtp.GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.email.smtp.RESUME_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.email.smtp.GOODBYE_SECONDS", 0.1)
     assert a_burst(script, 3) == 3
 
 
 def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
     script = answers(*HELLO, *MAIL, "250 OK", "250 OK", "354 go on", "554 like that of jane@home.test")
-    other = Parcel("email_2", {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}, BUILDING)
+    other = DeliveryContext(
+        "email_2", {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}, BUILDING
+    )
 
     def protocol() -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), script)
@@ -532,12 +536,12 @@ def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
 
 
 def test_a_conversation_has_its_end_after_so_many_mails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.smtp.MOST_MAILS", 2)
+    monkeypatch.setattr("jobs.email.smtp.MOST_MAILS", 2)
     assert a_burst(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
 
 
 def test_a_conversation_that_nobody_needs_ends_with_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.smtp.KEPT_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.email.smtp.KEPT_SECONDS", 0.01)
 
     async def run() -> None:
         quit_came = asyncio.Event()
@@ -585,11 +589,13 @@ def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
 @pytest.mark.parametrize(
     ("parcel", "reason"),
     [
-        (Parcel("email_1", LEAD, None), "no building matched the lead"),
+        (DeliveryContext("email_1", LEAD, None), "no building matched the lead"),
         (to_agent(None), "the building has no agent e-mail"),
     ],
 )
-def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(parcel: Parcel, reason: str) -> None:
+def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(
+    parcel: DeliveryContext, reason: str
+) -> None:
     nowhere = SmtpServer("no-such-host.invalid", 25, False, "never", None, None)
     error = failure(lambda: deliver_by(nowhere, parcel))
     assert verdict(error) == PERMANENT and reason in str(error)

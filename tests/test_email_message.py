@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from icalendar import Calendar
 
-from jobs.delivery import Parcel, one_line
-from jobs.email_message import mailbox, render
+from jobs.adapter import DeliveryContext, one_line
+from jobs.email.message import mailbox, render
 
 LEAD: dict[str, Any] = {
     "id": 1234,
@@ -71,8 +71,8 @@ BLANK = dict.fromkeys(
 )
 
 
-def parcel(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> Parcel:
-    return Parcel("email_01-aB", {**LEAD, **(lead or {})}, {**BUILDING, **(building or {})})
+def context(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> DeliveryContext:
+    return DeliveryContext("email_01-aB", {**LEAD, **(lead or {})}, {**BUILDING, **(building or {})})
 
 
 def parse(mail: bytes) -> EmailMessage:
@@ -80,7 +80,7 @@ def parse(mail: bytes) -> EmailMessage:
 
 
 def rendered(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> EmailMessage:
-    return parse(render(parcel(lead, building), "leads@example.test", utf8=False))
+    return parse(render(context(lead, building), "leads@example.test", utf8=False))
 
 
 def content(message: EmailMessage, subtype: str) -> str:
@@ -294,15 +294,15 @@ def test_a_display_name_never_becomes_an_address(name: str) -> None:
 
 def test_a_local_part_that_is_not_ascii_needs_smtputf8() -> None:
     lead = {"requestor_email": "jürgen@bücher.test"}
-    without = render(parcel(lead), "leads@example.test", utf8=False)
+    without = render(context(lead), "leads@example.test", utf8=False)
     assert without.isascii() and "Reply-To" not in parse(without)
     assert "does not reach the renter: write to jürgen@bücher.test" in content(parse(without), "plain")
-    with_it = render(parcel(lead), "leads@example.test", utf8=True)
+    with_it = render(context(lead), "leads@example.test", utf8=True)
     assert 'Reply-To: "Jane Doe" <jürgen@bücher.test>\r\n'.encode() in with_it
 
 
 def test_a_domain_that_is_not_ascii_is_written_in_idna() -> None:
-    mail = render(parcel({"requestor_email": "jane@bücher.test"}), "leads@straße.test", utf8=True)
+    mail = render(context({"requestor_email": "jane@bücher.test"}), "leads@straße.test", utf8=True)
     assert mail.isascii()
     assert parse(mail)["Reply-To"].addresses[0].addr_spec == "jane@xn--bcher-kva.test"
     assert parse(mail)["Message-ID"] == "<email_01-aB@xn--strae-oqa.test>"
@@ -310,9 +310,9 @@ def test_a_domain_that_is_not_ascii_is_written_in_idna() -> None:
 
 def test_a_mail_that_nobody_can_be_sent_is_refused() -> None:
     with pytest.raises(ValueError, match="no agent"):
-        render(parcel(building={"agent_email": None}), "leads@example.test", utf8=True)
+        render(context(building={"agent_email": None}), "leads@example.test", utf8=True)
     with pytest.raises(ValueError, match="SMTPUTF8"):
-        render(parcel(building={"agent_email": "jürgen@x.test"}), "leads@example.test", utf8=False)
+        render(context(building={"agent_email": "jürgen@x.test"}), "leads@example.test", utf8=False)
 
 
 anything = st.none() | st.text(st.characters(), max_size=150)
@@ -331,7 +331,7 @@ renters = st.fixed_dictionaries(
 @settings(max_examples=300, deadline=None)
 def test_no_text_breaks_the_mail(lead: dict[str, Any], name: str, address: str | None, utf8: bool) -> None:
     lead["requestor_email"] = lead["requestor_email"] or "jane@home.test"
-    sent = parcel(lead, {"name": name, "address_line_one": address})
+    sent = context(lead, {"name": name, "address_line_one": address})
     mail = render(sent, "leads@example.test", utf8=utf8)
     assert mail == render(sent, "leads@example.test", utf8=utf8)
     assert all(len(line) <= 998 and b"\r" not in line and b"\n" not in line for line in mail.split(b"\r\n"))

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from command_line import Commands
-from conftest import LEADS, House, OpenHouse, held, queued
+from conftest import LEADS, ServerHarness, StartHarness, held, queued
 from disk import give_order
-from running import environment, started
+from load_clients import LAUNCHER
+from server_process import environment, started
 from test_process import curl
-from world import LAUNCHER
 
 from models.lead_record import list_leads
-from server import DISK_FAILED
+from server import EXIT_DISK_FAILED
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 UNKNOWN = (
@@ -43,11 +43,11 @@ def failing_writes() -> Iterator[None]:
         resource.setrlimit(FILE_SIZE, before)
 
 
-async def calm(open_house: OpenHouse) -> House:
-    """A house from which nothing leaves, so that what is written is leads alone."""
-    house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")
-    await house.building(website_url="https://maple.test")
-    return house
+async def calm(start_harness: StartHarness) -> ServerHarness:
+    """A harness from which nothing leaves, so that what is written is leads alone."""
+    harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
+    await harness.building(website_url="https://maple.test")
+    return harness
 
 
 def refusal(response: Any) -> tuple[int, str, str]:
@@ -55,66 +55,68 @@ def refusal(response: Any) -> tuple[int, str, str]:
 
 
 async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobody_knows(
-    open_house: OpenHouse, caplog: pytest.LogCaptureFixture
+    start_harness: StartHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house = await calm(open_house)
-    assert not house.server.writer.broken.is_set()
+    harness = await calm(start_harness)
+    assert not harness.server.storage.failed.is_set()
     with failing_writes():
-        response = await house.post(LEAD, Origin="https://maple.test")
+        response = await harness.post(LEAD, Origin="https://maple.test")
     assert refusal(response) == (503, "10", UNKNOWN)
     assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
-    assert house.server.writer.broken.is_set()
+    assert harness.server.storage.failed.is_set()
     [line] = [record for record in caplog.records if record.getMessage() == "a commit failed"]
     assert (line.__dict__["reason"], line.__dict__["writes"]) == ("disk I/O error", 1)
 
 
-async def test_C32_so_are_all_that_were_in_that_commit(open_house: OpenHouse) -> None:
-    house = await calm(open_house)
+async def test_C32_so_are_all_that_were_in_that_commit(start_harness: StartHarness) -> None:
+    harness = await calm(start_harness)
     with failing_writes():
-        async with held(house):
-            posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(10)]
-            await queued(house, len(posts))
+        async with held(harness):
+            posts = [asyncio.ensure_future(harness.post(LEAD)) for _ in range(10)]
+            await queued(harness, len(posts))
         answers = [await post for post in posts]
     assert {refusal(answer) for answer in answers} == {(503, "10", UNKNOWN)}
 
 
 async def test_C32_after_it_nothing_more_is_written_though_the_disk_works_again(
-    open_house: OpenHouse,
+    start_harness: StartHarness,
 ) -> None:
-    house = await calm(open_house)
-    await house.lead(token="maple")
+    harness = await calm(start_harness)
+    await harness.lead(token="maple")
     with failing_writes():
-        assert (await house.post(LEAD)).code == 503
-    files = [house.data_dir / name for name in ("leads.db", "leads.db-wal")]
+        assert (await harness.post(LEAD)).code == 503
+    files = [harness.data_dir / name for name in ("leads.db", "leads.db-wal")]
     before = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     for _ in range(3):
-        assert refusal(await house.post(LEAD)) == (503, "5", NOT_STORED)
-    assert (await house.request("GET", "/readyz")).code == 503
-    assert (await house.request("GET", "/livez")).code == 200
+        assert refusal(await harness.post(LEAD)) == (503, "5", NOT_STORED)
+    assert (await harness.request("GET", "/readyz")).code == 503
+    assert (await harness.request("GET", "/livez")).code == 200
     assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in files] == before
-    assert [lead["id"] for lead in await house.leads()] == [1]  # reading goes on
+    assert [lead["id"] for lead in await harness.leads()] == [1]  # reading goes on
 
 
-async def test_C20_C32_after_a_new_start_it_goes_on_and_a_retry_is_one_lead(open_house: OpenHouse) -> None:
-    house = await calm(open_house)
-    await house.lead(token="maple")
+async def test_C20_C32_after_a_new_start_it_goes_on_and_a_retry_is_one_lead(
+    start_harness: StartHarness,
+) -> None:
+    harness = await calm(start_harness)
+    await harness.lead(token="maple")
     with failing_writes():
-        assert (await house.post(LEAD, Idempotency_Key="one")).code == 503
-    await house.restart(rate_limit="100000/1", smtp_url="", june_homes_url="")
-    assert not house.server.writer.broken.is_set()
-    ids = [json.loads((await house.post(LEAD, Idempotency_Key="one")).body)["id"] for _ in range(2)]
+        assert (await harness.post(LEAD, Idempotency_Key="one")).code == 503
+    await harness.restart(rate_limit="100000/1", smtp_url="", june_homes_url="")
+    assert not harness.server.storage.failed.is_set()
+    ids = [json.loads((await harness.post(LEAD, Idempotency_Key="one")).body)["id"] for _ in range(2)]
     assert ids[0] == ids[1]
-    leads = await house.leads()
+    leads = await harness.leads()
     assert [lead["id"] for lead in leads] == [1, ids[0]]
     assert all(lead["deal"] and lead["deliveries"] for lead in leads)
-    assert (await house.request("GET", "/readyz")).code == 200
+    assert (await harness.request("GET", "/readyz")).code == 200
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="it takes Linux to limit another process")
 def test_C32_the_program_then_ends_with_74_so_that_it_is_started_anew(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     commands.run("building", "add", "--name", "Maple", "--token", "maple", "--agent-email", "a@b.test")
-    assert DISK_FAILED == 74
+    assert EXIT_DISK_FAILED == 74
     with started("serve", data_dir=str(commands.data_dir)) as server:
         assert curl(server.url + LEADS, LEAD) == (201, b'{"id": 1}')
         resource.prlimit(server.process.pid, FILE_SIZE, (1, resource.getrlimit(FILE_SIZE)[1]))

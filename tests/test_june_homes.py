@@ -4,33 +4,37 @@ import json
 from datetime import timedelta
 
 import pytest
-from conftest import SECRET, House, OpenHouse, SteppedClock
+from conftest import SECRET, ServerHarness, StartHarness, SteppedClock
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 
-async def sent(house: House, **fields: str) -> tuple[dict[str, str], bytes]:
-    await house.lead(token="maple", listing_source="june_homes", **fields)
-    await house.settled()
-    return house.partner.calls[-1]
+async def sent(harness: ServerHarness, **fields: str) -> tuple[dict[str, str], bytes]:
+    await harness.lead(token="maple", listing_source="june_homes", **fields)
+    await harness.settled()
+    return harness.partner.calls[-1]
 
 
 async def test_C23_it_is_signed_the_standard_webhooks_way(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    headers, body = await sent(house)
+    headers, body = await sent(harness)
     small = {name.lower(): value for name, value in headers.items()}
     # The reference implementation looks at the machine's clock; the server went by the test's.
-    monkeypatch.setattr(Webhook, "_Webhook__verify_timestamp", lambda self, text: house.clock.now())
+    monkeypatch.setattr(Webhook, "_Webhook__verify_timestamp", lambda self, text: harness.clock.now())
     Webhook(SECRET).verify(body, small)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body + b" ", small)
-    assert small["webhook-timestamp"] == str(int(house.clock.now().timestamp()))
+    assert small["webhook-timestamp"] == str(int(harness.clock.now().timestamp()))
     assert small["content-type"] == "application/json"
 
 
-async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(house: House) -> None:
+async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(harness: ServerHarness) -> None:
     _, body = await sent(
-        house, requestor_name="Jané", message="hi", utm_data="utm_source=x", listing_source_original_id="JH-7"
+        harness,
+        requestor_name="Jané",
+        message="hi",
+        utm_data="utm_source=x",
+        listing_source_original_id="JH-7",
     )
     message = json.loads(body)
     data = message["data"]
@@ -41,32 +45,34 @@ async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(house: H
     assert not {"customer", "deal", "deliveries"} & set(data)
 
 
-async def test_C23_a_resend_has_the_same_id_and_body(house: House, clock: SteppedClock) -> None:
-    house.partner.replies = [(500, {})]
-    first = await sent(house)
+async def test_C23_a_resend_has_the_same_id_and_body(harness: ServerHarness, clock: SteppedClock) -> None:
+    harness.partner.replies = [(500, {})]
+    first = await sent(harness)
     clock.step(20)
-    await house.settled()
-    second = house.partner.calls[-1]
-    assert len(house.partner.calls) == 2
+    await harness.settled()
+    second = harness.partner.calls[-1]
+    assert len(harness.partner.calls) == 2
     assert first[1] == second[1]
     ids = [{n.lower(): v for n, v in headers.items()}["webhook-id"] for headers, _ in (first, second)]
     assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 408, 425])
-async def test_C24_a_passing_refusal_is_tried_again(house: House, clock: SteppedClock, status: int) -> None:
-    house.partner.replies = [(status, {})]
-    await sent(house)
-    assert [d["state"] for d in await house.deliveries(kind="june_homes")] == ["pending"]
+async def test_C24_a_passing_refusal_is_tried_again(
+    harness: ServerHarness, clock: SteppedClock, status: int
+) -> None:
+    harness.partner.replies = [(status, {})]
+    await sent(harness)
+    assert [d["state"] for d in await harness.deliveries(kind="june_homes")] == ["pending"]
     clock.step(20)
-    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
+    assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
-async def test_C24_a_permanent_refusal_is_given_up_and_kept(house: House, status: int) -> None:
-    house.partner.replies = [(status, {})]
-    await sent(house)
-    (delivery,) = await house.settled(kind="june_homes")
+async def test_C24_a_permanent_refusal_is_given_up_and_kept(harness: ServerHarness, status: int) -> None:
+    harness.partner.replies = [(status, {})]
+    await sent(harness)
+    (delivery,) = await harness.settled(kind="june_homes")
     assert delivery["state"] == "failed"
     assert delivery["reason"].startswith(f"June Homes answered {status}")
 
@@ -74,18 +80,18 @@ async def test_C24_a_permanent_refusal_is_given_up_and_kept(house: House, status
 @pytest.mark.parametrize("retry_after", ["600", "Mon, 23 Nov 2026 15:10:00 GMT"])
 @pytest.mark.parametrize("status", [429, 503])
 async def test_C24_retry_after_is_honoured_for_all_that_goes_there(
-    house: House, clock: SteppedClock, status: int, retry_after: str
+    harness: ServerHarness, clock: SteppedClock, status: int, retry_after: str
 ) -> None:
-    house.partner.replies = [(status, {"Retry-After": retry_after})]
-    await sent(house)
-    await sent(house)
-    assert len(house.partner.calls) == 1
+    harness.partner.replies = [(status, {"Retry-After": retry_after})]
+    await sent(harness)
+    await sent(harness)
+    assert len(harness.partner.calls) == 1
     clock.step(595)
-    await house.settled()
-    assert len(house.partner.calls) == 1
+    await harness.settled()
+    assert len(harness.partner.calls) == 1
     clock.step(10)
-    await house.settled()
-    assert len(await house.deliveries(kind="june_homes", state="delivered")) >= 1
+    await harness.settled()
+    assert len(await harness.deliveries(kind="june_homes", state="delivered")) >= 1
 
 
 @pytest.mark.parametrize(
@@ -94,12 +100,12 @@ async def test_C24_retry_after_is_honoured_for_all_that_goes_there(
     + ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2026 00:00:00 +99999999999999"],
 )
 async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
-    house: House, clock: SteppedClock, garbage: str
+    harness: ServerHarness, clock: SteppedClock, garbage: str
 ) -> None:
-    house.partner.replies = [(503, {"Retry-After": garbage})]
-    await sent(house)
+    harness.partner.replies = [(503, {"Retry-After": garbage})]
+    await sent(harness)
     clock.step(86_401)
-    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
+    assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]
 
 
 @pytest.mark.parametrize(
@@ -114,67 +120,67 @@ async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
     ],
 )
 async def test_C24_what_the_operator_is_to_mend_is_told_and_tried_again(
-    house: House, clock: SteppedClock, status: int, hint: str
+    harness: ServerHarness, clock: SteppedClock, status: int, hint: str
 ) -> None:
-    house.partner.replies = [(status, {"Location": house.partner.url})]
-    await sent(house)
-    await sent(house)
-    assert len(house.partner.calls) == 1, "a redirect must not be followed"
-    reason = (await house.destination("june_homes"))["waits_because"]
+    harness.partner.replies = [(status, {"Location": harness.partner.url})]
+    await sent(harness)
+    await sent(harness)
+    assert len(harness.partner.calls) == 1, "a redirect must not be followed"
+    reason = (await harness.destination("june_homes"))["waits_because"]
     assert reason.startswith("held until 2026-11-23T15:00:")
     assert hint in reason
     clock.step(20)
-    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"] * 2
+    assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"] * 2
 
 
 async def test_C24_one_lead_that_is_always_refused_does_not_hold_the_others_for_good(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    house.partner.refused = b"OR 1=1"
-    await sent(house, message="' OR 1=1 --")
-    while (await house.settled(kind="june_homes"))[0]["state"] == "pending":
+    harness.partner.refused = b"OR 1=1"
+    await sent(harness, message="' OR 1=1 --")
+    while (await harness.settled(kind="june_homes"))[0]["state"] == "pending":
         clock.step(900)
-        good = await house.lead(token="maple", listing_source="june_homes")
+        good = await harness.lead(token="maple", listing_source="june_homes")
         for _ in range(2):
             clock.step(900)
-            await house.settled()
-        assert (await house.stored(good))["deliveries"][1]["state"] == "delivered"
-    assert (await house.deliveries(kind="june_homes"))[0]["state"] == "failed"
+            await harness.settled()
+        assert (await harness.stored(good))["deliveries"][1]["state"] == "delivered"
+    assert (await harness.deliveries(kind="june_homes"))[0]["state"] == "failed"
 
 
-async def test_C24_an_answer_of_any_length_counts_by_its_status(house: House) -> None:
-    house.partner.answer = b"x" * 3_000_000
-    await sent(house)
-    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
-    assert len(house.partner.calls) == 1
+async def test_C24_an_answer_of_any_length_counts_by_its_status(harness: ServerHarness) -> None:
+    harness.partner.answer = b"x" * 3_000_000
+    await sent(harness)
+    assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]
+    assert len(harness.partner.calls) == 1
 
 
-async def test_what_the_partner_says_besides_the_status_is_not_repeated(house: House) -> None:
-    house.partner.replies = [(403, {"X-Why": "jane@renter.test"})]
-    house.partner.reason = "jane@renter.test is blocked"
-    await sent(house)
-    assert "jane" not in (await house.destination("june_homes"))["waits_because"]
+async def test_what_the_partner_says_besides_the_status_is_not_repeated(harness: ServerHarness) -> None:
+    harness.partner.replies = [(403, {"X-Why": "jane@renter.test"})]
+    harness.partner.reason = "jane@renter.test is blocked"
+    await sent(harness)
+    assert "jane" not in (await harness.destination("june_homes"))["waits_because"]
 
 
 async def test_C24_a_lead_that_is_answered_503_again_and_again_is_given_up_at_last(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    house.partner.replies = [(503, {})] * 1_000
-    await sent(house)
+    harness.partner.replies = [(503, {})] * 1_000
+    await sent(harness)
     began = clock.now()
-    while (await house.settled(kind="june_homes"))[0]["state"] == "pending":
+    while (await harness.settled(kind="june_homes"))[0]["state"] == "pending":
         clock.step(600)
     assert clock.now() - began >= timedelta(hours=72)
-    assert (await house.deliveries(kind="june_homes"))[0]["state"] == "failed"
+    assert (await harness.deliveries(kind="june_homes"))[0]["state"] == "failed"
 
 
 async def test_C24_a_partner_that_cannot_be_reached_is_held_and_probed(
-    open_house: OpenHouse, clock: SteppedClock
+    start_harness: StartHarness, clock: SteppedClock
 ) -> None:
-    house = await open_house(june_homes_url="http://127.0.0.1:1/leads")
-    await house.building()
-    await house.lead(token="maple", listing_source="june_homes")
-    await house.settled()
-    assert "can't be reached" in (await house.destination("june_homes"))["waits_because"]
-    await house.restart()  # with an address that works
-    assert [d["state"] for d in await house.settled(kind="june_homes")] == ["delivered"]
+    harness = await start_harness(june_homes_url="http://127.0.0.1:1/leads")
+    await harness.building()
+    await harness.lead(token="maple", listing_source="june_homes")
+    await harness.settled()
+    assert "can't be reached" in (await harness.destination("june_homes"))["waits_because"]
+    await harness.restart()  # with an address that works
+    assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 from browsing import Website, serious, with_form
-from playwright.sync_api import Page, expect
-from running import ROOT
-
 from leads_sandbox import Sandbox
+from playwright.sync_api import Page, expect
+from server_process import ROOT
 
 FORM = ROOT / "static" / "lead-form.js"
 

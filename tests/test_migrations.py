@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 from command_line import Commands
-from conftest import SteppedClock, running_house
+from conftest import SteppedClock, running_harness
 from test_backup import content, query
 
-from models import migrations
-from models.backup import list_backups, verify_backup
-from models.data_folder import open_database
-from models.database import DatabaseRefused, close_database
-from models.folder_lock import server_lock
 from models.lead_record import list_leads, show_lead
-from models.migrations import NEWEST, STEPS
+from models.storage import DatabaseUnusable
+from models.storage.sqlite.backup import list_backups, verify_backup
+from models.storage.sqlite.connection import close_database
+from models.storage.sqlite.folder import open_database
+from models.storage.sqlite.locks import server_lock
+from models.storage.sqlite.migrations import migrate
+from models.storage.sqlite.migrations.steps import NEWEST, STEPS
 
 SCHEMAS = Path(__file__).parent / "schemas"
 RELEASED = sorted(int(file.stem.removeprefix("schema-")) for file in SCHEMAS.glob("schema-*.db"))
@@ -59,7 +60,7 @@ def old(schema: int, tmp_path: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     shutil.copyfile(SCHEMAS / f"schema-{schema}.db", folder / "leads.db")
     yield folder
-    close_database(moves_journal=True)
+    close_database(checkpoint=True)
 
 
 def version(folder: Path) -> object:
@@ -79,7 +80,7 @@ def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
     open_database(old)
     then, now = exported(schema), records()
     assert without_new_keys(now, then) == then
-    close_database(moves_journal=True)
+    close_database(checkpoint=True)
     assert version(old) == NEWEST
     assert query(old / "leads.db", "PRAGMA integrity_check") == [("ok",)]
     assert query(old / "leads.db", "PRAGMA foreign_key_check") == []
@@ -88,20 +89,22 @@ def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
 def test_and_is_built_as_a_new_one_is(old: Path, tmp_path: Path) -> None:
     tables = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
     open_database(old)
-    close_database(moves_journal=True)
+    close_database(checkpoint=True)
     open_database(tmp_path / "new")
-    close_database(moves_journal=True)
+    close_database(checkpoint=True)
     assert query(old / "leads.db", tables) == query(tmp_path / "new" / "leads.db", tables)
 
 
 async def test_a_server_goes_on_with_it(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
     last = exported(schema)[-1]["id"]
-    async with running_house(old, clock) as house:
-        waited = [row["id"] for row in await house.deliveries(kind="june_homes", state="pending")]
-        assert waited and (await house.destination("june_homes"))["waits_because"] == "paused by the operator"
-        assert await house.lead(token="maple", requestor_email="new@renter.test") == last + 1
-        await house.settled()
-        assert house.mail.mails[-1]["Reply-To"].addresses[0].addr_spec == "new@renter.test"
+    async with running_harness(old, clock) as harness:
+        waited = [row["id"] for row in await harness.deliveries(kind="june_homes", state="pending")]
+        assert (
+            waited and (await harness.destination("june_homes"))["waits_because"] == "paused by the operator"
+        )
+        assert await harness.lead(token="maple", requestor_email="new@renter.test") == last + 1
+        await harness.settled()
+        assert harness.mail.mails[-1]["Reply-To"].addresses[0].addr_spec == "new@renter.test"
 
 
 def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) -> None:
@@ -118,14 +121,14 @@ def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) ->
 def test_but_none_of_a_database_that_is_new_or_newest(tmp_path: Path) -> None:
     for _ in range(2):
         open_database(tmp_path / "data")
-        close_database(moves_journal=True)
+        close_database(checkpoint=True)
     assert not (tmp_path / "data" / "backups").exists()
 
 
 def test_what_can_not_be_backed_up_is_not_upgraded(old: Path, schema: int) -> None:
     (old / "backups").write_text("a file of somebody's")
     before = content(old)
-    with pytest.raises(DatabaseRefused) as refused:
+    with pytest.raises(DatabaseUnusable) as refused:
         open_database(old)
     assert re.fullmatch(
         r"the database has to be upgraded, and could not be backed up before \(.+\); nothing was changed",
@@ -157,8 +160,8 @@ def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema
 async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
     with server_lock(old):
         before = content(old)
-        with pytest.raises(DatabaseRefused, match="another server"):
-            async with running_house(old, clock):
+        with pytest.raises(DatabaseUnusable, match="another server"):
+            async with running_harness(old, clock):
                 pass
         assert content(old) == before
 
@@ -175,12 +178,12 @@ async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedCl
 def test_a_step_that_fails_half_way_changes_nothing(
     old: Path, schema: int, failing: str, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.data_folder.Clock", lambda: clock)
+    monkeypatch.setattr("models.storage.sqlite.folder.Clock", lambda: clock)
     with monkeypatch.context() as patch:
         steps = [*STEPS]
         steps[schema] = f"{steps[schema]};\n{failing}"
-        patch.setattr(migrations, "STEPS", tuple(steps))
-        with pytest.raises(DatabaseRefused, match=str(old / "leads.db")):
+        patch.setattr(migrate, "STEPS", tuple(steps))
+        with pytest.raises(DatabaseUnusable, match=str(old / "leads.db")):
             open_database(old)
     tables = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
     assert version(old) == schema

@@ -11,11 +11,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from command_line import Commands
-from conftest import OpenHouse, SteppedClock, until
+from conftest import StartHarness, SteppedClock, until
 from test_failed_commits import failing_writes
 
 from jobs.backup import NightlyBackup
-from models.backup import (
+from models.storage.sqlite.backup import (
     checksum_file,
     create_backup,
     installation_of,
@@ -283,11 +283,13 @@ async def test_why_the_disk_failed_it_is_in_the_log(
     assert list(folder.iterdir()) == []
 
 
-async def test_a_server_makes_one_by_itself(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.LOOK_FOR_BACKUP_MINUTES", 0.001)
-    house = await open_house()
-    await house.lead()
-    backups = house.data_dir / "backups"
+async def test_a_server_makes_one_by_itself(
+    start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.BACKUP_CHECK_MINUTES", 0.001)
+    harness = await start_harness()
+    await harness.lead()
+    backups = harness.data_dir / "backups"
     [made] = await until(lambda: list_backups(backups))
     assert verify_backup(made.path).leads == 1
-    assert await house.lead() == 2
+    assert await harness.lead() == 2

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import schemathesis
-from conftest import House
+from conftest import ServerHarness
 from hypothesis import HealthCheck, given, settings
 from openapi_spec_validator import validate
-from running import Program, run, started
 from schemathesis import GenerationMode, checks
+from server_process import Program, run, started
 
 from handlers.api.leads import OLDER_PATH, PATH
 from handlers.api.openapi import document
-from handlers.api.schemas import SCHEMA, TOUR_REQUEST
+from handlers.api.validation import SCHEMA, TOUR_REQUEST
 
 SPEC = document()
 # Not whether all that fits the schema is accepted: no schema says what an e-mail address is, or that a number
@@ -43,10 +43,10 @@ def test_each_field_of_the_schema_is_in_it_with_its_limit_and_what_it_is() -> No
     assert "tour_request[requestor_email]" in form and "token" in form
 
 
-async def test_a_server_has_its_own(house: House) -> None:
-    response = await house.request("GET", "/openapi.json")
+async def test_a_server_has_its_own(harness: ServerHarness) -> None:
+    response = await harness.request("GET", "/openapi.json")
     assert response.code == 200 and response.headers["Content-Type"] == "application/json"
-    assert json.loads(response.body) == document(house.url)
+    assert json.loads(response.body) == document(harness.url)
 
 
 def test_a_command_prints_it() -> None:

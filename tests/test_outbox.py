@@ -6,21 +6,24 @@ from datetime import datetime, timedelta
 
 import apsw
 import pytest
-from conftest import House, OpenHouse, SteppedClock, until
+from conftest import ServerHarness, StartHarness, SteppedClock, until
 
-from jobs import dispatcher, watchdog
-from jobs.watchdog import Watchdog
-from models import destination, outbox, outbox_operator
-from models.building import Refused, find_building, update_building
+from jobs import clock_monitor, dispatcher
+from jobs.clock_monitor import ClockMonitor
+from models.building import find_building, update_building
 from models.customer import find_customer, flag_spam
-from models.database import StorageError, database
-from models.destination import pause, resume
 from models.erasure import erase_customer
+from models.errors import ActionError
+from models.outbox import actions, claims, destination
+from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
+from models.outbox.destination import pause, resume
+from models.storage import StorageError
+from models.storage.sqlite.connection import database
 
 
-async def test_C22_the_buildings_agent_gets_one_email(house: House) -> None:
-    await house.lead(token="maple", requestor_name="Jane Doe")
-    assert await house.settled() == [
+async def test_C22_the_buildings_agent_gets_one_email(harness: ServerHarness) -> None:
+    await harness.lead(token="maple", requestor_name="Jane Doe")
+    assert await harness.settled() == [
         {
             "id": 1,
             "lead_id": 1,
@@ -32,22 +35,22 @@ async def test_C22_the_buildings_agent_gets_one_email(house: House) -> None:
             "settled_at": "2026-11-23T15:00:00.000000Z",
         }
     ]
-    assert house.mail.recipients == [["agent@maple.test"]]
-    assert "Jane Doe" in house.mail.mails[0]["Subject"]
-    assert "jane@renter.test" in house.mail.mails[0]["Reply-To"]
-    assert "renter.test" not in house.mail.mails[0]["From"]
+    assert harness.mail.recipients == [["agent@maple.test"]]
+    assert "Jane Doe" in harness.mail.mails[0]["Subject"]
+    assert "jane@renter.test" in harness.mail.mails[0]["Reply-To"]
+    assert "renter.test" not in harness.mail.mails[0]["From"]
 
 
-async def test_C22_why_nobody_is_notified_is_kept_with_the_lead(house: House) -> None:
-    await house.building(token="mute", agent_email=None)
-    await house.lead(token="maple")
-    await house.change(lambda: flag_spam(find_customer(1), True))
+async def test_C22_why_nobody_is_notified_is_kept_with_the_lead(harness: ServerHarness) -> None:
+    await harness.building(token="mute", agent_email=None)
+    await harness.lead(token="maple")
+    await harness.change(lambda: flag_spam(find_customer(1), True))
     ids = [
-        await house.lead(token="maple"),
-        await house.lead(token="mute", requestor_email="b@renter.test"),
-        await house.lead(requestor_email="c@renter.test"),
+        await harness.lead(token="maple"),
+        await harness.lead(token="mute", requestor_email="b@renter.test"),
+        await harness.lead(requestor_email="c@renter.test"),
     ]
-    reasons = [(await house.stored(lead_id))["deliveries"] for lead_id in ids]
+    reasons = [(await harness.stored(lead_id))["deliveries"] for lead_id in ids]
     assert reasons == [
         [{"kind": "email", "state": "skipped", "attempts": 0, "reason": reason}]
         for reason in (
@@ -56,369 +59,377 @@ async def test_C22_why_nobody_is_notified_is_kept_with_the_lead(house: House) ->
             "no building matched",
         )
     ]
-    await house.settled()
-    assert len(house.mail.mails) == 1
+    await harness.settled()
+    assert len(harness.mail.mails) == 1
 
 
-async def test_C23_only_june_homes_leads_go_to_june_homes(house: House) -> None:
-    await house.lead(token="maple", listing_source="zillow")
-    await house.lead(token="maple", listing_source="june_homes")
-    assert len(await house.settled(state="delivered")) == 3
-    assert len(house.partner.calls) == 1
+async def test_C23_only_june_homes_leads_go_to_june_homes(harness: ServerHarness) -> None:
+    await harness.lead(token="maple", listing_source="zillow")
+    await harness.lead(token="maple", listing_source="june_homes")
+    assert len(await harness.settled(state="delivered")) == 3
+    assert len(harness.partner.calls) == 1
 
 
-async def test_C24_a_dead_mail_server_does_not_delay_june_homes(open_house: OpenHouse) -> None:
-    house = await open_house(smtp_url="smtp://127.0.0.1:1")
-    await house.building()
+async def test_C24_a_dead_mail_server_does_not_delay_june_homes(start_harness: StartHarness) -> None:
+    harness = await start_harness(smtp_url="smtp://127.0.0.1:1")
+    await harness.building()
     for _ in range(20):
-        await house.lead(token="maple", listing_source="june_homes")
-    await house.settled()
-    assert len(house.partner.calls) == 20
-    mails = await house.deliveries(kind="email")
+        await harness.lead(token="maple", listing_source="june_homes")
+    await harness.settled()
+    assert len(harness.partner.calls) == 20
+    mails = await harness.deliveries(kind="email")
     assert {mail["state"] for mail in mails} == {"pending"}
     assert sum(mail["attempts"] for mail in mails) <= 4
-    assert (await house.destination("email"))["waits_because"].startswith("held until 2026-11-23T15:00:0")
+    assert (await harness.destination("email"))["waits_because"].startswith("held until 2026-11-23T15:00:0")
 
 
-async def test_C24_a_slow_mail_server_does_not_delay_june_homes(house: House) -> None:
-    house.mail.gate.clear()
+async def test_C24_a_slow_mail_server_does_not_delay_june_homes(harness: ServerHarness) -> None:
+    harness.mail.gate.clear()
     for _ in range(20):
-        await house.lead(token="maple", listing_source="june_homes")
-    await until(lambda: len(house.partner.calls) == 20)
-    assert house.mail.mails == []
-    house.mail.gate.set()
-    assert len(await house.settled(kind="email", state="delivered")) == 20
+        await harness.lead(token="maple", listing_source="june_homes")
+    await until(lambda: len(harness.partner.calls) == 20)
+    assert harness.mail.mails == []
+    harness.mail.gate.set()
+    assert len(await harness.settled(kind="email", state="delivered")) == 20
 
 
 async def test_C24_a_passing_failure_is_tried_again_with_backoff_for_more_than_72_hours(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    house.mail.replies = ["451 come back later"] * 1_000
+    harness.mail.replies = ["451 come back later"] * 1_000
     began = clock.now()
-    await house.lead(token="maple")
+    await harness.lead(token="maple")
     waits = []
-    while (delivery := (await house.settled())[0])["state"] == "pending":
+    while (delivery := (await harness.settled())[0])["state"] == "pending":
         waits.append(datetime.fromisoformat(delivery["due_at"]) - clock.now())
         clock.step(waits[-1].total_seconds() - 0.001)
-        assert (await house.settled())[0]["attempts"] == len(waits), "it was tried too early"
+        assert (await harness.settled())[0]["attempts"] == len(waits), "it was tried too early"
         clock.step(0.002)
-    assert (delivery["state"], delivery["attempts"]) == ("failed", len(outbox.RETRY_DELAYS) + 1)
+    assert (delivery["state"], delivery["attempts"]) == ("failed", len(claims.RETRY_DELAYS) + 1)
     assert "451 come back later" in delivery["reason"]
     assert clock.now() - began >= timedelta(hours=72)
-    for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True):
+    for wait, delay in zip(waits, claims.RETRY_DELAYS, strict=True):
         assert delay <= wait <= delay * (1 + destination.JITTER)
-    assert len({wait / delay for wait, delay in zip(waits, outbox.RETRY_DELAYS, strict=True)}) > 1, (
+    assert len({wait / delay for wait, delay in zip(waits, claims.RETRY_DELAYS, strict=True)}) > 1, (
         "no jitter"
     )
 
 
-async def test_C24_what_was_given_up_can_be_replayed(house: House) -> None:
-    house.mail.replies = ["554 no"]
-    await house.lead(token="maple")
-    assert (await house.settled())[0]["state"] == "failed"
-    await house.change(lambda: outbox_operator.retry_failed(None, house.clock.now()))
-    delivery = (await house.settled())[0]
-    assert (delivery["state"], delivery["attempts"], len(house.mail.mails)) == ("delivered", 2, 1)
+async def test_C24_what_was_given_up_can_be_replayed(harness: ServerHarness) -> None:
+    harness.mail.replies = ["554 no"]
+    await harness.lead(token="maple")
+    assert (await harness.settled())[0]["state"] == "failed"
+    await harness.change(lambda: actions.retry_failed(None, harness.clock.now()))
+    delivery = (await harness.settled())[0]
+    assert (delivery["state"], delivery["attempts"], len(harness.mail.mails)) == ("delivered", 2, 1)
 
 
-async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_somebody(house: House) -> None:
-    await house.building(token="mute", agent_email=None)
-    await house.lead(token="mute")
-    await house.change(lambda: update_building(find_building(2), {"agent_email": "new@maple.test"}))
-    await house.change(lambda: outbox_operator.retry_deliveries([1], house.clock.now()))
-    assert (await house.settled())[0]["state"] == "delivered"
-    assert house.mail.recipients == [["new@maple.test"]]
+async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_somebody(
+    harness: ServerHarness,
+) -> None:
+    await harness.building(token="mute", agent_email=None)
+    await harness.lead(token="mute")
+    await harness.change(lambda: update_building(find_building(2), {"agent_email": "new@maple.test"}))
+    await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+    assert (await harness.settled())[0]["state"] == "delivered"
+    assert harness.mail.recipients == [["new@maple.test"]]
 
 
 @pytest.mark.parametrize("state", ["delivered", "none"])
-async def test_what_is_delivered_or_unknown_is_not_sent_again(house: House, state: str) -> None:
-    await house.lead(token="maple")
-    await house.settled()
-    with pytest.raises(Refused):
-        await house.change(
-            lambda: outbox_operator.retry_deliveries([1 if state == "delivered" else 9], house.clock.now())
+async def test_what_is_delivered_or_unknown_is_not_sent_again(harness: ServerHarness, state: str) -> None:
+    await harness.lead(token="maple")
+    await harness.settled()
+    with pytest.raises(ActionError):
+        await harness.change(
+            lambda: actions.retry_deliveries([1 if state == "delivered" else 9], harness.clock.now())
         )
 
 
-async def test_a_resend_has_the_same_message_id_and_bytes(house: House, clock: SteppedClock) -> None:
-    await house.lead(token="maple", requestor_name="Jane", slot="2026-12-01T10:00", message="héllo")
-    await house.settled()
-    await house.change(lambda: outbox.Delivery.update(state="pending", due_at=clock.now()).execute())
+async def test_a_resend_has_the_same_message_id_and_bytes(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    await harness.lead(token="maple", requestor_name="Jane", slot="2026-12-01T10:00", message="héllo")
+    await harness.settled()
+    await harness.change(lambda: Delivery.update(state="pending", due_at=clock.now()).execute())
     clock.step(3_600)
-    await house.restart()
-    await house.settled()
-    first, second = house.mail.raw
+    await harness.restart()
+    await harness.settled()
+    first, second = harness.mail.raw
     assert first == second
-    assert house.mail.mails[0]["Message-ID"] == house.mail.mails[1]["Message-ID"]
+    assert harness.mail.mails[0]["Message-ID"] == harness.mail.mails[1]["Message-ID"]
 
 
 async def test_without_a_mail_server_mail_waits_visibly_and_leaves_once_there_is_one(
-    open_house: OpenHouse,
+    start_harness: StartHarness,
 ) -> None:
-    house = await open_house(smtp_url="", june_homes_url="")
-    await house.building()
+    harness = await start_harness(smtp_url="", june_homes_url="")
+    await harness.building()
     for _ in range(5):
-        await house.lead(token="maple", listing_source="june_homes")
-    waiting = await house.settled()
+        await harness.lead(token="maple", listing_source="june_homes")
+    waiting = await harness.settled()
     assert {(d["state"], d["attempts"]) for d in waiting} == {("pending", 0)}
     assert {d["reason"] for d in waiting} == {
         "no destination: LEADS_SMTP_URL is not set",
         "no destination: LEADS_JUNE_HOMES_URL is not set",
     }
-    await house.restart()
-    assert len(await house.settled(state="delivered")) == 10
-    assert (len(house.mail.mails), len(house.partner.calls)) == (5, 5)
+    await harness.restart()
+    assert len(await harness.settled(state="delivered")) == 10
+    assert (len(harness.mail.mails), len(harness.partner.calls)) == (5, 5)
 
 
 async def test_a_destination_that_is_down_is_probed_by_one_delivery_at_a_time(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    await house.mail.stop()
+    await harness.mail.stop()
     for _ in range(30):
-        await house.lead(token="maple")
-    await house.settled()
+        await harness.lead(token="maple")
+    await harness.settled()
     for probes in range(1, 12):
-        attempts = sum(d["attempts"] for d in await house.settled())
+        attempts = sum(d["attempts"] for d in await harness.settled())
         clock.step(361)  # beyond the longest hold, jitter and all
-        await house.settled()
-        assert sum(d["attempts"] for d in await house.deliveries()) == attempts + 1, probes
-    assert {d["state"] for d in await house.deliveries()} == {"pending"}
+        await harness.settled()
+        assert sum(d["attempts"] for d in await harness.deliveries()) == attempts + 1, probes
+    assert {d["state"] for d in await harness.deliveries()} == {"pending"}
 
 
 async def test_a_destination_that_is_back_gets_all_that_waited(
-    open_house: OpenHouse, clock: SteppedClock
+    start_harness: StartHarness, clock: SteppedClock
 ) -> None:
-    house = await open_house()
-    await house.building()
-    house.mail.replies = ["421 shutting down"] * 4
+    harness = await start_harness()
+    await harness.building()
+    harness.mail.replies = ["421 shutting down"] * 4
     for _ in range(30):
-        await house.lead(token="maple")
-    await house.settled()
-    assert len(house.mail.mails) < 30
+        await harness.lead(token="maple")
+    await harness.settled()
+    assert len(harness.mail.mails) < 30
     for _ in range(20):
         clock.step(361)
-        await house.settled()
-    assert len(await house.deliveries(state="delivered")) == 30
-    assert (await house.destination("email"))["waits_because"] is None
+        await harness.settled()
+    assert len(await harness.deliveries(state="delivered")) == 30
+    assert (await harness.destination("email"))["waits_because"] is None
 
 
-async def test_a_paused_destination_sends_nothing_until_it_is_resumed(house: House) -> None:
-    await house.change(lambda: destination.pause("email"))
-    await house.lead(token="maple", listing_source="june_homes")
-    await house.settled()
-    assert (len(house.mail.mails), len(house.partner.calls)) == (0, 1)
-    assert (await house.destination("email"))["waits_because"] == "paused by the operator"
-    await house.restart()
-    await house.settled()
-    assert house.mail.mails == []
-    await house.change(lambda: destination.resume("email"))
-    await house.settled()
-    assert len(house.mail.mails) == 1
+async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: ServerHarness) -> None:
+    await harness.change(lambda: destination.pause("email"))
+    await harness.lead(token="maple", listing_source="june_homes")
+    await harness.settled()
+    assert (len(harness.mail.mails), len(harness.partner.calls)) == (0, 1)
+    assert (await harness.destination("email"))["waits_because"] == "paused by the operator"
+    await harness.restart()
+    await harness.settled()
+    assert harness.mail.mails == []
+    await harness.change(lambda: destination.resume("email"))
+    await harness.settled()
+    assert len(harness.mail.mails) == 1
 
 
-async def test_a_stop_lets_what_is_on_its_way_arrive(house: House) -> None:
-    house.mail.gate.clear()
-    await house.lead(token="maple")
-    await until(lambda: house.server.dispatcher._lanes[0]._on_their_way)
-    stopping = asyncio.create_task(house.server.stop())
+async def test_a_stop_lets_what_is_on_its_way_arrive(harness: ServerHarness) -> None:
+    harness.mail.gate.clear()
+    await harness.lead(token="maple")
+    await until(lambda: harness.server.dispatcher._workers[0]._on_their_way)
+    stopping = asyncio.create_task(harness.server.stop())
     await asyncio.sleep(0.05)
-    house.mail.gate.set()
+    harness.mail.gate.set()
     await stopping
-    await house.start()
-    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]
-    assert len(house.mail.mails) == 1
+    await harness.start()
+    assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]
+    assert len(harness.mail.mails) == 1
 
 
-async def test_what_a_crash_left_in_sending_is_sent_at_the_next_start(house: House) -> None:
-    await house.lead(token="maple")
-    await house.settled()
+async def test_what_a_crash_left_in_sending_is_sent_at_the_next_start(harness: ServerHarness) -> None:
+    await harness.lead(token="maple")
+    await harness.settled()
 
     def as_a_crash_leaves_it() -> None:
-        outbox.Delivery.update(state="sending", attempts=2, due_at=house.clock.now()).execute()
-        outbox.DeliveryAttempt.insert(delivery=1, number=2, started_at=house.clock.now()).execute()
+        Delivery.update(state="sending", attempts=2, due_at=harness.clock.now()).execute()
+        DeliveryAttempt.insert(delivery=1, number=2, started_at=harness.clock.now()).execute()
 
-    await house.change(as_a_crash_leaves_it)
-    await house.restart()
-    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 3)]
-    outcomes = [attempt["outcome"] for attempt in (await house.stored(1))["attempts"]]
-    assert outcomes == ["delivered", outbox.CUT_OFF, "delivered"]
-
-
-async def test_an_erased_customers_mail_does_not_leave(house: House) -> None:
-    await house.change(lambda: destination.pause("email"))
-    await house.lead(token="maple")
-    await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
-    await house.change(lambda: destination.resume("email"))
-    assert [(d["state"], d["reason"]) for d in await house.settled()] == [("skipped", outbox.ERASED)]
-    with pytest.raises(Refused, match="erased"):
-        await house.change(lambda: outbox_operator.retry_deliveries([1], house.clock.now()))
-    assert house.mail.mails == []
+    await harness.change(as_a_crash_leaves_it)
+    await harness.restart()
+    assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 3)]
+    outcomes = [attempt["outcome"] for attempt in (await harness.stored(1))["attempts"]]
+    assert outcomes == ["delivered", claims.CUT_OFF, "delivered"]
 
 
-async def test_the_attempts_of_a_lead_can_be_read_back(house: House, clock: SteppedClock) -> None:
-    house.mail.replies = ["451 later"]
-    await house.lead(token="maple")
-    await house.settled()
+async def test_an_erased_customers_mail_does_not_leave(harness: ServerHarness) -> None:
+    await harness.change(lambda: destination.pause("email"))
+    await harness.lead(token="maple")
+    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    await harness.change(lambda: destination.resume("email"))
+    assert [(d["state"], d["reason"]) for d in await harness.settled()] == [("skipped", ERASED)]
+    with pytest.raises(ActionError, match="erased"):
+        await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+    assert harness.mail.mails == []
+
+
+async def test_the_attempts_of_a_lead_can_be_read_back(harness: ServerHarness, clock: SteppedClock) -> None:
+    harness.mail.replies = ["451 later"]
+    await harness.lead(token="maple")
+    await harness.settled()
     clock.step(20)
-    await house.settled()
-    first, second = (await house.stored(1))["attempts"]
+    await harness.settled()
+    first, second = (await harness.stored(1))["attempts"]
     assert (first["number"], second["number"]) == (1, 2)
     assert "451 later" in first["outcome"]
     assert second["outcome"] == "delivered"
 
 
-async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(house: House) -> None:
-    house.mail.gate.clear()
-    house.mail.replies = ["451 Jane who?"]
-    await house.lead(token="maple")
-    await until(lambda: house.server.dispatcher._lanes[0]._on_their_way)
-    while (await house.deliveries())[0]["state"] != "sending":
+async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(harness: ServerHarness) -> None:
+    harness.mail.gate.clear()
+    harness.mail.replies = ["451 Jane who?"]
+    await harness.lead(token="maple")
+    await until(lambda: harness.server.dispatcher._workers[0]._on_their_way)
+    while (await harness.deliveries())[0]["state"] != "sending":
         await asyncio.sleep(0.005)
-    await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
-    house.mail.gate.set()
-    await until(lambda: not house.server.dispatcher._lanes[0]._on_their_way)
-    assert [(d["state"], d["reason"]) for d in await house.deliveries()] == [("skipped", outbox.ERASED)]
-    assert [a["outcome"] for a in (await house.stored(1))["attempts"]] == [outbox.ERASED]
+    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    harness.mail.gate.set()
+    await until(lambda: not harness.server.dispatcher._workers[0]._on_their_way)
+    assert [(d["state"], d["reason"]) for d in await harness.deliveries()] == [("skipped", ERASED)]
+    assert [a["outcome"] for a in (await harness.stored(1))["attempts"]] == [ERASED]
 
 
-async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(house: House) -> None:
-    house.mail.replies = ["421 Jane who?"]
-    await house.lead(token="maple")
-    await house.settled()
-    assert "Jane who?" in (await house.destination("email"))["waits_because"]
-    await house.change(lambda: erase_customer(find_customer(1), house.clock.now()))
-    assert (await house.destination("email"))["waits_because"].endswith(outbox.ERASED)
+async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(harness: ServerHarness) -> None:
+    harness.mail.replies = ["421 Jane who?"]
+    await harness.lead(token="maple")
+    await harness.settled()
+    assert "Jane who?" in (await harness.destination("email"))["waits_because"]
+    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    assert (await harness.destination("email"))["waits_because"].endswith(ERASED)
 
 
 async def test_a_watchdog_that_stumbles_goes_on(
-    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "LOOK_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(clock_monitor, "LOOK_EVERY_SECONDS", 0.001)
     looks = []
 
     def wake() -> None:
         looks.append(1)
         raise OverflowError
 
-    watching = asyncio.create_task(watchdog.watch_the_clock(clock, house.server.writer, wake, wake))
+    watching = asyncio.create_task(clock_monitor.monitor_clock(clock, harness.server.storage, wake, wake))
     await until(lambda: len(looks) > 3)
     watching.cancel()
 
 
 async def test_the_server_has_a_watchdog_that_wakes_the_outbox_without_the_scheduler(
-    open_house: OpenHouse, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+    start_harness: StartHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "LOOK_EVERY_SECONDS", 0.01)
-    house = await open_house()
-    await house.building()
-    house.server._scheduler.pause()
-    house.mail.replies = ["451 later"]
-    await house.lead(token="maple")
-    while (await house.deliveries())[0]["attempts"] == 0 or (await house.deliveries())[0][
+    monkeypatch.setattr(clock_monitor, "LOOK_EVERY_SECONDS", 0.01)
+    harness = await start_harness()
+    await harness.building()
+    harness.server._scheduler.pause()
+    harness.mail.replies = ["451 later"]
+    await harness.lead(token="maple")
+    while (await harness.deliveries())[0]["attempts"] == 0 or (await harness.deliveries())[0][
         "state"
     ] == "sending":
         await asyncio.sleep(0.005)
     clock.step(20)
-    while not house.mail.mails:
+    while not harness.mail.mails:
         await asyncio.sleep(0.005)
 
 
 async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    house.mail.gate.clear()
+    harness.mail.gate.clear()
     for _ in range(2):
-        await house.lead(token="maple")
-    await until(lambda: len(house.server.dispatcher._lanes[0]._on_their_way) == 2)
-    house.mail.replies = ["421 too much"]
-    house.mail.gate.set()
-    rows = await house.settled()
+        await harness.lead(token="maple")
+    await until(lambda: len(harness.server.dispatcher._workers[0]._on_their_way) == 2)
+    harness.mail.replies = ["421 too much"]
+    harness.mail.gate.set()
+    rows = await harness.settled()
     assert sorted(row["state"] for row in rows) == ["delivered", "pending"]
-    assert "421 too much" in (await house.destination("email"))["waits_because"]
+    assert "421 too much" in (await harness.destination("email"))["waits_because"]
 
 
 async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for_good(
-    house: House, clock: SteppedClock
+    harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    await house.building(token="oak", agent_email="bad@oak.test")
-    house.mail.refused = {"bad@oak.test": "421 go away"}
-    await house.lead(token="oak")
-    while (await house.settled())[0]["state"] == "pending":
+    await harness.building(token="oak", agent_email="bad@oak.test")
+    harness.mail.refused = {"bad@oak.test": "421 go away"}
+    await harness.lead(token="oak")
+    while (await harness.settled())[0]["state"] == "pending":
         clock.step(900)
-        good = await house.lead(token="maple")
+        good = await harness.lead(token="maple")
         clock.step(900)
-        await house.settled()
+        await harness.settled()
         clock.step(900)
-        await house.settled()
-        assert (await house.stored(good))["deliveries"][0]["state"] == "delivered"
-    assert (await house.deliveries())[0]["state"] == "failed"
+        await harness.settled()
+        assert (await harness.stored(good))["deliveries"][0]["state"] == "delivered"
+    assert (await harness.deliveries())[0]["state"] == "failed"
 
 
-async def test_a_clock_set_back_an_hour_holds_nothing_up(house: House, clock: SteppedClock) -> None:
-    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake, house.server._tick_on)
-    house.mail.replies = ["451 later", "421 closing"]
-    await house.lead(token="maple")
-    await house.lead(token="maple", listing_source="june_homes")
-    await house.settled()
+async def test_a_clock_set_back_an_hour_holds_nothing_up(harness: ServerHarness, clock: SteppedClock) -> None:
+    dog = ClockMonitor(
+        clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
+    )
+    harness.mail.replies = ["451 later", "421 closing"]
+    await harness.lead(token="maple")
+    await harness.lead(token="maple", listing_source="june_homes")
+    await harness.settled()
     clock.set_time_of_day(-3_600)
     await dog.look()
     clock.step(20)  # what they would have waited without it
     await dog.look()
-    assert {d["state"] for d in await house.settled()} == {"delivered"}
-    assert len(house.mail.mails) == 2
+    assert {d["state"] for d in await harness.settled()} == {"delivered"}
+    assert len(harness.mail.mails) == 2
 
 
-async def test_a_clock_set_on_an_hour_is_only_impatient(house: House, clock: SteppedClock) -> None:
-    dog = Watchdog(clock, house.server.writer, house.server.dispatcher.wake, house.server._tick_on)
-    house.mail.replies = ["451 later"]
-    await house.lead(token="maple")
-    await house.settled()
+async def test_a_clock_set_on_an_hour_is_only_impatient(harness: ServerHarness, clock: SteppedClock) -> None:
+    dog = ClockMonitor(
+        clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
+    )
+    harness.mail.replies = ["451 later"]
+    await harness.lead(token="maple")
+    await harness.settled()
     clock.set_time_of_day(3_600)
     await dog.look()
-    assert {d["state"] for d in await house.settled()} == {"delivered"}
+    assert {d["state"] for d in await harness.settled()} == {"delivered"}
 
 
 @pytest.mark.parametrize("ahead", [3_600, 10 * 365 * 86_400])
 async def test_what_a_clock_that_was_ahead_put_off_leaves_at_the_next_start(
-    house: House, clock: SteppedClock, ahead: int
+    harness: ServerHarness, clock: SteppedClock, ahead: int
 ) -> None:
     clock.set_time_of_day(ahead)
-    house.mail.replies = ["451 later"]
-    await house.lead(token="maple")
-    await house.settled()
+    harness.mail.replies = ["451 later"]
+    await harness.lead(token="maple")
+    await harness.settled()
     clock.set_time_of_day(-ahead)
-    await house.restart()
-    assert [d["state"] for d in await house.settled()] == ["delivered"]
+    await harness.restart()
+    assert [d["state"] for d in await harness.settled()] == ["delivered"]
 
 
 async def test_a_settling_that_fails_is_made_again_until_it_is_done(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = outbox.settle, [ValueError("odd"), StorageError("disk I/O error")]
+    real, failures = claims.settle, [ValueError("odd"), StorageError("disk I/O error")]
 
-    def settle(outcomes: Sequence[outbox.Outcome]) -> list[str]:
+    def settle(outcomes: Sequence[claims.Outcome]) -> list[str]:
         if failures:
             raise failures.pop()
         return real(outcomes)
 
     monkeypatch.setattr(dispatcher, "settle", settle)
     monkeypatch.setattr(dispatcher, "SETTLE_AGAIN_SECONDS", 0.01)
-    await house.lead(token="maple")
-    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]
-    assert len(house.mail.mails) == 1
+    await harness.lead(token="maple")
+    assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]
+    assert len(harness.mail.mails) == 1
 
 
-async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(house: House) -> None:
-    await house.change(lambda: pause("email"))
-    bad, good = [await house.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
-    await house.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
-    await house.change(lambda: resume("email"))
-    states = {d["lead_id"]: (d["state"], d["reason"]) for d in await house.settled()}
+async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(harness: ServerHarness) -> None:
+    await harness.change(lambda: pause("email"))
+    bad, good = [await harness.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
+    await harness.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
+    await harness.change(lambda: resume("email"))
+    states = {d["lead_id"]: (d["state"], d["reason"]) for d in await harness.settled()}
     assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
 
 
 async def test_a_claim_that_the_disk_fails_is_made_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -426,10 +437,10 @@ async def test_a_claim_that_the_disk_fails_is_made_again(
         asked.append(lead_ids)
         raise apsw.IOError("disk I/O error")
 
-    await house.change(lambda: pause("email"))
-    await house.lead(token="maple")
+    await harness.change(lambda: pause("email"))
+    await harness.lead(token="maple")
     with monkeypatch.context() as broken:
         broken.setattr("models.lead_record._load", fail)
-        await house.change(lambda: resume("email"))
+        await harness.change(lambda: resume("email"))
         await until(lambda: asked)
-    assert [(d["state"], d["attempts"]) for d in await house.settled()] == [("delivered", 1)]
+    assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]

@@ -4,7 +4,7 @@ import json
 from urllib.parse import urlencode
 
 import pytest
-from conftest import House
+from conftest import ServerHarness
 from tornado.httpclient import HTTPResponse
 
 FORM = "application/x-www-form-urlencoded"
@@ -12,10 +12,10 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 FIELDS = {"token": "maple", "tour_request[requestor_email]": "jane@renter.test"}
 
 
-async def send(house: House, headers: dict[str, str] | None = None, **fields: str) -> HTTPResponse:
+async def send(harness: ServerHarness, headers: dict[str, str] | None = None, **fields: str) -> HTTPResponse:
     given = {"Content_Type": FORM, "Accept": BROWSER, "Origin": "https://maple.test", **(headers or {})}
-    return await house.client.fetch(
-        house.url + "/api/v1/website_leads",
+    return await harness.client.fetch(
+        harness.url + "/api/v1/website_leads",
         method="POST",
         body=urlencode({**FIELDS, **fields}),
         headers={name.replace("_", "-"): value for name, value in given.items()},
@@ -24,16 +24,16 @@ async def send(house: House, headers: dict[str, str] | None = None, **fields: st
     )
 
 
-async def test_a_browser_gets_a_thank_you_page(house: House) -> None:
-    response = await send(house)
+async def test_a_browser_gets_a_thank_you_page(harness: ServerHarness) -> None:
+    response = await send(harness)
     assert response.code == 201 and response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert b"<h1>Thank you!</h1>" in response.body and b'href="https://maple.test"' in response.body
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-    assert (await house.stored(1))["requestor_email"] == "jane@renter.test"
+    assert (await harness.stored(1))["requestor_email"] == "jane@renter.test"
 
 
-async def test_it_is_thanked_in_its_own_language(house: House) -> None:
-    response = await send(house, {"Accept_Language": "ca;q=0.9, es-MX, en"})
+async def test_it_is_thanked_in_its_own_language(harness: ServerHarness) -> None:
+    response = await send(harness, {"Accept_Language": "ca;q=0.9, es-MX, en"})
     assert "<h1>¡Gracias!</h1>" in response.body.decode() and b'lang="es"' in response.body
 
 
@@ -45,8 +45,10 @@ async def test_it_is_thanked_in_its_own_language(house: House) -> None:
         {"Accept": BROWSER, "Content_Type": "application/json"},
     ],
 )
-async def test_whoever_does_not_ask_for_a_page_gets_json(house: House, headers: dict[str, str]) -> None:
-    response = await send(house, headers)
+async def test_whoever_does_not_ask_for_a_page_gets_json(
+    harness: ServerHarness, headers: dict[str, str]
+) -> None:
+    response = await send(harness, headers)
     assert response.headers["Content-Type"] == "application/json"
     assert list(json.loads(response.body)) in (["id"], ["error"])
 
@@ -54,8 +56,8 @@ async def test_whoever_does_not_ask_for_a_page_gets_json(house: House, headers: 
 @pytest.mark.parametrize(
     "url", ["https://maple.test/thanks?x=1", "https://MAPLE.test:443/", " https://maple.test/a "]
 )
-async def test_it_is_led_on_to_a_page_of_its_own_website(house: House, url: str) -> None:
-    response = await send(house, return_to=url)
+async def test_it_is_led_on_to_a_page_of_its_own_website(harness: ServerHarness, url: str) -> None:
+    response = await send(harness, return_to=url)
     assert (response.code, response.headers["Location"]) == (303, url.strip())
 
 
@@ -73,15 +75,15 @@ async def test_it_is_led_on_to_a_page_of_its_own_website(house: House, url: str)
         "",
     ],
 )
-async def test_it_is_never_led_elsewhere(house: House, url: str) -> None:
-    response = await send(house, return_to=url)
+async def test_it_is_never_led_elsewhere(harness: ServerHarness, url: str) -> None:
+    response = await send(harness, return_to=url)
     assert (
         response.code == 201 and "Location" not in response.headers and "Set-Cookie" not in response.headers
     )
 
 
-async def test_a_program_that_names_html_unasked_gets_json(house: House) -> None:
-    response = await house.request(
+async def test_a_program_that_names_html_unasked_gets_json(harness: ServerHarness) -> None:
+    response = await harness.request(
         "POST",
         "/api/v1/website_leads",
         urlencode({**FIELDS, "return_to": "https://maple.test/"}),
@@ -100,9 +102,9 @@ async def test_a_program_that_names_html_unasked_gets_json(house: House) -> None
     ],
 )
 async def test_a_refusal_is_a_page_too(
-    house: House, headers: dict[str, str], fields: dict[str, str], status: int, words: str
+    harness: ServerHarness, headers: dict[str, str], fields: dict[str, str], status: int, words: str
 ) -> None:
-    response = await send(house, headers, **fields)
+    response = await send(harness, headers, **fields)
     page = response.body.decode()
     assert response.code == status and words in page and "<h1>That could not be sent.</h1>" in page
     assert "<script" not in page and "href" not in page

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import LEADS
-from running import run, started
+from server_process import run, started
 from tornado.httpclient import AsyncHTTPClient
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}

@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from running import ROOT, run, started
+from server_process import ROOT, run, started
 
 from models import settings
 

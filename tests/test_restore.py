@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 from command_line import NOW, Commands
-from conftest import LEADS, House
-from running import started
+from conftest import LEADS, ServerHarness
+from server_process import started
 from test_backup import content, query
 from test_process import curl, damage_header, damage_inside
 
-from models.backup import checksum_file, create_backup
-from models.database import RESTORING
-from models.destination import EMAIL, JUNE_HOMES, resume
-from models.folder_lock import command_lock, restore_lock
 from models.lead_record import list_leads
-from models.migrations import NEWEST
-from models.outbox import Delivery
-from models.outbox_operator import SKIPPED_BY_HAND
-from models.restore import restore_backup
+from models.outbox.actions import SKIPPED_BY_HAND, pause_after_restore
+from models.outbox.delivery import Delivery
+from models.outbox.destination import EMAIL, JUNE_HOMES, resume
+from models.storage.sqlite.backup import checksum_file, create_backup
+from models.storage.sqlite.inspect import RESTORING
+from models.storage.sqlite.locks import command_lock, restore_lock
+from models.storage.sqlite.migrations.steps import NEWEST
+from models.storage.sqlite.restore import restore_backup
 
 SCHEMAS = Path(__file__).parent / "schemas"
 UNKNOWN = 1_000_000  # how far ids go on where nobody knows
@@ -44,7 +44,7 @@ def restore(commands: Commands, file: Path) -> dict[str, Any]:
 
 def restore_here(commands: Commands, file: Path) -> Path:
     """The same in this process, which takes less time; gives the folder with what was replaced."""
-    replaced = restore_backup(commands.data_dir, file, NOW, lambda step: None).replaced
+    replaced = restore_backup(commands.data_dir, file, NOW, lambda step: None, pause_after_restore).replaced
     assert replaced is not None
     return replaced
 
@@ -214,42 +214,42 @@ def test_a_damaged_backup_is_refused_and_the_database_left_to_the_byte(
     assert ids(commands) == [1, 2, 3]
 
 
-async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(house: House) -> None:
-    house.mail.gate.clear()
+async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(harness: ServerHarness) -> None:
+    harness.mail.gate.clear()
     for name in ("one", "two", "three"):
-        await house.lead(token="maple", message=name, listing_source="june_homes")
-    commands = Commands(house.data_dir)
+        await harness.lead(token="maple", message=name, listing_source="june_homes")
+    commands = Commands(harness.data_dir)
     file = Path((await asyncio.to_thread(commands.row, "backup", "create"))["path"])
-    house.mail.gate.set()
-    await house.settled()
-    assert len(house.mail.mails) == 3
-    calls = len(house.partner.calls)
+    harness.mail.gate.set()
+    await harness.settled()
+    assert len(harness.mail.mails) == 3
+    calls = len(harness.partner.calls)
 
-    await house.server.stop()
+    await harness.server.stop()
     await asyncio.to_thread(restore, commands, file)
-    await house.start(rate_limit="100000/1")
-    await house.lead(token="maple", message="after the restore", listing_source="june_homes")
-    await house.settled()
-    assert (len(house.mail.mails), len(house.partner.calls)) == (3, calls)
+    await harness.start(rate_limit="100000/1")
+    await harness.lead(token="maple", message="after the restore", listing_source="june_homes")
+    await harness.settled()
+    assert (len(harness.mail.mails), len(harness.partner.calls)) == (3, calls)
     for kind in (EMAIL, JUNE_HOMES):
-        place = await house.destination(kind)
+        place = await harness.destination(kind)
         assert place["paused"] and place["waits_because"].startswith("paused by a restore at 20")
         assert place["waits_because"].endswith("Z: what waits may have left already")
 
-    waiting = [row["id"] for row in await house.deliveries(kind="email", state="pending")]
+    waiting = [row["id"] for row in await harness.deliveries(kind="email", state="pending")]
     assert len(waiting) == 4
     assert (await asyncio.to_thread(commands.row, "outbox", "skip", *waiting[:3]))["skipped"] == waiting[:3]
     await asyncio.to_thread(commands.run, "outbox", "resume", "email")
-    await house.settled()
-    [mail] = house.mail.mails[3:]
+    await harness.settled()
+    [mail] = harness.mail.mails[3:]
     assert "after the restore" in str(mail)
-    assert len(house.partner.calls) == calls  # June Homes is another destination
-    skipped = await house.deliveries(state="skipped")
+    assert len(harness.partner.calls) == calls  # June Homes is another destination
+    skipped = await harness.deliveries(state="skipped")
     assert [row["reason"] for row in skipped] == [SKIPPED_BY_HAND] * 3
 
-    await house.change(lambda: resume(JUNE_HOMES))
-    await house.settled()
-    assert b"after the restore" in b"".join(body for _, body in house.partner.calls[calls:])
+    await harness.change(lambda: resume(JUNE_HOMES))
+    await harness.settled()
+    assert b"after the restore" in b"".join(body for _, body in harness.partner.calls[calls:])
 
 
 def test_what_is_skipped_can_be_retried_and_what_has_left_can_not_be_skipped(commands: Commands) -> None:

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from conftest import LEADS, House, SteppedClock
+from conftest import LEADS, ServerHarness, SteppedClock
 
 from handlers import health
 
@@ -13,15 +13,15 @@ EXACT_LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter
 
 
 @pytest.mark.parametrize("path", [LEADS, LEADS + "/", "/api/v1/tour_requests", "/api/v1/tour_requests/"])
-async def test_C1_both_paths_take_leads_with_and_without_a_slash(house: House, path: str) -> None:
-    response = await house.post(EXACT_LEAD, path)
+async def test_C1_both_paths_take_leads_with_and_without_a_slash(harness: ServerHarness, path: str) -> None:
+    response = await harness.post(EXACT_LEAD, path)
     assert (response.code, response.body) == (201, b'{"id": 1}')
-    assert (await house.stored(1))["building_id"] == 1
+    assert (await harness.stored(1))["building_id"] == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
-async def test_C2_any_other_method_is_405_with_allow(house: House, method: str) -> None:
-    response = await house.request(method, LEADS)
+async def test_C2_any_other_method_is_405_with_allow(harness: ServerHarness, method: str) -> None:
+    response = await harness.request(method, LEADS)
     assert response.code == 405
     assert response.headers["Allow"] == "POST, OPTIONS"
     if method != "HEAD":
@@ -33,53 +33,53 @@ async def test_C2_any_other_method_is_405_with_allow(house: House, method: str) 
     ["/api", "/api/", "/api/v1/leads", LEADS + "/1", "/api/v2/website_leads", "/api/v1/website_leads.json"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-async def test_C2_an_unknown_path_is_404_in_json(house: House, path: str, method: str) -> None:
-    response = await house.request(method, path)
+async def test_C2_an_unknown_path_is_404_in_json(harness: ServerHarness, path: str, method: str) -> None:
+    response = await harness.request(method, path)
     assert response.code == 404
     assert response.headers["Content-Type"] == "application/json"
     assert list(json.loads(response.body)) == ["error"]
 
 
-async def test_C2_nothing_under_api_gives_a_stored_lead_back(house: House) -> None:
-    await house.post(EXACT_LEAD)
+async def test_C2_nothing_under_api_gives_a_stored_lead_back(harness: ServerHarness) -> None:
+    await harness.post(EXACT_LEAD)
     for path in (LEADS, LEADS + "/1", "/api/v1/leads/1", "/api/v1/customers/1", "/api/v1/buildings/1"):
-        response = await house.request("GET", path)
+        response = await harness.request("GET", path)
         assert response.code in (404, 405)
         assert b"renter.test" not in response.body
 
 
-async def test_plain_options_says_what_is_allowed(house: House) -> None:
-    response = await house.request("OPTIONS", LEADS)
+async def test_plain_options_says_what_is_allowed(harness: ServerHarness) -> None:
+    response = await harness.request("OPTIONS", LEADS)
     assert (response.code, response.headers["Allow"], response.body) == (204, "POST, OPTIONS", b"")
 
 
-async def test_C3_no_key_is_needed_and_none_helps(house: House) -> None:
-    response = await house.post({"tour_request": EXACT_LEAD["tour_request"]}, Authorization="Bearer maple")
+async def test_C3_no_key_is_needed_and_none_helps(harness: ServerHarness) -> None:
+    response = await harness.post({"tour_request": EXACT_LEAD["tour_request"]}, Authorization="Bearer maple")
     assert response.code == 201
-    assert (await house.stored(1))["building_id"] is None
+    assert (await harness.stored(1))["building_id"] is None
 
 
-async def test_C4_success_is_201_with_exactly_the_id(house: House) -> None:
+async def test_C4_success_is_201_with_exactly_the_id(harness: ServerHarness) -> None:
     for expected in (1, 2, 3):
-        response = await house.post(EXACT_LEAD)
+        response = await harness.post(EXACT_LEAD)
         assert (response.code, response.reason) == (201, "Created")
         assert response.headers["Content-Type"] == "application/json"
         assert response.body == f'{{"id": {expected}}}'.encode()
 
 
-async def test_C4_an_id_is_never_used_twice(house: House) -> None:
+async def test_C4_an_id_is_never_used_twice(harness: ServerHarness) -> None:
     from models.deal import Deal
     from models.lead import Lead
-    from models.outbox import Delivery, DeliveryAttempt
+    from models.outbox.delivery import Delivery, DeliveryAttempt
 
     def erase_the_newest() -> None:
         for table in (DeliveryAttempt, Delivery, Deal, Lead):
             table.delete().execute()
 
-    assert await house.lead(token="maple") == 1
-    await house.settled()
-    await house.change(erase_the_newest)
-    assert await house.lead(token="maple") == 2
+    assert await harness.lead(token="maple") == 1
+    await harness.settled()
+    await harness.change(erase_the_newest)
+    assert await harness.lead(token="maple") == 2
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ async def test_C4_an_id_is_never_used_twice(house: House) -> None:
     ],
 )
 async def test_C31_every_answer_carries_the_limits_and_a_request_id(
-    house: House, method: str, path: str, body: str | None
+    harness: ServerHarness, method: str, path: str, body: str | None
 ) -> None:
-    headers = (await house.request(method, path, body)).headers
+    headers = (await harness.request(method, path, body)).headers
     assert headers["RateLimit-Limit"] == "100000"
     assert int(headers["RateLimit-Remaining"]) <= 99_999
     assert int(headers["RateLimit-Reset"]) >= 0
@@ -105,25 +105,27 @@ async def test_C31_every_answer_carries_the_limits_and_a_request_id(
     assert headers["Vary"] == "Origin"
 
 
-async def test_the_server_does_not_name_its_software(house: House) -> None:
+async def test_the_server_does_not_name_its_software(harness: ServerHarness) -> None:
     for path in (LEADS, "/nothing", "/livez"):
-        assert "Server" not in (await house.request("GET", path)).headers
+        assert "Server" not in (await harness.request("GET", path)).headers
 
 
-async def test_health_checks_answer(house: House) -> None:
+async def test_health_checks_answer(harness: ServerHarness) -> None:
     for path in ("/livez", "/readyz"):
-        assert (await house.request("GET", path)).code == 200
+        assert (await harness.request("GET", path)).code == 200
 
 
-async def test_outside_api_nothing_is_there_and_it_says_so_in_json(house: House) -> None:
-    response = await house.request("GET", "/")
+async def test_outside_api_nothing_is_there_and_it_says_so_in_json(harness: ServerHarness) -> None:
+    response = await harness.request("GET", "/")
     assert response.code == 404
     assert "/api/v1/website_leads" in json.loads(response.body)["error"]
 
 
 @pytest.mark.parametrize("length", ["abc", "+5", "-5", "9" * 5_000, "99999999999999999999"])
-async def test_an_absurd_content_length_is_refused_in_json(house: House, length: str) -> None:
-    answer = await house.raw(f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+async def test_an_absurd_content_length_is_refused_in_json(harness: ServerHarness, length: str) -> None:
+    answer = await harness.raw(
+        f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
     status, body = answer.split(maxsplit=2)[1], answer.partition(b"\r\n\r\n")[2]
     assert status == (b"413" if length.isdigit() else b"400")
     assert list(json.loads(body)) == ["error"]
@@ -137,7 +139,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await gate.wait()
 
     readiness = health.Readiness(write, clock)
-    health_patience, health.PATIENCE_SECONDS = health.PATIENCE_SECONDS, 0.01
+    health_patience, health.LINGER_SECONDS = health.LINGER_SECONDS, 0.01
     try:
         answers = await asyncio.gather(readiness.failure(), readiness.failure())
         clock.step(5)
@@ -147,7 +149,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await asyncio.sleep(0)
         assert await readiness.failure() is None
     finally:
-        health.PATIENCE_SECONDS = health_patience
+        health.LINGER_SECONDS = health_patience
     for step, expected in ((0.9, 2), (0.2, 3), (0.5, 3)):
         clock.step(step)
         assert await readiness.failure() is None

@@ -7,8 +7,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from conftest import House
-
+from conftest import ServerHarness
 from leads_sandbox import Sandbox
 
 LEAD = {"token": "demo", "tour_request": {"requestor_email": "jane@renter.test"}}
@@ -424,11 +423,11 @@ def test_a_website_cannot_reach_into_the_sandbox(leads_sandbox: Sandbox) -> None
     connection.close()
 
 
-async def test_a_server_that_serves_has_nothing_of_it(house: House) -> None:
+async def test_a_server_that_serves_has_nothing_of_it(harness: ServerHarness) -> None:
     pages = ("/sandbox", "/sandbox/api", "/sandbox/api/leads", "/sandbox/mails/1.html")
     for path in (*pages, "/sandbox/static/sandbox.js", "/static/sandbox/sandbox.js"):
-        assert (await house.request("GET", path)).code == 404
-    response = await house.post({**LEAD, "token": "maple"}, Prefer="code=503")
+        assert (await harness.request("GET", path)).code == 404
+    response = await harness.post({**LEAD, "token": "maple"}, Prefer="code=503")
     assert response.code == 201 and "Preference-Applied" not in response.headers
-    response = await house.request("OPTIONS", "/api/v1/website_leads", Origin="https://maple.test")
+    response = await harness.request("OPTIONS", "/api/v1/website_leads", Origin="https://maple.test")
     assert "Prefer" not in response.headers["Access-Control-Allow-Headers"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from handlers.api import schemas
+from handlers.api import validation
 from models import customer, email_address
 
 ATOM = string.ascii_letters + string.digits + "!#$%&'*+/=?^_`{|}~-."
@@ -93,7 +93,7 @@ TEXTS = st.one_of(
 VALUES: st.SearchStrategy[Any] = st.one_of(
     TEXTS, st.sampled_from(["june_homes", "zillow", "June_Homes"]), st.integers(), st.just([])
 )
-TOURS = st.dictionaries(st.sampled_from(sorted(schemas.TOUR_REQUEST)), VALUES)
+TOURS = st.dictionaries(st.sampled_from(sorted(validation.TOUR_REQUEST)), VALUES)
 DOCUMENTS = st.fixed_dictionaries(
     {},
     optional={
@@ -113,13 +113,13 @@ DOCUMENTS = st.fixed_dictionaries(
 @example({"tour_request": {}})
 @example({})
 def test_a_document_is_valid_if_cerberus_says_so(document: dict[str, Any]) -> None:
-    valid = schemas._validator.validate(document, normalize=False)
-    assert schemas._is_valid(document, schemas.SCHEMA) == valid
+    valid = validation._validator.validate(document, normalize=False)
+    assert validation._is_valid(document, validation.SCHEMA) == valid
 
 
 def test_the_short_check_knows_every_rule_of_the_schema() -> None:
     known = {"type", "maxlength", "allowed", "required", "schema", "meta"}  # the last says what it is
-    for fields in (schemas.SCHEMA, schemas.TOUR_REQUEST):
+    for fields in (validation.SCHEMA, validation.TOUR_REQUEST):
         for rules in fields.values():
             assert rules.keys() <= known and rules["type"] in ("string", "dict")
             assert rules.get("required", True) is True

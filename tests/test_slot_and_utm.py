@@ -6,14 +6,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from conftest import House
+from conftest import ServerHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.api.schemas import Receipt, read_submission
+from handlers.api.validation import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
-RECEIPT = Receipt("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, "maple.test")
+RECEIPT = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, "maple.test")
 
 
 def read(**fields: Any) -> Any:
@@ -39,16 +39,16 @@ def read(**fields: Any) -> Any:
         ("2026-11-01T01:30", "2026-11-01T05:30:00.000000Z"),
     ],
 )
-async def test_C10_a_slot_is_stored_as_utc(house: House, slot: str, utc: str) -> None:
-    await house.building(token="ny", time_zone="America/New_York")
-    await house.lead(token="ny", slot=slot)
-    lead = await house.stored(1)
+async def test_C10_a_slot_is_stored_as_utc(harness: ServerHarness, slot: str, utc: str) -> None:
+    await harness.building(token="ny", time_zone="America/New_York")
+    await harness.lead(token="ny", slot=slot)
+    lead = await harness.stored(1)
     assert (lead["slot"], lead["sent"]["slot"]) == (utc, slot)
 
 
-async def test_C10_without_a_building_a_slot_without_an_offset_is_utc(house: House) -> None:
-    await house.lead(slot="2026-12-01T10:00")
-    assert (await house.stored(1))["slot"] == "2026-12-01T10:00:00.000000Z"
+async def test_C10_without_a_building_a_slot_without_an_offset_is_utc(harness: ServerHarness) -> None:
+    await harness.lead(slot="2026-12-01T10:00")
+    assert (await harness.stored(1))["slot"] == "2026-12-01T10:00:00.000000Z"
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ async def test_C10_without_a_building_a_slot_without_an_offset_is_utc(house: Hou
         "2026-12-01T10:00:61Z",
     ],
 )
-async def test_C10_an_unparseable_slot_is_refused(house: House, slot: str) -> None:
-    response = await house.post({"tour_request": {"requestor_email": "a@b.test", "slot": slot}})
+async def test_C10_an_unparseable_slot_is_refused(harness: ServerHarness, slot: str) -> None:
+    response = await harness.post({"tour_request": {"requestor_email": "a@b.test", "slot": slot}})
     assert (response.code, response.body) == (400, b'{"error": "invalid date: slot"}')
-    assert await house.leads() == []
+    assert await harness.leads() == []
 
 
 offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda m: timezone(timedelta(minutes=m)))
@@ -114,9 +114,9 @@ def test_C10_any_text_is_a_slot_or_an_invalid_date(text: str) -> None:
         (None, None),
     ],
 )
-async def test_C12_utm_data_is_stored_as_an_object(house: House, sent: Any, stored: Any) -> None:
-    await house.lead(utm_data=sent)
-    assert (await house.stored(1))["utm_data"] == stored
+async def test_C12_utm_data_is_stored_as_an_object(harness: ServerHarness, sent: Any, stored: Any) -> None:
+    await harness.lead(utm_data=sent)
+    assert (await harness.stored(1))["utm_data"] == stored
 
 
 printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import LEADS, House, OpenHouse, until
+from conftest import LEADS, ServerHarness, StartHarness, until
 
 import server
 
@@ -28,19 +28,19 @@ def test_a_client_has_15_seconds() -> None:
     "start", ["", "POST", HEAD, HEAD + "Content-Length: 10\r\n\r\n", HEAD + "Content-Length: 10\r\n\r\n{"]
 )
 async def test_a_client_that_stops_half_way_is_closed(
-    impatient: None, open_house: OpenHouse, start: str
+    impatient: None, start_harness: StartHarness, start: str
 ) -> None:
-    house = await open_house()
-    assert await house.raw(start.encode()) == b""
-    assert await house.leads() == []
-    assert (await house.request("GET", "/livez")).code == 200
+    harness = await start_harness()
+    assert await harness.raw(start.encode()) == b""
+    assert await harness.leads() == []
+    assert (await harness.request("GET", "/livez")).code == 200
 
 
 async def test_a_client_that_drips_its_body_is_closed_all_the_same(
-    impatient: None, open_house: OpenHouse
+    impatient: None, start_harness: StartHarness
 ) -> None:
-    house = await open_house()
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    harness = await start_harness()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(f"{HEAD}Content-Length: 60000\r\n\r\n".encode())
     closed = asyncio.ensure_future(reader.read())
     while not closed.done():
@@ -50,22 +50,22 @@ async def test_a_client_that_drips_its_body_is_closed_all_the_same(
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_silent_clients_do_not_delay_the_others(house: House) -> None:
-    port = int(house.url.rpartition(":")[2])
+async def test_silent_clients_do_not_delay_the_others(harness: ServerHarness) -> None:
+    port = int(harness.url.rpartition(":")[2])
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
     for number, (_, writer) in enumerate(silent):
         writer.write((HEAD + "Content-Length: 100\r\n\r\n{")[: number * 2].encode())
     for expected in range(1, 20):
-        assert await house.lead(token="maple") == expected
+        assert await harness.lead(token="maple") == expected
     for _, writer in silent:
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
 @pytest.mark.parametrize("size", [65_537, 1_000_000, 1_048_577, 50_000_000])
-async def test_C16_a_client_that_sends_too_much_reads_its_413(house: House, size: int) -> None:
+async def test_C16_a_client_that_sends_too_much_reads_its_413(harness: ServerHarness, size: int) -> None:
     """Read while sending, as browsers and curl do."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(
         f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n".encode() + b" " * min(size, 1_000_000)
     )
@@ -76,8 +76,8 @@ async def test_C16_a_client_that_sends_too_much_reads_its_413(house: House, size
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_C16_so_does_one_that_sends_it_in_chunks(house: House) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+async def test_C16_so_does_one_that_sends_it_in_chunks(harness: ServerHarness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(
         f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"fffff\r\n" + b" " * 0xFFFFF + b"\r\n"
     )
@@ -89,7 +89,7 @@ async def test_C16_so_does_one_that_sends_it_in_chunks(house: House) -> None:
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_a_refusal_leaves_the_connection_usable(house: House) -> None:
+async def test_a_refusal_leaves_the_connection_usable(harness: ServerHarness) -> None:
     good = json.dumps({"token": "maple", "tour_request": {"requestor_email": "a@b.test"}})
     bad = "{" * 100
     requests = [
@@ -98,21 +98,21 @@ async def test_a_refusal_leaves_the_connection_usable(house: House) -> None:
         f"{HEAD}Origin: https://evil.test\r\nContent-Length: {len(good)}\r\n\r\n{good}",
         f"{HEAD}Content-Length: {len(good)}\r\nConnection: close\r\n\r\n{good}",
     ]
-    answers = await house.raw("".join(requests).encode())
+    answers = await harness.raw("".join(requests).encode())
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"404", b"413", b"403", b"201"]
 
 
-async def test_a_slow_reader_reads_what_a_quick_one_does(house: House) -> None:
+async def test_a_slow_reader_reads_what_a_quick_one_does(harness: ServerHarness) -> None:
     ask, last = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\n"
-    answer = await house.raw(ask + last + b"\r\n")
+    answer = await harness.raw(ask + last + b"\r\n")
     more = 8_000_000 // len(answer)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         client.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(client, ("127.0.0.1", int(house.url.rpartition(":")[2])))
+        await loop.sock_connect(client, ("127.0.0.1", int(harness.url.rpartition(":")[2])))
         await loop.sock_sendall(client, (ask + b"\r\n") * more + ask + last + b"\r\n")
-        await until(lambda: any(c.stream.writing() for c in house.server._http._connections))
+        await until(lambda: any(c.stream.writing() for c in harness.server._http._connections))
         read = b"".join([chunk async for chunk in _chunks(loop, client)])
     expected = answer.replace(last, b"") * more + answer
     of_each = rb"(Date|X-Request-Id): .*"
@@ -124,9 +124,9 @@ async def _chunks(loop: asyncio.AbstractEventLoop, client: socket.socket) -> Asy
         yield chunk
 
 
-async def test_a_client_that_reads_no_answers_is_closed(impatient: None, open_house: OpenHouse) -> None:
-    house = await open_house(rate_limit="1000000/1")
-    port = int(house.url.rpartition(":")[2])
+async def test_a_client_that_reads_no_answers_is_closed(impatient: None, start_harness: StartHarness) -> None:
+    harness = await start_harness(rate_limit="1000000/1")
+    port = int(harness.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as greedy:
         greedy.setblocking(False)
         sent = (HEAD + "Content-Length: 2\r\n\r\n{}").encode() * 100
@@ -137,4 +137,4 @@ async def test_a_client_that_reads_no_answers_is_closed(impatient: None, open_ho
 
         with pytest.raises(OSError):  # by the server, once it can write no more
             await pour()
-    assert (await house.request("GET", "/livez")).code == 200
+    assert (await harness.request("GET", "/livez")).code == 200

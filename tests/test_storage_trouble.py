@@ -11,13 +11,14 @@ from typing import Any
 
 import apsw
 import pytest
-from conftest import LEADS, House, OpenHouse, SteppedClock, held, queued, until
+from conftest import LEADS, ServerHarness, StartHarness, SteppedClock, held, queued, until
 from tornado.httpclient import HTTPResponse
 
 from models import intake
-from models.database import StorageError, WriteTransaction, database
-from models.destination import pause
-from models.journal import Journal
+from models.outbox.destination import pause
+from models.storage import StorageError, submit_and_wait
+from models.storage.sqlite.connection import WriteTransaction, database
+from models.storage.sqlite.wal import Wal
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 
@@ -31,45 +32,45 @@ sys.stdin.read()
 
 
 async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
-    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.database.BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("models.storage.sqlite.connection.BUSY_TIMEOUT_SECONDS", 0.05)
     # Another process: within one, SQLite's file locks would not keep the two apart.
     other = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LOCK, str(house.data_dir / "leads.db"), stdin=PIPE, stdout=PIPE
+        sys.executable, "-c", LOCK, str(harness.data_dir / "leads.db"), stdin=PIPE, stdout=PIPE
     )
     assert other.stdin and other.stdout
     await other.stdout.readline()
-    response = await house.post(LEAD)
+    response = await harness.post(LEAD)
     assert response.code == 503
     assert int(response.headers["Retry-After"]) >= 1
     assert json.loads(response.body) == {"error": "the server can't store leads now; the lead was not stored"}
     clock.step(2)
-    assert (await house.request("GET", "/readyz")).code == 503
+    assert (await harness.request("GET", "/readyz")).code == 503
     other.stdin.close()
     await other.wait()
     clock.step(2)
-    assert (await house.request("GET", "/readyz")).code == 200
-    assert (await house.post(LEAD)).body == b'{"id": 1}'
+    assert (await harness.request("GET", "/readyz")).code == 200
+    assert (await harness.post(LEAD)).body == b'{"id": 1}'
 
 
-async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(house: House) -> None:
+async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(harness: ServerHarness) -> None:
     """SQLite's own limit on the number of pages stands in for the disk's end: it fails in the same place."""
-    pages = await house.server.writer.write(_limit_pages, 0)
+    pages = await submit_and_wait(harness.server.storage, _limit_pages, 0)
     answers: list[HTTPResponse] = []
     while not answers or answers[-1].code == 201:
         body = {
             **LEAD,
             "tour_request": {"requestor_email": f"{len(answers)}@renter.test", "message": "m" * 10_000},
         }
-        answers.append(await house.post(body))
+        answers.append(await harness.post(body))
     assert answers[-1].code == 503
     assert int(answers[-1].headers["Retry-After"]) >= 1
-    leads = await house.leads()
+    leads = await harness.leads()
     assert len(leads) == len(answers) - 1
     assert all(lead["deal"] and lead["deliveries"] for lead in leads)
-    await house.server.writer.write(_limit_pages, pages + 10_000)
-    assert (await house.post(LEAD)).code == 201
+    await submit_and_wait(harness.server.storage, _limit_pages, pages + 10_000)
+    assert (await harness.post(LEAD)).code == 201
 
 
 def _limit_pages(spare: Sequence[int]) -> list[int]:
@@ -79,45 +80,45 @@ def _limit_pages(spare: Sequence[int]) -> list[int]:
 
 
 async def test_readyz_fails_while_the_disk_has_no_room_for_a_lead_even_if_a_small_write_fits(
-    house: House, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("models.storage_check.ROOM_FOR_A_LEAD", 2**62)  # more than any disk has
-        response = await house.request("GET", "/readyz")
+        patch.setattr("models.storage.sqlite.storage_check.ROOM_FOR_A_LEAD", 2**62)  # more than any disk has
+        response = await harness.request("GET", "/readyz")
         assert (response.code, response.headers["Retry-After"]) == (503, "5")
         said = json.loads(response.body)["error"]
         assert said.startswith("no lead can be stored now: the disk has ")
-        assert str(house.data_dir) not in said
-        assert (await house.post(LEAD)).code == 201  # what does fit is taken all the same
+        assert str(harness.data_dir) not in said
+        assert (await harness.post(LEAD)).code == 201  # what does fit is taken all the same
     clock.step(2)
-    assert (await house.request("GET", "/readyz")).code == 200
+    assert (await harness.request("GET", "/readyz")).code == 200
 
 
-async def test_C32_too_many_waiting_writes_are_503_with_retry_after(open_house: OpenHouse) -> None:
+async def test_C32_too_many_waiting_writes_are_503_with_retry_after(start_harness: StartHarness) -> None:
     # No destinations: their claims would take places in the queue as well.
-    house = await open_house(rate_limit="100000/1", smtp_url="", june_homes_url="")
-    await house.building()
-    house.server.writer._queue_size = 10
-    async with held(house):
-        posts = [asyncio.ensure_future(house.post(LEAD)) for _ in range(30)]
+    harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
+    await harness.building()
+    harness.server.storage.writer._queue_size = 10
+    async with held(harness):
+        posts = [asyncio.ensure_future(harness.post(LEAD)) for _ in range(30)]
         while sum(post.done() for post in posts) < 21:
             await asyncio.sleep(0.005)
         refused = [post.result() for post in posts if post.done()]
     assert {r.code for r in refused} == {503}
     assert {r.headers["Retry-After"] for r in refused} == {"1"}
     codes = [(await post).code for post in posts]
-    assert (codes.count(201), codes.count(503)) == (len(await house.leads()), len(refused))
-    assert (await house.post(LEAD)).code == 201
+    assert (codes.count(201), codes.count(503)) == (len(await harness.leads()), len(refused))
+    assert (await harness.post(LEAD)).code == 201
 
 
 async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_inside(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stumble(*args: Any) -> None:
         raise RuntimeError("secret inside")
 
     monkeypatch.setattr("handlers.api.leads.decode_body", stumble)
-    response = await house.post(LEAD, Origin="https://maple.test")
+    response = await harness.post(LEAD, Origin="https://maple.test")
     assert response.code == 500
     request_id = response.headers["X-Request-Id"]
     said = f"the server failed; its log has the details under request {request_id}"
@@ -126,7 +127,9 @@ async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_insi
     assert any(getattr(record, "request", "") == request_id for record in caplog.records)
 
 
-async def test_a_bad_row_does_not_harm_its_batch_mates(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bad_row_does_not_harm_its_batch_mates(
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = intake._lead_row
 
     def poisoned(submission: intake.Submission, *rest: Any) -> dict[str, Any]:
@@ -139,46 +142,48 @@ async def test_a_bad_row_does_not_harm_its_batch_mates(house: House, monkeypatch
         {**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}}
         for n, message in enumerate(messages)
     ]
-    async with held(house):  # so that they become one batch
-        posts = [asyncio.ensure_future(house.post(lead)) for lead in leads]
-        await queued(house, len(posts))
+    async with held(harness):  # so that they become one batch
+        posts = [asyncio.ensure_future(harness.post(lead)) for lead in leads]
+        await queued(harness, len(posts))
     codes = [(await post).code for post in posts]
     assert codes == [201, 500, 201, 500, 201]
-    stored = await house.leads()
+    stored = await harness.leads()
     assert [lead["message"] for lead in stored] == ["good"] * 3
     assert len({lead["customer"]["email"] for lead in stored}) == 3
 
 
 async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements: list[str] = []
 
-    await house.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
-    async with held(house):
+    await harness.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
+    async with held(harness):
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
         posts = [
-            asyncio.ensure_future(house.post(LEAD)) for _ in range(32)
+            asyncio.ensure_future(harness.post(LEAD)) for _ in range(32)
         ]  # a power of two: one statement a table
-        await queued(house, len(posts))
+        await queued(harness, len(posts))
     assert {(await post).code for post in posts} == {201}
     inserts = [sql.split('"')[1] for sql in statements if sql.startswith("INSERT")]
     assert inserts == ["customer", "lead", "deal", "delivery"]
 
 
-async def test_a_write_that_nobody_waits_for_any_more_is_still_made(house: House) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+async def test_a_write_that_nobody_waits_for_any_more_is_still_made(harness: ServerHarness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     body = json.dumps(LEAD).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    async with held(house):
+    async with held(harness):
         writer.write(head.encode() + body)
-        await queued(house, 1)
+        await queued(harness, 1)
         writer.close()
         await writer.wait_closed()
-    assert await house.lead(token="maple") == 2
+    assert await harness.lead(token="maple") == 2
 
 
-async def test_a_slow_disk_holds_up_nobody_but_leads(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_disk_holds_up_nobody_but_leads(
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit, begun, answered = WriteTransaction.commit, threading.Event(), threading.Event()
 
     def slowly(transaction: WriteTransaction) -> None:
@@ -191,58 +196,60 @@ async def test_a_slow_disk_holds_up_nobody_but_leads(house: House, monkeypatch: 
         commit(transaction)
 
     monkeypatch.setattr(WriteTransaction, "commit", slowly)
-    await house.lead()
+    await harness.lead()
     monkeypatch.setattr(WriteTransaction, "commit", once_another_was_answered)
-    lead = asyncio.create_task(house.lead())
+    lead = asyncio.create_task(harness.lead())
     await until(begun.is_set)
-    assert (await house.request("GET", "/livez")).code == 200
+    assert (await harness.request("GET", "/livez")).code == 200
     assert not lead.done()
     answered.set()
     assert await lead == 2
 
 
-async def test_the_journal_is_moved_once_it_is_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = house.data_dir / "leads.db-wal"
+async def test_the_journal_is_moved_once_it_is_long(
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = harness.data_dir / "leads.db-wal"
     for number in range(20):
-        await house.lead(requestor_email=f"{number}@renter.test")
+        await harness.lead(requestor_email=f"{number}@renter.test")
     grown = journal.stat().st_size
-    monkeypatch.setattr("models.journal.JOURNAL_PAGES", 1)
-    monkeypatch.setattr(house.server.writer._journal, "_most_pages", 1)
+    monkeypatch.setattr("models.storage.sqlite.wal.CHECKPOINT_PAGES", 1)
+    monkeypatch.setattr(harness.server.storage.writer._wal, "_checkpoint_at", 1)
     for number in range(100):
-        await house.lead(requestor_email=f"more-{number}@renter.test")
+        await harness.lead(requestor_email=f"more-{number}@renter.test")
     assert journal.stat().st_size < 2 * grown
 
 
 async def test_a_journal_that_cannot_be_moved_costs_no_lead(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(journal: Journal) -> None:
+    def fail(journal: Wal) -> None:
         raise StorageError("disk I/O error")
 
-    monkeypatch.setattr(Journal, "move", fail)
-    monkeypatch.setattr(house.server.writer._journal, "_most_pages", 1)
-    assert [await house.lead() for _ in range(3)] == [1, 2, 3]
+    monkeypatch.setattr(Wal, "checkpoint", fail)
+    monkeypatch.setattr(harness.server.storage.writer._wal, "_checkpoint_at", 1)
+    assert [await harness.lead() for _ in range(3)] == [1, 2, 3]
     assert "the journal can't be moved into the database" in caplog.text
 
 
-async def test_a_full_queue_does_not_keep_the_server_from_stopping(house: House) -> None:
-    async with held(house):
-        lead = asyncio.create_task(house.post(LEAD))
-        await until(lambda: house.server._in_flight)
-        await queued(house, 1)
-        house.server.writer._queue_size = 0
-        restarting = asyncio.create_task(house.restart())
+async def test_a_full_queue_does_not_keep_the_server_from_stopping(harness: ServerHarness) -> None:
+    async with held(harness):
+        lead = asyncio.create_task(harness.post(LEAD))
+        await until(lambda: harness.server._in_flight)
+        await queued(harness, 1)
+        harness.server.storage.writer._queue_size = 0
+        restarting = asyncio.create_task(harness.restart())
         await asyncio.sleep(0.05)
     await restarting
     assert (await lead).code == 201
 
 
 async def test_C32_so_is_one_whose_buildings_cannot_be_read(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*args: Any) -> None:
         raise StorageError("disk I/O error")
 
-    monkeypatch.setattr(house.server.reader, "read", fail)
-    response = await house.post(LEAD, Origin="https://unknown.test")
+    monkeypatch.setattr(harness.server.storage, "read", fail)
+    response = await harness.post(LEAD, Origin="https://unknown.test")
     assert (response.code, response.headers["Retry-After"]) == (503, "5")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment
+from server_process import ROOT, environment
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 PYTHON = re.compile(r"(?:\$LEADS/)?\.venv/bin/python")

@@ -7,14 +7,13 @@ from typing import Any
 import orjson
 
 from handlers.api.body import decode_body
-from handlers.api.exchange import Exchange
+from handlers.api.handler import ApiHandler
 from handlers.api.page import POLICY, leads_on, render, wants_page
-from handlers.api.schemas import Receipt, clean_text, read_submission
-from handlers.errors import BadRequest, Refusal, Unavailable
-from models.database import OutcomeUnknown, StorageError
-from models.idempotency import Retryable
+from handlers.api.validation import RequestMetadata, clean_text, read_submission
+from handlers.errors import ApiError, BadRequest, Unavailable
+from models.idempotency import KeyedRequest
 from models.intake import KeyReused, Recorded
-from models.writer import Overloaded
+from models.storage import OutcomeUnknown, Overloaded, StorageError, WriteResult
 
 log = logging.getLogger("leads.http")
 
@@ -23,7 +22,7 @@ PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
 LONGEST_KEY = 255  # characters
 
 
-class Leads(Exchange):
+class Leads(ApiHandler):
     """Takes a lead. The 201 is written only after it is on disk (C4)."""
 
     route = PATH
@@ -39,28 +38,27 @@ class Leads(Exchange):
         except Overloaded:
             raise Unavailable("the server is overloaded; the lead was not stored", 1) from None
 
-    def _stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
-        self.conclude(lambda: self.answer_stored(lead, error))
+    def _stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
+        self.conclude(lambda: self.answer_stored(result))
 
-    def answer_stored(self, lead: Recorded | KeyReused | None, error: Exception | None) -> None:
-        """Answer with what became of the lead. May raise Refusal."""
-        if isinstance(error, OutcomeUnknown):
+    def answer_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
+        """Answer with what became of the lead. May raise ApiError."""
+        try:
+            lead = result.get()
+        except OutcomeUnknown:
             raise Unavailable(
                 "the disk failed; the lead may be stored or not, and is safe to send again "
                 "if it has an Idempotency-Key",
                 10,
-            )
-        if isinstance(error, StorageError):
-            raise Unavailable("the server can't store leads now; the lead was not stored", 5)
-        if lead is None:
-            assert error is not None
-            raise error.with_traceback(None)  # it is one and the same for a whole batch
+            ) from None
+        except StorageError:
+            raise Unavailable("the server can't store leads now; the lead was not stored", 5) from None
         if isinstance(lead, KeyReused):
-            raise Refusal(
+            raise ApiError(
                 422, "this Idempotency-Key came with another body before; a new lead takes a new key"
             )
         self.log_fields["lead"] = lead.lead_id
-        if lead.again:
+        if lead.replayed:
             self.log_fields["again"] = True
         if lead.not_told:
             log.warning(
@@ -83,18 +81,18 @@ class Leads(Exchange):
         self._answer_headers["Content-Security-Policy"] = POLICY
         self.send(status, render(status, body, headers.get("Accept-Language", ""), origin))
 
-    def _receipt(self, document: dict[str, Any]) -> Receipt:
+    def _receipt(self, document: dict[str, Any]) -> RequestMetadata:
         headers = self.headers
-        return Receipt(
+        return RequestMetadata(
             request_id=self.request_id,
             received_at=self.api.clock.now(),
             source_ip=str(self.source),
             user_agent=clean_text(headers.get("User-Agent", "")[:1_000]),
             host=clean_text(headers.get("Host", "")[:1_000]),
-            retryable=self._retryable(document),
+            keyed_request=self._keyed_request(document),
         )
 
-    def _retryable(self, document: dict[str, Any]) -> Retryable | None:
+    def _keyed_request(self, document: dict[str, Any]) -> KeyedRequest | None:
         key = self.headers.get("Idempotency-Key", "").strip()
         if len(key) > LONGEST_KEY:
             raise BadRequest(f"Idempotency-Key is too long (maximum is {LONGEST_KEY} characters)")
@@ -105,4 +103,4 @@ class Leads(Exchange):
             said = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
         except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
             said = bytes(self.body)
-        return Retryable(key, str(self.source), hashlib.sha256(said).digest())
+        return KeyedRequest(key, str(self.source), hashlib.sha256(said).digest())

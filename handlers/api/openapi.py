@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from handlers.api.exchange import EXPOSED, MAX_BODY_BYTES, THROTTLED
+from handlers.api.handler import EXPOSED, MAX_BODY_BYTES, THROTTLED
 from handlers.api.leads import LONGEST_KEY, OLDER_PATH, PATH
-from handlers.api.schemas import SCHEMA
+from handlers.api.validation import SCHEMA
 
 VERSION = "1"
 

@@ -1,1 +1,1 @@
-"""The integrator's test bench: what stands in for the world outside."""
+"""The integrator's test bench: what stands in for the environment outside."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from handlers.api.body import FORM_TYPES, decode_body
 from handlers.api.page import leads_on
-from handlers.api.schemas import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.api.validation import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.errors import BadRequest
-from handlers.sandbox.attempts import Attempt
+from handlers.sandbox.request_log import Attempt
 from models.lead import LISTING_SOURCES
 from models.origin import is_origin
 
@@ -58,11 +58,11 @@ class Sent:
         return value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
 
 
-Finding = Iterator[str]
-RULES: dict[str, Callable[[Sent], Finding]] = {}
+CheckResult = Iterator[str]
+RULES: dict[str, Callable[[Sent], CheckResult]] = {}
 
 
-def rule(look: Callable[[Sent], Finding]) -> Callable[[Sent], Finding]:
+def rule(look: Callable[[Sent], CheckResult]) -> Callable[[Sent], CheckResult]:
     """Register a rule; its code is the function's name."""
     RULES[look.__name__.replace("_", "-")] = look
     return look
@@ -86,7 +86,7 @@ def body_key(attempt: Attempt) -> bytes:
 
 
 @rule
-def origin_not_registered(sent: Sent) -> Finding:
+def origin_not_registered(sent: Sent) -> CheckResult:
     origin = sent.attempt.header("Origin")
     if sent.attempt.status == 403 and origin is not None:
         if is_origin(origin):
@@ -103,7 +103,7 @@ def origin_not_registered(sent: Sent) -> Finding:
 
 
 @rule
-def refused(sent: Sent) -> Finding:
+def refused(sent: Sent) -> CheckResult:
     said = _error_of(sent.attempt)
     if said == "invalid date: slot":
         yield "A slot is a date and time by ISO 8601, like 2026-12-01T10:00 or 2026-12-01T10:00-05:00."
@@ -116,14 +116,14 @@ def refused(sent: Sent) -> Finding:
 
 
 @rule
-def throttled(sent: Sent) -> Finding:
+def throttled(sent: Sent) -> CheckResult:
     if sent.attempt.status == 429 and sent.attempt.fault is None:
         wait = sent.attempt.answer_headers.get("Retry-After")
         yield f"Too many requests from this address. Wait for so long as Retry-After says: {wait} seconds."
 
 
 @rule
-def form_without_brackets(sent: Sent) -> Finding:
+def form_without_brackets(sent: Sent) -> CheckResult:
     if sent.media_type not in FORM_TYPES or sent.tour:
         return
     body = bytes(sent.attempt.body).lstrip()
@@ -137,7 +137,7 @@ def form_without_brackets(sent: Sent) -> Finding:
 
 
 @rule
-def fields_at_top_level(sent: Sent) -> Finding:
+def fields_at_top_level(sent: Sent) -> CheckResult:
     if sent.media_type in FORM_TYPES and not sent.tour:
         return  # the rule above has said so
     if names := sorted(sent.document.keys() & TOUR_REQUEST.keys()):
@@ -145,14 +145,14 @@ def fields_at_top_level(sent: Sent) -> Finding:
 
 
 @rule
-def server_managed_fields(sent: Sent) -> Finding:
+def server_managed_fields(sent: Sent) -> CheckResult:
     names = sorted({*sent.tour, *sent.document} & set(SERVER_MANAGED))
     if names:
         yield f"For the server alone to say, so what a client sends is ignored: {_listed(names)}."
 
 
 @rule
-def unknown_fields(sent: Sent) -> Finding:
+def unknown_fields(sent: Sent) -> CheckResult:
     known = {*SERVER_MANAGED, *TOUR_REQUEST, *SIGNS}
     names = sorted(sent.document.keys() - SCHEMA.keys() - known)
     names += sorted(f"tour_request.{name}" for name in sent.tour.keys() - known)
@@ -161,7 +161,7 @@ def unknown_fields(sent: Sent) -> Finding:
 
 
 @rule
-def no_token(sent: Sent) -> Finding:
+def no_token(sent: Sent) -> CheckResult:
     if not _taken(sent) or sent.text("token"):
         return
     if sent.facts.building is None:
@@ -177,7 +177,7 @@ def no_token(sent: Sent) -> Finding:
 
 
 @rule
-def unknown_token(sent: Sent) -> Finding:
+def unknown_token(sent: Sent) -> CheckResult:
     token = sent.text("token")
     if _taken(sent) and token and sent.facts.building is None:
         yield (
@@ -187,14 +187,14 @@ def unknown_token(sent: Sent) -> Finding:
 
 
 @rule
-def nobody_is_told(sent: Sent) -> Finding:
+def nobody_is_told(sent: Sent) -> CheckResult:
     reason = sent.facts.not_told
     if reason and sent.facts.building is not None:
         yield f"The lead is stored, and nobody gets a mail about it: {reason}."
 
 
 @rule
-def consent_not_given(sent: Sent) -> Finding:
+def consent_not_given(sent: Sent) -> CheckResult:
     value = sent.tour.get("sms_consent")
     if value is None or value == "true" or value == "":
         return
@@ -205,7 +205,7 @@ def consent_not_given(sent: Sent) -> Finding:
 
 
 @rule
-def slot_without_offset(sent: Sent) -> Finding:
+def slot_without_offset(sent: Sent) -> CheckResult:
     slot = sent.tour.get("slot")
     if not _taken(sent) or not isinstance(slot, str) or not slot.strip() or _OFFSET.search(slot.strip()):
         return
@@ -215,7 +215,7 @@ def slot_without_offset(sent: Sent) -> Finding:
 
 
 @rule
-def listing_source_in_another_case(sent: Sent) -> Finding:
+def listing_source_in_another_case(sent: Sent) -> CheckResult:
     value = sent.tour.get("listing_source")
     if isinstance(value, str) and value not in LISTING_SOURCES:
         likely = re.sub(r"[\s-]+", "_", value.strip().lower())
@@ -224,7 +224,7 @@ def listing_source_in_another_case(sent: Sent) -> Finding:
 
 
 @rule
-def return_to_elsewhere(sent: Sent) -> Finding:
+def return_to_elsewhere(sent: Sent) -> CheckResult:
     origin, url = sent.attempt.header("Origin"), sent.document.get("return_to")
     if url and sent.attempt.status == 201 and leads_on(url, origin) is None:
         own = (
@@ -234,8 +234,8 @@ def return_to_elsewhere(sent: Sent) -> Finding:
 
 
 @rule
-def posted_twice(sent: Sent) -> Finding:
-    if sent.facts.earlier is None or not _taken(sent) or sent.attempt.again:
+def posted_twice(sent: Sent) -> CheckResult:
+    if sent.facts.earlier is None or not _taken(sent) or sent.attempt.replayed:
         return
     number, lead_id = sent.facts.earlier
     made = f", which made lead {lead_id}" if lead_id else ""
@@ -249,14 +249,14 @@ def posted_twice(sent: Sent) -> Finding:
 
 
 @rule
-def key_used_again(sent: Sent) -> Finding:
-    if sent.attempt.again:
+def key_used_again(sent: Sent) -> CheckResult:
+    if sent.attempt.replayed:
         lead = sent.attempt.lead_id
         yield f"This Idempotency-Key came before with this body, so it was answered with lead {lead}."
 
 
 @rule
-def a_fault_of_the_sandbox(sent: Sent) -> Finding:
+def a_fault_of_the_sandbox(sent: Sent) -> CheckResult:
     if sent.attempt.fault == "dry-run":
         yield "A dry run: it was checked, and nothing was stored."
     elif sent.attempt.fault is not None:

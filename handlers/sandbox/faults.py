@@ -61,7 +61,7 @@ class Faults:
         self._faults.clear()
         self.seed(0)
 
-    def strike(self, place: str) -> Fault | None:
+    def next_fault(self, place: str) -> Fault | None:
         """The fault that happens to whoever comes here now; None if none does."""
         for fault in self._faults:
             if fault.on != place:

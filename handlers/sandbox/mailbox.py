@@ -44,7 +44,7 @@ class Mailbox:
         mail = mail_as_dict(envelope.content, envelope.rcpt_tos)
         if not self._is_known(mail["request_id"]):
             return "250 kept"
-        fault = self._faults.strike(SMTP_FAULTS)
+        fault = self._faults.next_fault(SMTP_FAULTS)
         if fault is not None:
             if fault.status is not None:
                 return fault.what if " " in fault.what else f"{fault.what} by the sandbox"

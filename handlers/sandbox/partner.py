@@ -21,8 +21,10 @@ class Partner:
         self, is_known: Callable[[str | None], bool], tell: Callable[[dict[str, Any]], None], faults: Faults
     ) -> None:
         """is_known: whether there is a lead that this request brought."""
-        world = {"is_known": is_known, "tell": tell, "faults": faults}
-        application = tornado.web.Application([(r"/leads", _Leads, world)], log_function=lambda handler: None)
+        environment = {"is_known": is_known, "tell": tell, "faults": faults}
+        application = tornado.web.Application(
+            [(r"/leads", _Leads, environment)], log_function=lambda handler: None
+        )
         self._server = tornado.httpserver.HTTPServer(application)
         self.url = ""
 
@@ -50,7 +52,7 @@ class _Leads(tornado.web.RequestHandler):
         if not self._is_known(request_id):
             self.set_status(204)
             return
-        fault = self._faults.strike(PARTNER)
+        fault = self._faults.next_fault(PARTNER)
         if fault is not None and fault.what == CUT:
             self.detach().close()
             return

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, token
 from handlers.terminal.arguments import Nouns, add_settings, flags_of
 from handlers.terminal.listing import note, prepare_output
-from models.building import Refused
-from models.database import DatabaseRefused, OutcomeUnknown, StorageError, is_storage_failure
+from models.errors import ActionError
 from models.settings import SettingError, Settings, load, names
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
+from models.storage.sqlite.failures import is_storage_failure
 
 OK, SAID_NO, USAGE = 0, 1, 2
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as shells have it
@@ -33,14 +34,14 @@ NOT_FOR_THROWAWAYS = (
 NOUNS = (building, token, lead, customer, outbox, backup, config)
 
 
-def main(argv: Sequence[str], programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut) -> int:
-    """Run one command; answers with its exit status. check_ways_out: the part of `doctor` that isn't ours.
+def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: doctor.RunChecks) -> int:
+    """Run one command; answers with its exit status. run_checks: what `doctor` runs.
 
     0 is done, 1 said no (one line on stderr says why and what to do), 2 a command that can't be understood.
     """
     os.umask(0o077)  # whatever a command makes holds renters' data
     prepare_output()
-    parser = _parser(programs, check_ways_out)
+    parser = _parser(programs, run_checks)
     try:
         args = parser.parse_args(argv)
     except SystemExit as done:  # argparse has said what there is to say
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], check_ways_out: d
     except BrokenPipeError:
         _abandon_output()
         return PIPE_CLOSED
-    except (Refused, DatabaseRefused, SettingError) as error:
+    except (ActionError, DatabaseUnusable, SettingError) as error:
         return _say_no(str(error))
     except OSError as error:
         _abandon_output()
@@ -72,7 +73,7 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], check_ways_out: d
         return _say_no(f"the database failed: {error}; {outcome}, try again")
 
 
-def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut) -> argparse.ArgumentParser:
+def _parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Takes the leads of buildings' websites, and tells their agents.",
         epilog="Each command has its own --help. Settings go by flag, LEADS_* variable or --config FILE.",
@@ -87,7 +88,7 @@ def _parser(programs: Mapping[str, Program], check_ways_out: doctor.CheckWaysOut
         command.set_defaults(run=lambda args, settings, program=program: program(settings))
     for noun in NOUNS:
         noun.add_commands(nouns)
-    doctor.add_command(nouns, check_ways_out)
+    doctor.add_command(nouns, run_checks)
     openapi.add_command(nouns)
     return parser
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.building import Refused
-from models.data_folder import open_database
-from models.database import FILE_NAME, RESTORING, close_database
-from models.folder_lock import command_lock, lock_holder
+from models.errors import ActionError
 from models.settings import Settings, about, names
+from models.storage.sqlite.connection import FILE_NAME, close_database
+from models.storage.sqlite.folder import has_database, open_database
+from models.storage.sqlite.locks import command_lock, lock_holder
 
 if TYPE_CHECKING:
     Nouns = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -57,12 +57,8 @@ class Noun:
 
 def _on_database(run: Run, may_make: bool) -> Run:
     def run_on_database(args: argparse.Namespace, settings: Settings) -> int | None:
-        # A journal without its database is for open_database to refuse, and so is a restore half done.
-        there = any(
-            (settings.data_dir / name).exists() for name in (FILE_NAME, FILE_NAME + "-wal", RESTORING)
-        )
-        if not there and not may_make:
-            raise Refused(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
+        if not has_database(settings.data_dir) and not may_make:
+            raise ActionError(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
         with command_lock(settings.data_dir):
             alone = lock_holder(settings.data_dir) is None
             open_database(settings.data_dir)
@@ -70,7 +66,7 @@ def _on_database(run: Run, may_make: bool) -> Run:
                 return run(args, settings)
             finally:
                 # Beside a server the journal is the server's.
-                close_database(moves_journal=alone and lock_holder(settings.data_dir) is None)
+                close_database(checkpoint=alone and lock_holder(settings.data_dir) is None)
 
     return run_on_database
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from handlers.terminal.arguments import Noun, Nouns
 from handlers.terminal.listing import Columns, answer, list_rows, moment, note, progress
-from models.backup import Backup, create_backup, list_backups, new_path, verify_backup
 from models.clock import Clock
-from models.restore import restore_backup
+from models.outbox.actions import pause_after_restore
 from models.settings import Settings
+from models.storage.sqlite.backup import Backup, create_backup, list_backups, new_path, verify_backup
+from models.storage.sqlite.restore import restore_backup
 
 COLUMNS: Columns = {"made": moment("made_at"), "why": "why", "bytes": "bytes", "file": "path"}
 
@@ -76,7 +77,9 @@ def _count(leads: int | None) -> str:
 
 
 def _restore(args: argparse.Namespace, settings: Settings) -> None:
-    restored = restore_backup(settings.data_dir, _found(args.file, settings), Clock().now(), progress)
+    restored = restore_backup(
+        settings.data_dir, _found(args.file, settings), Clock().now(), progress, pause_after_restore
+    )
     replaced = restored.replaced and str(restored.replaced)
     answer(
         {**restored.backup.as_dict(), "replaced": replaced, "leads_replaced": restored.leads_replaced},

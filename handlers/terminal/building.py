@@ -15,8 +15,8 @@ from models.building import (
     working_tokens,
 )
 from models.clock import Clock
-from models.database import transaction
 from models.settings import Settings
+from models.storage.sqlite.connection import transaction
 
 # The option of each field, and what is said of it.
 FIELDS = {

@@ -5,13 +5,15 @@ import sys
 
 from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one
 from handlers.terminal.listing import Columns, answer, list_rows, moment, printable, show_record
-from models.building import Refused
 from models.clock import Clock
 from models.customer import Customer, customer_as_dict, find_customer, flag_spam, list_customers
-from models.database import StorageError, scrub, transaction
 from models.erasure import erase_customer
+from models.errors import ActionError
 from models.lead_record import list_leads
 from models.settings import Settings
+from models.storage import StorageError
+from models.storage.sqlite.connection import transaction
+from models.storage.sqlite.scrub import scrub
 
 COLUMNS: Columns = {
     "id": "id",
@@ -81,7 +83,7 @@ def _erase(args: argparse.Namespace, settings: Settings) -> None:
     try:
         scrub()
     except StorageError as error:
-        raise Refused(
+        raise ActionError(
             f"customer {customer.id} is erased, but traces may stay in the data folder ({error}); "
             "run this command again"
         ) from None
@@ -95,9 +97,9 @@ def _erase(args: argparse.Namespace, settings: Settings) -> None:
 
 def _ask(customer: Customer) -> None:
     if not sys.stdin.isatty():
-        raise Refused("erasing can't be undone; give --yes where nobody can be asked")
+        raise ActionError("erasing can't be undone; give --yes where nobody can be asked")
     who = printable(f"{customer.name or 'no name'}, {customer.email or 'no e-mail'}")
     question = f"This can't be undone. To erase customer {customer.id} ({who}) type {customer.id}: "
     print(question, end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != str(customer.id):
-        raise Refused("nothing was erased")
+        raise ActionError("nothing was erased")

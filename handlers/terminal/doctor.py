@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 
 from handlers.terminal.arguments import Nouns, add_json, add_settings
 from handlers.terminal.listing import answer, note, progress, say
-from models.checkup import check_machine
+from models.check_result import CHECKS, OK, PROBLEM, WARNING, CheckResult
 from models.clock import Clock
-from models.finding import CHECKS, OK, PROBLEM, WARNING, Finding
 from models.settings import Settings
 
 PROBLEMS_FOUND = 1  # the exit status
 STATE_WIDTH = 2 + max(map(len, (OK, WARNING, PROBLEM)))
 CHECK_WIDTH = 2 + max(map(len, CHECKS))
 
-CheckWaysOut = Callable[[Settings, Clock], list[Finding]]
+Progress = Callable[[str], None]
+RunChecks = Callable[[Settings, Clock, Progress], list[CheckResult]]
 
 
-def add_command(nouns: Nouns, check_ways_out: CheckWaysOut) -> None:
-    """Add `doctor` to the parser. check_ways_out: what there is to say of all that is not on this machine."""
+def add_command(nouns: Nouns, run_checks: RunChecks) -> None:
+    """Add `doctor` to the parser. run_checks: `jobs.doctor.run_checks`, which handlers may not import."""
     text = "check the data, the disk, the clock, the mail server and more, and say what to do"
     parser = nouns.add_parser(
         "doctor",
@@ -30,16 +30,12 @@ def add_command(nouns: Nouns, check_ways_out: CheckWaysOut) -> None:
     )
     add_settings(parser)
     add_json(parser)
-    parser.set_defaults(run=lambda args, settings: _doctor(args, settings, check_ways_out))
+    parser.set_defaults(run=lambda args, settings: _doctor(args, settings, run_checks))
 
 
-def _doctor(args: argparse.Namespace, settings: Settings, check_ways_out: CheckWaysOut) -> int | None:
+def _doctor(args: argparse.Namespace, settings: Settings, run_checks: RunChecks) -> int | None:
     logging.disable()  # what a library would log of a failed connection, the finding says
-    clock = Clock()
-    findings = check_machine(settings, clock, progress)
-    progress("trying the mail server, the partner and the public URL")
-    findings += check_ways_out(settings, clock)
-    findings.sort(key=lambda finding: CHECKS.index(finding.check))
+    findings = run_checks(settings, Clock(), progress)
     for finding in findings:
         answer(finding.as_dict(), args.json, *_in_lines(finding))
     counts = f"{_count(findings, PROBLEM)}, {_count(findings, WARNING)}"
@@ -52,12 +48,12 @@ def _doctor(args: argparse.Namespace, settings: Settings, check_ways_out: CheckW
     return None
 
 
-def _in_lines(finding: Finding) -> Iterator[str]:
+def _in_lines(finding: CheckResult) -> Iterator[str]:
     yield f"{finding.state:<{STATE_WIDTH}}{finding.check:<{CHECK_WIDTH}}{finding.found}"
-    if finding.remedy:
-        yield f"{'':<{STATE_WIDTH + CHECK_WIDTH}}to do: {finding.remedy}"
+    if finding.fix:
+        yield f"{'':<{STATE_WIDTH + CHECK_WIDTH}}to do: {finding.fix}"
 
 
-def _count(findings: list[Finding], state: str) -> str:
+def _count(findings: list[CheckResult], state: str) -> str:
     number = sum(finding.state == state for finding in findings)
     return f"{number} {state}{'' if number == 1 else 's'}"

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from handlers.terminal.listing import Row, json_line, note, printable
-from models.building import Refused
-from models.destination import KINDS
+from models.errors import ActionError
 from models.lead_record import count_leads, list_leads
+from models.outbox.destination import KINDS
 
 CALCULATED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 DELIVERY_PARTS = ("state", "attempts", "reason")
@@ -54,7 +54,7 @@ PROGRESS_EVERY = 1_000
 def export_leads(form: str, output: Path | None) -> None:
     """Write all leads, the oldest first, a page of them in memory at a time; to stdout without a path.
 
-    Raises Refused if the file exists: an export is never overwritten, and one cut short is removed.
+    Raises ActionError if the file exists: an export is never overwritten, and one cut short is removed.
     """
     if output is None:
         clean = printable if sys.stdout.isatty() else str
@@ -63,7 +63,7 @@ def export_leads(form: str, output: Path | None) -> None:
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise Refused(f"{output} is there already; give another --output") from None
+        raise ActionError(f"{output} is there already; give another --output") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             count = _write(FORMATS[form](list_leads(newest_first=False), str), file, quiet=False)

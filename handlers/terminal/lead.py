@@ -6,15 +6,15 @@ from pathlib import Path
 from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one, instant
 from handlers.terminal.export import FORMATS, export_leads
 from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, show_record
-from models.assignment import assign_lead
-from models.building import Refused, find_building
+from models.building import find_building
 from models.clock import Clock
 from models.customer import find_customer
-from models.database import transaction
-from models.destination import EMAIL, Destination, why_waiting
+from models.errors import ActionError
+from models.lead_actions import assign_lead, release_lead
 from models.lead_record import list_leads, show_lead
+from models.outbox.destination import EMAIL, Destination, why_waiting
 from models.settings import Settings
-from models.suspicion import release_lead
+from models.storage.sqlite.connection import transaction
 
 COLUMNS: Columns = {
     "id": "id",
@@ -95,7 +95,7 @@ def _deliveries(row: Row) -> str:
 def _show(args: argparse.Namespace, settings: Settings) -> None:
     record = show_lead(args.id)
     if record is None:
-        raise Refused(f"there is no lead {args.id}; see 'lead list'")
+        raise ActionError(f"there is no lead {args.id}; see 'lead list'")
     show_record(record, args.json)
 
 

@@ -5,12 +5,12 @@ import argparse
 from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one
 from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, note, say
 from models.clock import Clock
-from models.database import transaction
-from models.destination import KINDS, pause, resume
-from models.outbox import FAILED, PENDING, SENDING, STATES
-from models.outbox_operator import retry_deliveries, retry_failed, skip_deliveries
-from models.outbox_report import list_deliveries, list_destinations
+from models.outbox.actions import retry_deliveries, retry_failed, skip_deliveries
+from models.outbox.delivery import FAILED, PENDING, SENDING, STATES
+from models.outbox.destination import KINDS, pause, resume
+from models.outbox.listing import list_deliveries, list_destinations
 from models.settings import Settings
+from models.storage.sqlite.connection import transaction
 
 MOST_NAMED = 20  # deliveries, by their ids; of more it is said how many
 

@@ -13,9 +13,9 @@ from models.building import (
     token_as_dict,
     working_tokens,
 )
-from models.clock import Clock
-from models.database import as_text, transaction
+from models.clock import Clock, utc_text
 from models.settings import Settings
+from models.storage.sqlite.connection import transaction
 
 COLUMNS: Columns = {
     "token": "token",
@@ -65,7 +65,7 @@ def _rotate(args: argparse.Namespace, settings: Settings) -> None:
         token_as_dict(issued, now),
         args.json,
         f"Building {args.building} has a new token: {issued.token}",
-        f"Paste it into its website; its older ones work until {as_text(now + args.overlap)} at the latest.",
+        f"Paste it into its website; its older ones work until {utc_text(now + args.overlap)} at the latest.",
     )
 
 

@@ -13,12 +13,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from conftest import LEADS
-from mutants import for_a_while
-from trial import Trial, fault
-from world import (
-    Box,
+from fault_run import FaultRun, fault
+from load_clients import (
     Gone,
     Ledger,
+    ServerProcess,
     cpu_seconds,
     judge_storage,
     lead_body,
@@ -26,8 +25,9 @@ from world import (
     seeded,
     stored_leads,
 )
+from mutants import for_a_while
 
-from handlers.api.throttle import Throttle
+from handlers.api.rate_limit import RateLimiter
 from models.settings import Rate
 
 HALF = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode() + b'{"tour'
@@ -59,9 +59,9 @@ async def silent(port: int, count: int) -> Any:
     long=500,
     mutants=("takes ten connections at once",),
 )
-async def slow_sockets(trial: Trial) -> None:
+async def slow_sockets(trial: FaultRun) -> None:
     ledger, waits = Ledger(), []
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         await box.start()
         async with silent(box.port, trial.times):
             opened_at = time.monotonic()
@@ -98,9 +98,9 @@ async def slow_sockets(trial: Trial) -> None:
     long=10,
     mutants=("accepts as tornado does",),
 )
-async def descriptors(trial: Trial) -> None:
+async def descriptors(trial: FaultRun) -> None:
     ledger, shares, lines = Ledger(), [], []
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         for taken in (False, True):
             await box.start(limit_descriptors=100)
             assert box.process
@@ -129,10 +129,10 @@ async def descriptors(trial: Trial) -> None:
 
 
 @fault("fuzz", "bodies that no website would send", short=1_000, long=10_000, mutants=("trusts json",))
-async def fuzz(trial: Trial) -> None:
+async def fuzz(trial: FaultRun) -> None:
     ledger, chances = Ledger(), seeded(trial)
     bodies = _bodies(chances)
-    async with Box(trial, smtp_url="", june_homes_url="") as box:
+    async with ServerProcess(trial, smtp_url="", june_homes_url="") as box:
         await box.start()
 
         async def send_some() -> None:
@@ -263,7 +263,7 @@ def _bodies(chances: random.Random) -> Iterator[tuple[str, bytes, dict[str, str]
     long=500,
     mutants=("writes headers as they come",),
 )
-async def header_injection(trial: Trial) -> None:
+async def header_injection(trial: FaultRun) -> None:
     ledger, chances = Ledger(), seeded(trial)
     injections = [
         f"{before}{line_break}{header}: {value}"
@@ -286,7 +286,7 @@ async def header_injection(trial: Trial) -> None:
         for value in ("evil@evil.test", "<evil@evil.test>\r\n\r\nbody")
     ]
     chances.shuffle(injections)
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         await box.start()
         await box.first_answer(ledger)
         client = box.client()
@@ -330,9 +330,9 @@ async def header_injection(trial: Trial) -> None:
     long=1_000_000,
     mutants=("forgets everyone when there are many", "forgets nobody"),
 )
-async def million_addresses(trial: Trial) -> None:
+async def million_addresses(trial: FaultRun) -> None:
     with for_a_while(trial.mutant):
-        throttle, now = Throttle(Rate(300, 300)), 1_000_000_000_000
+        throttle, now = RateLimiter(Rate(300, 300)), 1_000_000_000_000
         greedy = [ipaddress.ip_address(f"10.0.{n // 250}.{n % 250}") for n in range(1_000)]
         for address in greedy:
             while throttle.take(address, now).allowed:
@@ -356,6 +356,6 @@ async def million_addresses(trial: Trial) -> None:
     trial.seen = f"{largest / 1e6:.1f} MB at most; the slowest answer took {1000 * longest:.0f} ms"
 
 
-def _size_of(throttle: Throttle) -> int:
+def _size_of(throttle: RateLimiter) -> int:
     buckets = throttle._full_at
     return sys.getsizeof(buckets) + sum(sys.getsizeof(k) + sys.getsizeof(v) for k, v in buckets.items())

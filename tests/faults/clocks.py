@@ -4,17 +4,17 @@ import asyncio
 import time
 from contextlib import suppress
 
+from fault_run import FaultRun, fault
 from launcher import CLOCK
-from trial import Trial, fault
-from world import Box, Gone, Ledger, post_lead
+from load_clients import Gone, Ledger, ServerProcess, post_lead
 
 MOST_SECONDS = 10.0  # how much longer than it had to a delivery may wait because the clock was set
 
 
-async def set_the_clock(trial: Trial, seconds: float) -> None:
+async def set_the_clock(trial: FaultRun, seconds: float) -> None:
     """Set the time of day by so much while a mail waits for its retry and one address is over its limit."""
     ledger, patience = Ledger(), 9.0 if trial.mutant else 60.0
-    async with Box(trial, rate_limit="20/86400") as box:
+    async with ServerProcess(trial, rate_limit="20/86400") as box:
         box.variables["TRIAL_RETRY_SECONDS"] = "2"
         await box.start()
         for _ in range(trial.times):
@@ -47,12 +47,12 @@ async def set_the_clock(trial: Trial, seconds: float) -> None:
 
 
 @fault("clock-back", "the clock is set back by an hour", short=1, long=1, mutants=("has no watchdog",))
-async def clock_back(trial: Trial) -> None:
+async def clock_back(trial: FaultRun) -> None:
     await set_the_clock(trial, -3600)
 
 
 @fault(
     "clock-forth", "the clock is set on by an hour", short=1, long=1, mutants=("limits by the time of day",)
 )
-async def clock_forth(trial: Trial) -> None:
+async def clock_forth(trial: FaultRun) -> None:
     await set_the_clock(trial, 3600)

@@ -5,8 +5,18 @@ import json
 import time
 from contextlib import suppress
 
-from trial import Trial, fault
-from world import Box, Crowd, Gone, Ledger, judge_storage, lead_body, new_email, seeded, stored_leads
+from fault_run import FaultRun, fault
+from load_clients import (
+    Gone,
+    Ledger,
+    LoadClients,
+    ServerProcess,
+    judge_storage,
+    lead_body,
+    new_email,
+    seeded,
+    stored_leads,
+)
 
 
 @fault(
@@ -16,12 +26,12 @@ from world import Box, Crowd, Gone, Ledger, judge_storage, lead_body, new_email,
     long=20,
     mutants=("answers before the commit",),
 )
-async def kill_9(trial: Trial) -> None:
+async def kill_9(trial: FaultRun) -> None:
     ledger, chances, slowest = Ledger(), seeded(trial), 0.0
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         for _ in range(trial.times):
             await box.start_again()
-            crowd = Crowd(box, ledger)
+            crowd = LoadClients(box, ledger)
             await crowd.reach(len(ledger.acknowledged) + chances.randrange(1, 200))
             await asyncio.sleep(chances.random() / 50)
             killed_at = time.monotonic()
@@ -44,9 +54,9 @@ async def kill_9(trial: Trial) -> None:
     long=20,
     mutants=("forgets keys",),
 )
-async def retries(trial: Trial) -> None:
+async def retries(trial: FaultRun) -> None:
     ledger, chances, slowest = Ledger(), seeded(trial), 0.0
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         home = asyncio.Event()
 
         async def insist(email: str) -> int:

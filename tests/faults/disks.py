@@ -15,8 +15,8 @@ from contextlib import (
 from pathlib import Path
 
 from disk import give_order
-from trial import CannotTry, Trial, fault
-from world import Box, Crowd, Ledger, judge_storage, stored_leads
+from fault_run import CannotTry, FaultRun, fault
+from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, stored_leads
 
 LOCK = """
 import apsw, sys
@@ -31,12 +31,12 @@ sys.stdin.read()
 ENOUGH = 16  # 201s while the disk fails: they are false, and a trial need not go on
 
 
-async def keep_trying(box: Box, ledger: Ledger) -> None:
+async def keep_trying(box: ServerProcess, ledger: Ledger) -> None:
     """Post leads until one was answered 503 or the server is gone, and a while longer. A false 201 is found
     when all is over.
     """
     before, taken = ledger.answers[503], len(ledger.acknowledged)
-    crowd = Crowd(box, ledger, 8, pause=0.005)
+    crowd = LoadClients(box, ledger, 8, pause=0.005)
     with suppress(TimeoutError):
         await asyncio.wait_for(crowd.reach(10**9), 0.5)
     while ledger.answers[503] == before and box.runs and len(ledger.acknowledged) < taken + ENOUGH:
@@ -47,7 +47,9 @@ async def keep_trying(box: Box, ledger: Ledger) -> None:
 Breaking = Callable[[], AbstractAsyncContextManager[None]]
 
 
-async def ride_out(trial: Trial, box: Box, ledger: Ledger, breaking: Breaking, *, ends: bool = False) -> None:
+async def ride_out(
+    trial: FaultRun, box: ServerProcess, ledger: Ledger, breaking: Breaking, *, ends: bool = False
+) -> None:
     """Have the disk fail, again and again, under clients, for as long as the block of `breaking` lasts; ends:
     the server is to stop with 74.
     """
@@ -75,7 +77,7 @@ async def ride_out(trial: Trial, box: Box, ledger: Ledger, breaking: Breaking, *
     trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
 
 
-async def ride_out_errors(trial: Trial, error: str, *, ends: bool) -> None:
+async def ride_out_errors(trial: FaultRun, error: str, *, ends: bool) -> None:
     """Have every operation of this kind fail so (one of `disk.ERRORS`)."""
 
     @asynccontextmanager
@@ -84,7 +86,7 @@ async def ride_out_errors(trial: Trial, error: str, *, ends: bool) -> None:
         yield
         give_order(trial.folder)
 
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         box.variables["TRIAL_DISK"] = "plain"
         await ride_out(trial, box, Ledger(), failing, ends=ends)
 
@@ -93,7 +95,7 @@ SUCCESS = ("takes a failure for success",)
 
 
 @fault("write-error", "I/O errors on every write", short=2, long=20, mutants=SUCCESS)
-async def write_error(trial: Trial) -> None:
+async def write_error(trial: FaultRun) -> None:
     await ride_out_errors(trial, "write EIO", ends=True)
 
 
@@ -104,12 +106,12 @@ async def write_error(trial: Trial) -> None:
     long=20,
     mutants=(*SUCCESS, "goes on after a failed commit"),
 )
-async def fsync_error(trial: Trial) -> None:
+async def fsync_error(trial: FaultRun) -> None:
     await ride_out_errors(trial, "sync EIO", ends=True)
 
 
 @fault("no-space", "every write is refused for want of space", short=2, long=20, mutants=SUCCESS)
-async def no_space(trial: Trial) -> None:
+async def no_space(trial: FaultRun) -> None:
     await ride_out_errors(trial, "write ENOSPC", ends=False)
 
 
@@ -134,11 +136,11 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
     long=10,
     mutants=SUCCESS,
 )
-async def disk_full(trial: Trial) -> None:
+async def disk_full(trial: FaultRun) -> None:
     ledger = Ledger()
     async with AsyncExitStack() as stack:
         stack.enter_context(small_disk(trial.folder / "data", 4))
-        box = await stack.enter_async_context(Box(trial))
+        box = await stack.enter_async_context(ServerProcess(trial))
         ballast = box.data_dir / "ballast"
 
         @asynccontextmanager
@@ -163,11 +165,11 @@ async def disk_full(trial: Trial) -> None:
     long=10,
     mutants=SUCCESS,
 )
-async def read_only(trial: Trial) -> None:
+async def read_only(trial: FaultRun) -> None:
     ledger = Ledger()
     async with AsyncExitStack() as stack:
         stack.enter_context(small_disk(trial.folder / "data", 64))
-        box = await stack.enter_async_context(Box(trial))
+        box = await stack.enter_async_context(ServerProcess(trial))
         for _ in range(trial.times):
             subprocess.run(["mount", "-o", "remount,ro", str(box.data_dir)], check=True)
             status, _ = await box.command("serve")
@@ -188,9 +190,9 @@ async def read_only(trial: Trial) -> None:
     long=5,
     mutants=SUCCESS,
 )
-async def locked(trial: Trial) -> None:
+async def locked(trial: FaultRun) -> None:
     ledger = Ledger()
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
 
         @asynccontextmanager
         async def locked_by_another() -> AsyncIterator[None]:

@@ -17,8 +17,9 @@ import apscheduler.schedulers.base  # noqa: E402
 from disk import Disk  # noqa: E402
 from mutants import put_in  # noqa: E402
 
+import models.outbox.claims  # noqa: E402
+import models.storage.sqlite.wal  # noqa: E402
 from handlers.api.leads import Leads  # noqa: E402
-from models import journal, outbox  # noqa: E402
 from models.clock import Clock  # noqa: E402
 
 CLOCK = "clock"  # a file in the folder: by how many seconds the time of day is set on, or back
@@ -65,9 +66,9 @@ if __name__ == "__main__":
         watch_answers(disk)
     if os.environ.get("TRIAL_RETRY_SECONDS"):
         first = timedelta(seconds=float(os.environ["TRIAL_RETRY_SECONDS"]))
-        outbox.RETRY_DELAYS = (first, *outbox.RETRY_DELAYS[1:])
+        models.outbox.claims.RETRY_DELAYS = (first, *models.outbox.claims.RETRY_DELAYS[1:])
     if os.environ.get("TRIAL_JOURNAL_PAGES"):
-        journal.JOURNAL_PAGES = int(os.environ["TRIAL_JOURNAL_PAGES"])
+        models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["TRIAL_JOURNAL_PAGES"])
     follow(folder)
     if os.environ.get("TRIAL_MUTANT"):
         put_in(os.environ["TRIAL_MUTANT"])

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from conftest import House, SteppedClock, running_house
+from conftest import ServerHarness, SteppedClock, running_harness
+from fault_run import FaultRun, fault
 from mutants import for_a_while
-from trial import Trial, fault
 
-from models import outbox_operator
-from models.destination import Destination
-from models.outbox import Delivery
+from models.outbox import actions
+from models.outbox.delivery import Delivery
+from models.outbox.destination import Destination
 
 BELIEVES = ("takes an attempt for a delivery",)
 LONGEST_HOLD = (
@@ -23,77 +23,79 @@ LONGEST_HOLD = (
 
 
 @asynccontextmanager
-async def a_house(trial: Trial, clock: SteppedClock, **options: str) -> AsyncIterator[House]:
+async def a_house(trial: FaultRun, clock: SteppedClock, **options: str) -> AsyncIterator[ServerHarness]:
     """A server in this process, whose clock the trial steps."""
     with for_a_while(trial.mutant):
-        async with running_house(trial.folder / "data", clock, rate_limit="1000000/1", **options) as house:
-            await house.building()
-            yield house
+        async with running_harness(
+            trial.folder / "data", clock, rate_limit="1000000/1", **options
+        ) as harness:
+            await harness.building()
+            yield harness
 
 
-async def take(house: House, count: int) -> dict[int, str]:
+async def take(harness: ServerHarness, count: int) -> dict[int, str]:
     """Take so many leads; their addresses by id."""
     emails = [f"r{number}.{random.random()}@renter.test" for number in range(count)]
-    return {await house.lead(token="maple", requestor_email=email): email for email in emails}
+    return {await harness.lead(token="maple", requestor_email=email): email for email in emails}
 
 
-async def step_until_sent(house: House, clock: SteppedClock, kind: str, most: float) -> float:
+async def step_until_sent(harness: ServerHarness, clock: SteppedClock, kind: str, most: float) -> float:
     """Step the clock until nothing of this kind waits; answers with the seconds that took."""
     began = clock.now()
     while (clock.now() - began).total_seconds() <= most:
-        rows = await house.settled(kind=kind)
+        rows = await harness.settled(kind=kind)
         due = [datetime.fromisoformat(row["due_at"]) for row in rows if row["state"] == "pending"]
         if not due:
             break
-        until = max(min(due), await held_until(house, kind) or clock.now())
+        until = max(min(due), await held_until(harness, kind) or clock.now())
         clock.step(max(1.0, (until - clock.now()).total_seconds() + 0.1))
     return (clock.now() - began).total_seconds()
 
 
-async def held_until(house: House, kind: str) -> datetime | None:
+async def held_until(harness: ServerHarness, kind: str) -> datetime | None:
     """Until when nothing is sent there."""
 
     def look() -> datetime | None:
         moment: datetime | None = Destination.get_by_id(kind).hold_until
         return moment
 
-    return await house.server.reader.read(look)
+    return await harness.server.storage.read(look)
 
 
-def judge_mail(trial: Trial, house: House, leads: dict[int, str]) -> None:
+def judge_mail(trial: FaultRun, harness: ServerHarness, leads: dict[int, str]) -> None:
     """Whether each lead's mail arrived, and how often."""
-    arrived = Counter(mail["Reply-To"] for mail in house.mail.mails)
+    arrived = Counter(mail["Reply-To"] for mail in harness.mail.mails)
     trial.lost += sum(arrived[email] == 0 for email in leads.values())
     trial.duplicated += sum(max(0, arrived[email] - 1) for email in leads.values())
     by_id: dict[str, set[bytes]] = {}
-    for mail, raw in zip(house.mail.mails, house.mail.raw, strict=True):
+    for mail, raw in zip(harness.mail.mails, harness.mail.raw, strict=True):
         by_id.setdefault(mail["Message-ID"], set()).add(raw)
     trial.require(len(by_id) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
     trial.require(all(len(raws) == 1 for raws in by_id.values()), "a mail that is sent again is the same")
 
 
 async def weather(
-    trial: Trial, house: House, clock: SteppedClock, leads: dict[int, str], most: float
+    trial: FaultRun, harness: ServerHarness, clock: SteppedClock, leads: dict[int, str], most: float
 ) -> None:
     """The fault is over: everything leaves, and each mail has arrived."""
-    trial.recovery = await step_until_sent(house, clock, "email", most)
+    trial.recovery = await step_until_sent(harness, clock, "email", most)
     trial.recovery_by_clock = True
     trial.tried = len(leads)
-    judge_mail(trial, house, leads)
+    judge_mail(trial, harness, leads)
 
 
 @fault("smtp-down", "the mail server is not there", short=20, long=200, mutants=BELIEVES)
-async def smtp_down(trial: Trial) -> None:
+async def smtp_down(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        await house.mail.stop()
-        leads = await take(house, trial.times)
-        rows = await house.settled()
+    async with a_house(trial, clock) as harness:
+        await harness.mail.stop()
+        leads = await take(harness, trial.times)
+        rows = await harness.settled()
         trial.require(sum(row["attempts"] for row in rows) <= 4, "it is left alone once it is down")
-        said = (await house.destination("email"))["waits_because"] or ""
+        said = (await harness.destination("email"))["waits_because"] or ""
         trial.require("held until" in said, "the outbox says that it is held")
-        await house.mail.start(house.mail.port)
-        await weather(trial, house, clock, leads, LONGEST_HOLD)
+        await harness.mail.start(harness.mail.port)
+        await weather(trial, harness, clock, leads, LONGEST_HOLD)
 
 
 @fault(
@@ -103,75 +105,75 @@ async def smtp_down(trial: Trial) -> None:
     long=200,
     mutants=("waits for each kind in turn",),
 )
-async def smtp_slow(trial: Trial) -> None:
+async def smtp_slow(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        house.mail.gate.clear()
+    async with a_house(trial, clock) as harness:
+        harness.mail.gate.clear()
         leads = {}
         for _ in range(trial.times):
-            lead_id = await house.lead(
+            lead_id = await harness.lead(
                 token="maple", requestor_email=(email := f"{_}@renter.test"), listing_source="june_homes"
             )
             leads[lead_id] = email
         try:
             async with asyncio.timeout(2 if trial.mutant else 50):
-                while len(house.partner.calls) < trial.times:
+                while len(harness.partner.calls) < trial.times:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             trial.require(False, "meanwhile everything else leaves")
-        trial.require(not house.mail.mails, "no mail has left")
-        house.mail.gate.set()
-        await weather(trial, house, clock, leads, LONGEST_HOLD)
+        trial.require(not harness.mail.mails, "no mail has left")
+        harness.mail.gate.set()
+        await weather(trial, harness, clock, leads, LONGEST_HOLD)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
 
 
 @fault("smtp-4xx", "the mail server says: later", short=20, long=200, mutants=BELIEVES)
-async def smtp_4xx(trial: Trial) -> None:
+async def smtp_4xx(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        house.mail.replies = ["451 greylisted"] * (trial.times + 3)
-        leads = await take(house, trial.times)
-        await house.settled()
-        await weather(trial, house, clock, leads, 300)
+    async with a_house(trial, clock) as harness:
+        harness.mail.replies = ["451 greylisted"] * (trial.times + 3)
+        leads = await take(harness, trial.times)
+        await harness.settled()
+        await weather(trial, harness, clock, leads, 300)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
 
 
 @fault("smtp-5xx-recipient", "the mail server does not know the agent", short=20, long=200, mutants=BELIEVES)
-async def smtp_5xx_recipient(trial: Trial) -> None:
+async def smtp_5xx_recipient(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        await house.building(token="oak", agent_email="gone@oak.test")
-        house.mail.unknown = {"gone@oak.test"}
+    async with a_house(trial, clock) as harness:
+        await harness.building(token="oak", agent_email="gone@oak.test")
+        harness.mail.unknown = {"gone@oak.test"}
         lost = {
-            await house.lead(token="oak", requestor_email=(email := f"oak{n}@renter.test")): email
+            await harness.lead(token="oak", requestor_email=(email := f"oak{n}@renter.test")): email
             for n in range(trial.times)
         }
-        fine = await take(house, trial.times)
-        rows = await house.settled(kind="email")
+        fine = await take(harness, trial.times)
+        rows = await harness.settled(kind="email")
         states = Counter((row["state"], row["attempts"]) for row in rows)
         trial.require(states[("failed", 1)] == len(lost), "it is given up at once, and kept")
         trial.require(states[("delivered", 1)] == len(fine), "other agents get theirs")
-        house.mail.unknown = set()
-        await house.change(lambda: outbox_operator.retry_failed(None, clock.now()))
-        await weather(trial, house, clock, {**lost, **fine}, LONGEST_HOLD)
+        harness.mail.unknown = set()
+        await harness.change(lambda: actions.retry_failed(None, clock.now()))
+        await weather(trial, harness, clock, {**lost, **fine}, LONGEST_HOLD)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
 
 
 @fault("smtp-5xx-login", "the mail server refuses the login", short=20, long=200, mutants=BELIEVES)
-async def smtp_5xx_login(trial: Trial) -> None:
+async def smtp_5xx_login(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        house.mail.passwords = {"office": "right"}
-        await house.restart(smtp_url=house.mail.url.replace("://", "://office:wrong@"))
-        leads = await take(house, trial.times)
-        rows = await house.settled()
+    async with a_house(trial, clock) as harness:
+        harness.mail.passwords = {"office": "right"}
+        await harness.restart(smtp_url=harness.mail.url.replace("://", "://office:wrong@"))
+        leads = await take(harness, trial.times)
+        rows = await harness.settled()
         trial.require(
             sum(row["attempts"] for row in rows) <= 4, "a login that is refused is not tried on and on"
         )
-        said = (await house.destination("email"))["waits_because"] or ""
+        said = (await harness.destination("email"))["waits_because"] or ""
         trial.require("LEADS_SMTP_URL" in said, "the outbox says which setting to look at")
-        house.mail.passwords = {"office": "wrong"}
-        await weather(trial, house, clock, leads, 3600 * 1.3)
+        harness.mail.passwords = {"office": "wrong"}
+        await weather(trial, harness, clock, leads, 3600 * 1.3)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
 
 
@@ -183,13 +185,13 @@ async def smtp_5xx_login(trial: Trial) -> None:
     mutants=BELIEVES,
     may_duplicate=True,
 )
-async def smtp_dies_after_data(trial: Trial) -> None:
+async def smtp_dies_after_data(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        house.mail.deaths = trial.times
-        leads = await take(house, trial.times)
-        await house.settled()
-        await weather(trial, house, clock, leads, 600)
+    async with a_house(trial, clock) as harness:
+        harness.mail.deaths = trial.times
+        leads = await take(harness, trial.times)
+        await harness.settled()
+        await weather(trial, harness, clock, leads, 600)
         trial.require(trial.duplicated == trial.times, "what nobody heard the end of is sent again, once")
         trial.seen = "each arrives twice, byte for byte the same: nobody can know better"
 
@@ -201,54 +203,54 @@ async def smtp_dies_after_data(trial: Trial) -> None:
     long=10_000,
     mutants=("holds no destination",),
 )
-async def smtp_down_24h(trial: Trial) -> None:
+async def smtp_down_24h(trial: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as house:
-        await house.mail.stop()
-        door = Door(house.mail.port)
+    async with a_house(trial, clock) as harness:
+        await harness.mail.stop()
+        door = Door(harness.mail.port)
         leads: dict[int, str] = {}
         for first in range(0, trial.times, 50):
             emails = [f"r{n}@renter.test" for n in range(first, min(first + 50, trial.times))]
-            ids = await asyncio.gather(*(house.lead(token="maple", requestor_email=e) for e in emails))
+            ids = await asyncio.gather(*(harness.lead(token="maple", requestor_email=e) for e in emails))
             leads |= dict(zip(ids, emails, strict=True))
         try:
-            await quiet(house, looks=5_000)
+            await quiet(harness, looks=5_000)
         except Restless:
             trial.require(False, "a destination that is down is left alone")
             return
         ends, probes = clock.now() + timedelta(hours=24), 0
         while clock.now() < ends:
-            until = await held_until(house, "email")
+            until = await held_until(harness, "email")
             trial.require(until, "a destination that is down is held")
             if until is None:
                 return
             hold = (until - clock.now()).total_seconds()
             before, probes = door.knocks, probes + 1
             clock.step(hold - 0.5)
-            await quiet(house)
+            await quiet(harness)
             trial.require(door.knocks == before, "nothing is tried while it is held")
             clock.step(1)
-            await quiet(house)
+            await quiet(harness)
             trial.require(door.knocks == before + 1, "one probe an interval")
             trial.require(hold <= LONGEST_HOLD, "a probe at least every six minutes")
         await door.close()
-        await house.mail.start(house.mail.port)
+        await harness.mail.start(harness.mail.port)
         trial.recovery_by_clock = True
         began = clock.now()
-        while not house.mail.mails:
+        while not harness.mail.mails:
             clock.step(5)
-            await quiet(house)
+            await quiet(harness)
         trial.recovery = (clock.now() - began).total_seconds()
-        while len(house.mail.mails) < trial.times and await waiting(house):
-            house.server.dispatcher.wake()
+        while len(harness.mail.mails) < trial.times and await waiting(harness):
+            harness.server.dispatcher.wake()
             await asyncio.sleep(0.02)
             clock.step(1)
-        await quiet(house)
+        await quiet(harness)
         trial.tried = len(leads)
-        judge_mail(trial, house, leads)
+        judge_mail(trial, harness, leads)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
-        trial.require(house.mail.most_at_once <= 4, "no burst when it returns: four at once at most")
-        trial.seen = f"{probes} probes in 24 h, then {house.mail.most_at_once} connections at once at most"
+        trial.require(harness.mail.most_at_once <= 4, "no burst when it returns: four at once at most")
+        trial.seen = f"{probes} probes in 24 h, then {harness.mail.most_at_once} connections at once at most"
 
 
 class Door:
@@ -273,28 +275,28 @@ class Door:
         self._socket.close()
 
 
-async def waiting(house: House) -> int:
+async def waiting(harness: ServerHarness) -> int:
     """How many mails wait or are on their way."""
 
     def count() -> int:
         number: int = Delivery.select().where(Delivery.state.in_(("pending", "sending"))).count()
         return number
 
-    return await house.server.reader.read(count)
+    return await harness.server.storage.read(count)
 
 
 class Restless(Exception):
     """The dispatcher goes on and on."""
 
 
-async def quiet(house: House, looks: int = 300_000) -> None:
+async def quiet(harness: ServerHarness, looks: int = 300_000) -> None:
     """Wait until the dispatcher has done all that it does now; raises Restless after so many looks."""
-    server, still = house.server, 0
+    server, still = harness.server, 0
 
     def busy() -> bool:
-        lanes = server.dispatcher._lanes
+        lanes = server.dispatcher._workers
         on_their_way = any(lane._on_their_way or lane._awake.is_set() for lane in lanes)
-        return on_their_way or server.writer.unanswered > 0
+        return on_their_way or server.storage.writer.unanswered > 0
 
     server.dispatcher.wake()
     for _ in range(looks):

@@ -15,25 +15,26 @@ import tornado.httpserver
 import tornado.tcpserver
 
 import handlers.api.body
-import handlers.api.schemas
-import handlers.connections
+import handlers.api.validation
+import handlers.http_server
+import jobs.clock_monitor
 import jobs.dispatcher
-import jobs.email_message
-import jobs.watchdog
-import models.backup
+import jobs.email.message
 import models.clock
-import models.data_folder
-import models.database
-import models.destination
 import models.idempotency
 import models.intake
-import models.journal
-import models.migrations
-import models.outbox
-import models.restore
-import models.writer
-from handlers.api.throttle import Throttle
-from jobs.delivery import Adapter, DeliveryError, Parcel
+import models.outbox.actions
+import models.outbox.claims
+import models.outbox.destination
+import models.storage.sqlite.backup
+import models.storage.sqlite.connection
+import models.storage.sqlite.folder
+import models.storage.sqlite.migrations.migrate
+import models.storage.sqlite.restore
+import models.storage.sqlite.wal
+import models.storage.sqlite.writer
+from handlers.api.rate_limit import RateLimiter
+from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 
 Patch = pytest.MonkeyPatch
 MUTANTS: dict[str, Callable[[Patch], None]] = {}
@@ -61,104 +62,107 @@ def for_a_while(name: str | None) -> Iterator[None]:
 
 @mutant
 def answers_before_the_commit(patch: Patch) -> None:
-    def commit(self: models.writer.Writer, results: list[Any]) -> None:
+    def commit(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
         for request, result in zip(self._batch, results, strict=True):
-            request.answered(result, None)
-            request.answered = _said_already
+            request.callback(result)
+            request.callback = _said_already
 
         def slowly() -> None:
             time.sleep(0.01)
             self._transaction.commit()
 
-        self._waiter.do(slowly, partial(self._committed, results))
+        self._thread.run(slowly, partial(self._committed, results))
 
-    patch.setattr(models.writer.Writer, "_commit", commit)
+    patch.setattr(models.storage.sqlite.writer.Writer, "_commit", commit)
 
 
-def _said_already(result: Any, error: Exception | None) -> None: ...
+def _said_already(result: Any) -> None: ...
 
 
 @mutant
 def synchronous_is_normal(patch: Patch) -> None:
-    patch.setitem(models.database.PRAGMAS, "synchronous", ("normal", 1))
+    patch.setitem(models.storage.sqlite.connection.PRAGMAS, "synchronous", ("normal", 1))
 
 
 @mutant
 def takes_a_failure_for_success(patch: Patch) -> None:
-    answer = models.writer.Writer._answer
+    answer = models.storage.sqlite.writer.Writer._complete
 
-    def believing(self: models.writer.Writer, results: list[Any]) -> None:
+    def believing(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
         for at, request in enumerate(self._batch):
-            failed = isinstance(results[at], models.writer._Failure)
+            failed = results[at].error is not None
             if failed and request.operation is models.intake.record_leads:
-                results[at] = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9)
+                lead = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9)
+                results[at] = models.storage.WriteResult(lead)
         answer(self, results)
 
-    patch.setattr(models.writer.Writer, "_answer", believing)
+    patch.setattr(models.storage.sqlite.writer.Writer, "_complete", believing)
 
 
 @mutant
 def goes_on_after_a_failed_commit(patch: Patch) -> None:
-    patch.setattr(models.database, "OutcomeUnknown", models.database.StorageError)
+    patch.setattr(models.storage.sqlite.connection, "OutcomeUnknown", models.storage.StorageError)
 
 
 @mutant
 def leaves_the_journal_as_it_was(patch: Patch) -> None:
-    patch.setattr(models.data_folder, "empty_journal", lambda: True)
+    patch.setattr(models.storage.sqlite.wal, "truncate_wal", lambda: True)
 
 
 @mutant
 def goes_on_after_a_failed_move(patch: Patch) -> None:
-    patch.setattr(models.journal, "OutcomeUnknown", models.database.StorageError)
+    patch.setattr(models.storage.sqlite.wal, "OutcomeUnknown", models.storage.StorageError)
 
 
 @mutant
 def moves_the_journal_as_it_closes(patch: Patch) -> None:
-    close = models.database.close_database
-    patch.setattr(models.writer, "close_database", lambda **_: close(moves_journal=True))
+    close = models.storage.sqlite.connection.close_database
+    patch.setattr(models.storage.sqlite.writer, "close_database", lambda **_: close(checkpoint=True))
 
 
 @mutant
 def takes_an_attempt_for_a_delivery(patch: Patch) -> None:
     """Marks a mail as sent whatever became of it."""
-    init = jobs.dispatcher._Lane.__init__
+    init = jobs.dispatcher.KindWorker.__init__
 
     def believing(self: Any, kind: str, adapter: Adapter, *rest: Any) -> None:
         class Believing(Adapter):
-            async def deliver(self, parcel: Parcel) -> None:
+            async def deliver(self, context: DeliveryContext) -> None:
                 try:
-                    await adapter.deliver(parcel)
+                    await adapter.deliver(context)
                 except DeliveryError:
                     pass
 
         init(self, kind, Believing(), *rest)
 
-    patch.setattr(jobs.dispatcher._Lane, "__init__", believing)
+    patch.setattr(jobs.dispatcher.KindWorker, "__init__", believing)
 
 
 @mutant
 def waits_for_each_kind_in_turn(patch: Patch) -> None:
-    deliver, one_at_a_time = jobs.dispatcher._Lane._deliver, asyncio.Lock()
+    deliver, one_at_a_time = jobs.dispatcher.KindWorker._deliver, asyncio.Lock()
 
     async def in_turn(self: Any, claimed: Any) -> None:
         async with one_at_a_time:
             await deliver(self, claimed)
 
-    patch.setattr(jobs.dispatcher._Lane, "_deliver", in_turn)
+    patch.setattr(jobs.dispatcher.KindWorker, "_deliver", in_turn)
 
 
 @mutant
 def holds_no_destination(patch: Patch) -> None:
-    patch.setattr(models.outbox, "hold", lambda *args, **kwargs: None)
-    patch.setattr(models.outbox, "openness", lambda *args: models.destination.Openness.OPEN)
+    patch.setattr(models.outbox.claims, "trip", lambda *args, **kwargs: None)
+    patch.setattr(
+        models.outbox.claims, "breaker_state", lambda *args: models.outbox.destination.BreakerState.CLOSED
+    )
 
 
 @mutant
 def has_no_watchdog(patch: Patch) -> None:
-    async def look(self: jobs.watchdog.Watchdog) -> None:
+    async def look(self: jobs.clock_monitor.ClockMonitor) -> None:
         return None
 
-    patch.setattr(jobs.watchdog.Watchdog, "look", look)
+    patch.setattr(jobs.clock_monitor.ClockMonitor, "look", look)
 
 
 @mutant
@@ -171,12 +175,12 @@ def limits_by_the_time_of_day(patch: Patch) -> None:
 
 @mutant
 def takes_ten_connections_at_once(patch: Patch) -> None:
-    patch.setattr(handlers.connections, "MOST_CONNECTIONS", 10)
+    patch.setattr(handlers.http_server, "MAX_CONNECTIONS", 10)
 
 
 @mutant
 def accepts_as_tornado_does(patch: Patch) -> None:
-    server = handlers.connections.ConnectionServer
+    server = handlers.http_server.LimitedHTTPServer
 
     def add_sockets(self: Any, sockets: Any) -> None:
         self._loop = asyncio.get_running_loop()
@@ -198,68 +202,70 @@ def trusts_json(patch: Patch) -> None:
 
 @mutant
 def writes_headers_as_they_come(patch: Patch) -> None:
-    patch.setattr(handlers.api.schemas, "clean_text", lambda text, keep_lines=False: text or None)
-    patch.setattr(jobs.email_message, "one_line", lambda text, limit=None: str(text))
-    patch.setattr(jobs.email_message, "_plain", lambda text: True)
-    patch.setattr(jobs.email_message, "_text_header", lambda name, text: f"{name}: {text}")
+    patch.setattr(handlers.api.validation, "clean_text", lambda text, keep_lines=False: text or None)
+    patch.setattr(jobs.email.message, "one_line", lambda text, limit=None: str(text))
+    patch.setattr(jobs.email.message, "_plain", lambda text: True)
+    patch.setattr(jobs.email.message, "_text_header", lambda name, text: f"{name}: {text}")
 
 
 @mutant
 def forgets_everyone_when_there_are_many(patch: Patch) -> None:
-    patch.setattr(Throttle, "_forget", lambda self, now_ns: self._full_at.clear())
+    patch.setattr(RateLimiter, "_forget", lambda self, now_ns: self._full_at.clear())
 
 
 @mutant
 def forgets_nobody(patch: Patch) -> None:
-    patch.setattr(Throttle, "_forget", lambda self, now_ns: None)
+    patch.setattr(RateLimiter, "_forget", lambda self, now_ns: None)
 
 
 @mutant
 def upgrades_without_a_transaction(patch: Patch) -> None:
-    patch.setattr(models.migrations, "transaction", nullcontext)
+    patch.setattr(models.storage.sqlite.migrations.migrate, "transaction", nullcontext)
 
 
 @mutant
 def copies_the_file(patch: Patch) -> None:
-    patch.setattr(models.backup, "copy_database", lambda source, target: shutil.copyfile(source, target))
+    patch.setattr(
+        models.storage.sqlite.backup, "copy_database", lambda source, target: shutil.copyfile(source, target)
+    )
 
 
 @mutant
 def restores_without_a_mark(patch: Patch) -> None:
-    patch.setattr(models.restore, "RESTORING", "leads.db.elsewhere")
+    patch.setattr(models.storage.sqlite.restore, "RESTORING", "leads.db.elsewhere")
 
 
 @mutant
 def restores_without_a_pause(patch: Patch) -> None:
-    patch.setattr(models.restore, "pause", lambda *args: None)
+    patch.setattr(models.outbox.actions, "pause", lambda *args: None)
 
 
 @mutant
 def forgets_keys(patch: Patch) -> None:
-    patch.setattr(models.intake, "first_tries", lambda digests, now: {})
-    patch.setattr(models.intake, "keep_first_tries", lambda tries, now: None)
+    patch.setattr(models.intake, "find_key_records", lambda digests, now: {})
+    patch.setattr(models.intake, "save_key_records", lambda tries, now: None)
 
 
 @mutant
 def keeps_keys_in_a_later_transaction(patch: Patch) -> None:
-    keep = models.idempotency.keep_first_tries
+    keep = models.idempotency.save_key_records
     kept: list[tuple[Any, Any]] = []
-    answer = models.writer.Writer._answer
+    answer = models.storage.sqlite.writer.Writer._complete
 
-    def keeping(self: models.writer.Writer, results: list[Any]) -> None:
-        with models.database.transaction():
+    def keeping(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
+        with models.storage.sqlite.connection.transaction():
             while kept:
                 keep(*kept.pop())
         answer(self, results)
 
-    patch.setattr(models.intake, "keep_first_tries", lambda tries, now: kept.append((tries, now)))
-    patch.setattr(models.writer.Writer, "_answer", keeping)
+    patch.setattr(models.intake, "save_key_records", lambda tries, now: kept.append((tries, now)))
+    patch.setattr(models.storage.sqlite.writer.Writer, "_complete", keeping)
 
 
 @mutant
 def takes_its_copy_for_whole(patch: Patch) -> None:
-    patch.setattr(models.restore, "empty_journal", lambda: True)
-    patch.setattr(models.restore, "read_back", lambda path: None)
+    patch.setattr(models.storage.sqlite.restore, "truncate_wal", lambda: True)
+    patch.setattr(models.storage.sqlite.restore, "read_back", lambda path: None)
 
 
 @mutant

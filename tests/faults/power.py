@@ -14,12 +14,14 @@ from typing import Any
 
 import apsw
 from disk import give_order, read_record
+from fault_run import FaultRun, fault
+from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, seeded, spread, stored_leads
 from peewee import DatabaseError
-from trial import Trial, fault
-from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_leads
 
-from models.data_folder import open_database, settle_journal
-from models.database import DatabaseRefused, close_database
+from models.storage import DatabaseUnusable
+from models.storage.sqlite.connection import close_database
+from models.storage.sqlite.folder import open_database
+from models.storage.sqlite.wal import recover_wal
 
 SECTOR = 512
 
@@ -113,7 +115,7 @@ def cuts(events: list[tuple[Any, ...]]) -> Iterator[int]:
             yield at
 
 
-async def record(box: Box) -> None:
+async def record(box: ServerProcess) -> None:
     """Have the box start with an empty disk, and keep a record of it."""
     box.variables["TRIAL_DISK"] = "recorded"
     shutil.rmtree(box.data_dir)
@@ -121,15 +123,15 @@ async def record(box: Box) -> None:
     await box.start()
 
 
-async def take_leads(box: Box, ledger: Ledger, count: int) -> None:
+async def take_leads(box: ServerProcess, ledger: Ledger, count: int) -> None:
     """Take so many more leads, and kill the server while it takes them."""
-    crowd = Crowd(box, ledger, 8, keyed=True)
+    crowd = LoadClients(box, ledger, 8, keyed=True)
     await crowd.reach(len(ledger.acknowledged) + count)
     await box.kill()
     await crowd.go_home()
 
 
-def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
+def judge_cuts(trial: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
     """Cut at so many moments of the record, each time in two ways, and look for what was answered before."""
     events = list(read_record(folder))
     moments = list(cuts(events))
@@ -145,8 +147,8 @@ def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
             began = time.monotonic()
             try:
                 open_database(after)  # as a server's start does, whatever the moment
-                settle_journal()
-            except (DatabaseRefused, DatabaseError, apsw.Error) as error:
+                recover_wal()
+            except (DatabaseUnusable, DatabaseError, apsw.Error) as error:
                 trial.lost += len(promised.acknowledged)
                 trial.require(False, f"a server starts after a cut ({error})")
                 continue
@@ -170,9 +172,9 @@ def judge_cuts(trial: Trial, folder: Path, ledger: Ledger, most: int) -> None:
     long=2_000,
     mutants=("synchronous is normal", "answers before the commit", "keeps keys in a later transaction"),
 )
-async def power_loss(trial: Trial) -> None:
+async def power_loss(trial: FaultRun) -> None:
     ledger = Ledger()
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         await record(box)
         await take_leads(box, ledger, max(300, trial.times))
     judge_cuts(trial, trial.folder, ledger, trial.times)
@@ -185,12 +187,12 @@ async def power_loss(trial: Trial) -> None:
     long=600,
     mutants=("goes on after a failed commit", "leaves the journal as it was"),
 )
-async def fsync_forgotten(trial: Trial) -> None:
+async def fsync_forgotten(trial: FaultRun) -> None:
     for killed in (False, True):  # the server then stops by itself, or is killed before it can
         ledger, folder = Ledger(), trial.folder / f"killed-{killed}"
-        async with Box(trial, folder) as box:
+        async with ServerProcess(trial, folder) as box:
             await record(box)
-            crowd = Crowd(box, ledger, 8, keyed=True)
+            crowd = LoadClients(box, ledger, 8, keyed=True)
             await crowd.reach(60)
             give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
             await crowd.reach(300)  # or until it is gone, as it should be
@@ -214,12 +216,12 @@ async def fsync_forgotten(trial: Trial) -> None:
     long=600,
     mutants=("goes on after a failed move", "moves the journal as it closes"),
 )
-async def move_forgotten(trial: Trial) -> None:
+async def move_forgotten(trial: FaultRun) -> None:
     ledger = Ledger()
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         box.variables["TRIAL_JOURNAL_PAGES"] = "200"
         await record(box)
-        crowd = Crowd(box, ledger, 8, keyed=True)
+        crowd = LoadClients(box, ledger, 8, keyed=True)
         await crowd.reach(20)
         onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
         onlooker.execute("BEGIN")

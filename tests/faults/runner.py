@@ -19,16 +19,16 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from trial import CannotTry, Fault, Trial, all_faults  # noqa: E402
+from fault_run import CannotTry, Fault, FaultRun, all_faults  # noqa: E402
 
 LONGEST_MUTANT_SECONDS = 60  # a defect may well keep a trial from its end
 
 
 async def try_fault(
     fault: Fault, folder: Path, times: int, *, mutant: str | None = None, timed: bool = False
-) -> Trial:
+) -> FaultRun:
     """Try a fault in this empty folder. What stumbles is a promise that was broken."""
-    trial = Trial(folder, times, mutant, timed)
+    trial = FaultRun(folder, times, mutant, timed)
     try:
         async with asyncio.timeout(LONGEST_MUTANT_SECONDS if mutant else None):
             await fault.run(trial)
@@ -36,7 +36,7 @@ async def try_fault(
         trial.not_tried = str(reason)
         return trial
     except Exception as error:
-        # Of a mutant it proves nothing that its trial stumbled or took too long: a promise must be broken.
+        # Of a mutant it proves nothing that its trial failed or took too long: a promise must be broken.
         if mutant is None:
             traceback.print_exc()
             trial.broken.append(f"the trial came to its end ({type(error).__name__}: {str(error)[:200]})")
@@ -46,7 +46,7 @@ async def try_fault(
     return trial
 
 
-def row(fault: Fault, trial: Trial, seconds: float) -> dict[str, object]:
+def row(fault: Fault, trial: FaultRun, seconds: float) -> dict[str, object]:
     """What a trial found, as one line of the table."""
     return {
         "fault": fault.name,

@@ -5,8 +5,8 @@ import gc
 from pathlib import Path
 
 import pytest
+from fault_run import all_faults
 from runner import try_fault
-from trial import all_faults
 
 FAULTS = all_faults()
 

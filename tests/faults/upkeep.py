@@ -10,11 +10,11 @@ from pathlib import Path
 import apsw
 from disk import give_order, read_record
 from disks import small_disk
+from fault_run import FaultRun, fault
+from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, seeded, spread, stored_leads
 from power import Replay, cuts
-from trial import Trial, fault
-from world import Box, Crowd, Ledger, judge_storage, seeded, spread, stored_leads
 
-from models.migrations import NEWEST
+from models.storage.sqlite.migrations.steps import NEWEST
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 OLD = SCHEMAS / f"schema-{NEWEST - 1}.db"
@@ -31,7 +31,7 @@ def shape(database: Path) -> tuple[int, list[str], list[str]]:
         return int(connection.pragma("user_version")), schema, leads
 
 
-async def operations(box: Box, folder: Path, *command: str) -> int:
+async def operations(box: ServerProcess, folder: Path, *command: str) -> int:
     """How many operations on files this command makes, when nothing stops it."""
     give_order(folder, die=10**9)
     status, _ = await box.command(*command)
@@ -46,9 +46,9 @@ async def operations(box: Box, folder: Path, *command: str) -> int:
     long=200,
     mutants=("upgrades without a transaction",),
 )
-async def upgrade_killed(trial: Trial) -> None:
+async def upgrade_killed(trial: FaultRun) -> None:
     old = shape(_copied(OLD, trial.folder / "old.db"))
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         box.variables["TRIAL_DISK"] = "recorded"
         database = box.data_dir / "leads.db"
 
@@ -95,7 +95,7 @@ def _copied(source: Path, target: Path) -> Path:
     return target
 
 
-def _judge(trial: Trial, database: Path, old: object, new: object, how: str) -> None:
+def _judge(trial: FaultRun, database: Path, old: object, new: object, how: str) -> None:
     try:
         found = shape(database)
     except (apsw.Error, AssertionError):
@@ -115,9 +115,9 @@ FIRST_OPERATIONS = 12
     long=200,
     mutants=("cannot undo what was begun",),
 )
-async def creation_killed(trial: Trial) -> None:
+async def creation_killed(trial: FaultRun) -> None:
     first = ("building", "add", "--name=Maple", "--token=maple")
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         box.variables["TRIAL_DISK"] = "plain"
         shutil.rmtree(box.data_dir)
         count = await operations(box, trial.folder, *first)
@@ -144,11 +144,11 @@ async def creation_killed(trial: Trial) -> None:
     long=60,
     mutants=("takes its copy for whole",),
 )
-async def restore_full(trial: Trial) -> None:
+async def restore_full(trial: FaultRun) -> None:
     """Either it is done, whole and with its outbox paused, or it is refused and all is as it was."""
     size = 4 * 2**20
     with small_disk(trial.folder / "data", size // 2**20):
-        async with Box(trial) as box:
+        async with ServerProcess(trial) as box:
             before = shape(box.data_dir / "leads.db")
             ballast = box.data_dir / "ballast"
             for number in range(trial.times):
@@ -186,17 +186,17 @@ async def restore_full(trial: Trial) -> None:
     long=100,
     mutants=("restores without a mark", "restores without a pause"),
 )
-async def restore_killed(trial: Trial) -> None:
+async def restore_killed(trial: FaultRun) -> None:
     ledger = Ledger()
-    async with Box(trial) as box:
+    async with ServerProcess(trial) as box:
         await box.start()
-        crowd = Crowd(box, ledger, 4)
+        crowd = LoadClients(box, ledger, 4)
         await crowd.reach(20)
         await crowd.go_home()
         backup = trial.folder / "backup.db"
         await box.command("backup", "create", "--output", str(backup))
         in_backup = stored_leads(backup)
-        crowd = Crowd(box, ledger, 4)
+        crowd = LoadClients(box, ledger, 4)
         await crowd.reach(40)
         await crowd.go_home()
         await box.stop()
@@ -254,11 +254,11 @@ async def restore_killed(trial: Trial) -> None:
     long=20,
     mutants=("copies the file",),
 )
-async def backup_under_load(trial: Trial) -> None:
+async def backup_under_load(trial: FaultRun) -> None:
     ledger = Ledger()
-    async with Box(trial, smtp_url="", june_homes_url="") as box:
+    async with ServerProcess(trial, smtp_url="", june_homes_url="") as box:
         await box.start()
-        crowd = Crowd(box, ledger, 40, pause=40 / 640)
+        crowd = LoadClients(box, ledger, 40, pause=40 / 640)
         await crowd.reach(400)
         # Somebody reads all the while, so that what is new stays in the journal, where a copy of the file
         # alone would not find it.

@@ -1,0 +1,39 @@
+"""What a clock that was wrong, or is set, means for deliveries that wait in the outbox."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from peewee import Case, Value
+
+from models.clock import utc_text
+from models.outbox.claims import RETRY_DELAYS
+from models.outbox.delivery import PENDING, Delivery, state_is
+from models.outbox.destination import JITTER, KINDS, shift_breakers
+from models.storage.cached_query import CachedQuery
+
+
+def shift_due_times(set_back_by: timedelta, now: datetime) -> None:
+    """The clock was set back to `now`: move due times and open circuit breakers back with it."""
+    for row in list(Delivery.select(Delivery.id, Delivery.due_at).where(_is_due_after(now))):
+        _MOVE.run(row.due_at - set_back_by, row.id)
+    shift_breakers(-set_back_by)
+
+
+def cap_due_times(now: datetime) -> None:
+    """Make due now what waits longer than its backoff allows, because the clock was ahead when it failed."""
+    longest = [timedelta(0), *(delay * (1 + JITTER) for delay in RETRY_DELAYS)]  # by failures
+    cases = [(_literal(failures), _literal(utc_text(now + d))) for failures, d in enumerate(longest)]
+    latest = Case(Delivery.failures, cases)
+    Delivery.update(due_at=now).where(_is_due_after(now), Delivery.due_at > latest).execute()
+
+
+_MOVE = CachedQuery(lambda due_at, row_id: Delivery.update(due_at=due_at).where(Delivery.id == row_id))
+
+
+def _literal(value: object) -> Value:
+    return Value(value, converter=False)  # not as a value of the column that it is compared with
+
+
+def _is_due_after(now: datetime) -> Any:
+    """The condition that a delivery waits beyond this moment, so that the index of such rows serves it."""
+    return state_is(PENDING) & Delivery.kind.in_(KINDS) & (Delivery.due_at > now)

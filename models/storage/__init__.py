@@ -1,0 +1,150 @@
+"""The storage protocol: how the program writes and reads its database, and how storage fails.
+
+Each database has a package of its own beside this file; `sqlite` is the one there is. Nothing in here knows a
+table of the domain.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+Params = ParamSpec("Params")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Writes a set of items in the open transaction, and returns one result an item, in their order.
+Operation = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+class StorageError(Exception):
+    """The disk or a lock failed a transaction, and nothing of it is stored. A later retry may succeed."""
+
+
+class Overloaded(StorageError):
+    """The writer's queue is full: commits are slower than submissions."""
+
+
+class WriterStopped(StorageError):
+    """The writer accepts nothing more, because the outcome of an earlier commit is unknown."""
+
+
+class OutcomeUnknown(StorageError):
+    """The disk failed a commit. The next start finds out whether its rows are stored."""
+
+
+class DatabaseUnusable(Exception):
+    """The database can't be opened as it is. The message says why and what to do; nothing was changed."""
+
+
+@dataclass(slots=True, eq=False)  # frozen, it takes twice as long to make
+class WriteResult(Generic[Result]):
+    """What became of a submitted item: its result, or the error that it met."""
+
+    value: Result | None = None
+    error: Exception | None = None
+
+    def get(self) -> Result:
+        """Return the result. Raises the error instead, if there is one."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)  # one error object may stand for a whole batch
+        return self.value  # type: ignore[return-value]
+
+
+WriteCallback = Callable[[WriteResult[Any]], None]
+
+
+class Submitter(Protocol):
+    """The hot path of a storage, as leads and deliveries use it."""
+
+    def submit(
+        self,
+        operation: Operation,
+        item: Any,
+        callback: WriteCallback,
+        *,
+        linger: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """Queue one item of a set, and call back once its commit is durable, or has failed.
+
+        One commit takes all items that are queued; each operation is called once, with all of its items.
+        linger: the item may wait a few milliseconds to share another write's commit. alone: no other item is
+        about to come, so on a fast disk the item is committed before this returns. Raises Overloaded.
+        """
+
+    def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:
+        """Call back, on the loop, after each commit that contains this operation."""
+
+
+class Storage(Submitter, Protocol):
+    """The database of a running server. Its methods are called on the event loop's thread."""
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the loop has waited for commits, in all: a wait that its thread's time does not show."""
+
+    async def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Run one action, all or nothing, and return its result once it is durable.
+
+        Raises what the action raises, and StorageError or one of its kinds.
+        """
+
+    async def read(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Run a quick query off the loop, on a connection that can't write. It must have fetched its rows.
+
+        Raises StorageError.
+        """
+
+    async def read_slowly(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Run a query that may take long, such as a listing: it delays no quick one. Raises StorageError."""
+
+    async def check(self) -> None:
+        """Raise StorageError unless a lead could be stored now."""
+
+
+class BlockingStorage(Protocol):
+    """The database of a command: the same two verbs without a loop."""
+
+    def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Run one action, all or nothing, and return its result once it is durable.
+
+        Raises what the action raises, and StorageError or one of its kinds.
+        """
+
+    def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """Run a query and return its result. Raises StorageError."""
+
+
+def submit_and_wait(
+    storage: Submitter,
+    operation: Callable[[Sequence[Item]], Sequence[Result]],
+    item: Item,
+    *,
+    linger: bool = False,
+) -> "asyncio.Future[Result]":
+    """Submit an item and return a future of its result. Raises Overloaded at once if the queue is full.
+
+    The future raises what the operation raised for this item, and StorageError or one of its kinds. A
+    cancelled future cancels only the wait: the item is written all the same.
+    """
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def completed(result: WriteResult[Result]) -> None:
+        if future.done():
+            return
+        if result.error is None:
+            future.set_result(result.value)  # type: ignore[arg-type]
+        else:
+            future.set_exception(result.error)
+
+    storage.submit(operation, item, completed, linger=linger)
+    return future

@@ -1,0 +1,41 @@
+"""Which of SQLite's errors mean that storage failed, rather than a row."""
+
+from collections.abc import Iterator
+
+import apsw
+
+STORAGE_FAILURES = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and its causes: Peewee reports a disk error as 'cannot rollback'."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Return True if the disk, the file or its lock failed, rather than a row."""
+    return any(isinstance(cause, STORAGE_FAILURES) for cause in causes(error))
+
+
+def is_corruption(error: BaseException) -> bool:
+    """Return True if SQLite found that the file is no database, or a damaged one."""
+    return any(isinstance(cause, apsw.NotADBError | apsw.CorruptError) for cause in causes(error))
+
+
+def storage_reason(error: BaseException) -> str:
+    """Return what SQLite said of a failure, for the log: 'database or disk is full'."""
+    return next((str(c) for c in causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))

@@ -1,0 +1,1 @@
+"""The schema's history: one step a file, append-only, each applied in one transaction."""

@@ -1,0 +1,13 @@
+"""The steps of the schema, oldest first."""
+
+from models.storage.sqlite.migrations import (
+    v0001_initial,
+    v0002_safe_retries,
+    v0003_installation,
+    v0004_suspicion,
+)
+
+STEPS = tuple(
+    step.STATEMENTS for step in (v0001_initial, v0002_safe_retries, v0003_installation, v0004_suspicion)
+)
+NEWEST = len(STEPS)

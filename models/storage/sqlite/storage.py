@@ -1,0 +1,133 @@
+"""The storage of a running server on SQLite: one writer, readers beside it, one folder that it alone has."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from models.clock import Clock
+from models.storage import (
+    Operation,
+    StorageError,
+    WriteCallback,
+    submit_and_wait,
+)
+from models.storage.sqlite.connection import close_database, transaction
+from models.storage.sqlite.failures import is_storage_failure, storage_reason
+from models.storage.sqlite.folder import open_database
+from models.storage.sqlite.locks import server_lock
+from models.storage.sqlite.reader import Reader
+from models.storage.sqlite.storage_check import check_storage
+from models.storage.sqlite.wal import recover_wal
+from models.storage.sqlite.writer import Writer, run_action
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+
+class SqliteStorage:
+    """`Storage` on the SQLite file of one data folder."""
+
+    def __init__(self, data_dir: Path, clock: Clock) -> None:
+        self._data_dir = data_dir
+        self._clock = clock
+        self._lock = server_lock(data_dir)
+        self.writer = Writer()
+        # Two, so that a slow listing does not delay the look-up of an origin.
+        self._quick_reader, self._slow_reader = Reader("reader"), Reader("slow reader")
+
+    def lock(self) -> None:
+        """Take the folder for this server alone. Raises DatabaseUnusable if another server has it."""
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Open the locked folder's database; make or upgrade it if need be. Raises DatabaseUnusable."""
+        open_database(self._data_dir, locked=True)
+        recover_wal()
+
+    def abandon(self) -> None:
+        """Undo `lock` and `open`, after a start that failed."""
+        close_database()
+        self._lock.release()
+
+    def start(self) -> None:
+        """Start the writer on the running loop."""
+        self.writer.start()
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set once only a new start can tell what is stored."""
+        return self.writer.broken
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the loop has waited for commits, in all."""
+        return self.writer.waited_seconds
+
+    def submit(
+        self,
+        operation: Operation,
+        item: object,
+        callback: WriteCallback,
+        *,
+        linger: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """As `Submitter.submit`."""
+        self.writer.submit(operation, item, callback, linger=linger, alone=alone)
+
+    def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:
+        """As `Submitter.after_commit`."""
+        self.writer.after_commit(operation, callback)
+
+    async def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.write`."""
+        operation = run_action(partial(function, *args, **kwargs))
+        result: Result = await submit_and_wait(self.writer, operation, None)
+        return result
+
+    async def read(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.read`."""
+        return await self._quick_reader.read(function, *args, **kwargs)
+
+    async def read_slowly(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.read`, for a query that may take long: a listing, a search, a report."""
+        return await self._slow_reader.read(function, *args, **kwargs)
+
+    async def check(self) -> None:
+        """As `Storage.check`."""
+        await self.write(check_storage, self._clock.now())
+
+    async def close(self) -> None:
+        """Write what is queued, close every connection, and release the folder."""
+        await self._quick_reader.close()
+        await self._slow_reader.close()
+        await self.writer.close()
+        self._lock.release()
+
+
+class SqliteCommandStorage:
+    """`BlockingStorage` on the database that this thread has open."""
+
+    def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `BlockingStorage.write`."""
+        with transaction():
+            return function(*args, **kwargs)
+
+    def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """As `BlockingStorage.read`."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if is_storage_failure(error):
+                raise StorageError(storage_reason(error)) from error
+            raise

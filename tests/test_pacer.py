@@ -1,0 +1,56 @@
+"""What the pacer of deliveries promises: short turns while leads keep the loop busy, and no longer."""
+
+import time
+
+import pytest
+
+from jobs.pacer import BUSY, LONGEST_REST_SECONDS, Pacer, adapted
+
+
+class Processor:
+    """A running time and a used time that the test steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.used = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "thread_time", lambda: self.used)
+        self.pacer = Pacer(lambda: 0.0)
+
+    def work(self, seconds: float, busy: float, leads: bool = True) -> float:
+        """Go on for so long, busy for this part of it; the rest that is asked for then."""
+        for _ in range(round(seconds / 0.05)):
+            self.now += 0.0501
+            self.used += 0.0501 * busy
+            if leads:
+                self.pacer.lead_came()
+            rest = self.pacer.rest_seconds()
+        return rest
+
+
+def test_while_leads_keep_the_loop_busy_deliveries_rest_longer_and_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processor = Processor(monkeypatch)
+    assert [processor.work(0.05, 1.0) for _ in range(6)] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.2]
+    assert processor.work(5, 1.0) == LONGEST_REST_SECONDS
+
+
+def test_with_time_left_they_rest_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = Processor(monkeypatch)
+    processor.work(1, 1.0)
+    rests = [processor.work(0.05, BUSY / 2) for _ in range(6)]
+    assert rests == sorted(rests, reverse=True) and rests[-1] == 0
+
+
+def test_a_loop_that_deliveries_alone_keep_busy_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = Processor(monkeypatch)
+    assert processor.work(1, 1.0, leads=False) == 0
+    processor.work(1, 1.0)
+    assert processor.work(0.2, 1.0, leads=False) == 0
+
+
+def test_a_rest_is_never_longer_than_the_longest() -> None:
+    rest = 0.0
+    for _ in range(100):
+        rest = adapted(rest, 1.0)
+    assert rest == LONGEST_REST_SECONDS

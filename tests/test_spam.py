@@ -1,0 +1,217 @@
+"""The quiet defence against spam: nothing is refused or lost for it, and the operator has the last word."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from command_line import Commands
+from conftest import ServerHarness, SteppedClock, held, queued
+
+from models.building import find_building, update_building
+from models.lead_actions import assign_lead, release_lead
+from models.spam import OFTEN, RecentText, SpamSignals
+
+TRAP = {"homepage": "https://pills.test"}
+HELD_BY_TRAP = "suspected of spam: the field that nobody sees was filled in"
+
+
+async def defend(harness: ServerHarness, how: str) -> None:
+    await harness.change(lambda: update_building(find_building(1), {"spam_defence": how}))
+
+
+async def states(harness: ServerHarness, lead: int) -> dict[str, tuple[str, str | None]]:
+    rows = [row for row in await harness.settled() if row["lead_id"] == lead]
+    return {row["kind"]: (row["state"], row["reason"]) for row in rows}
+
+
+async def test_a_trap_that_is_filled_in_holds_the_mail_whatever_the_building_has(
+    harness: ServerHarness,
+) -> None:
+    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
+    stored = await harness.stored(lead)
+    assert stored["suspected"] == "the field that nobody sees was filled in"
+    assert await states(harness, lead) == {
+        "email": ("held", HELD_BY_TRAP),
+        "june_homes": ("held", HELD_BY_TRAP),
+    }
+    assert harness.mail.mails == [] and harness.partner.calls == []
+
+
+async def test_a_release_lets_all_of_it_leave(harness: ServerHarness, clock: SteppedClock) -> None:
+    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
+    assert await harness.change(lambda: release_lead(lead, clock.now())) == 2
+    harness.server.dispatcher.wake()
+    assert await states(harness, lead) == {"email": ("delivered", None), "june_homes": ("delivered", None)}
+    assert (await harness.stored(lead))["suspected"] is None
+    assert harness.mail.mails[0]["Subject"].startswith("New lead: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"form_seconds": "0.4"}, "it was filled in within 0.4 s"),
+        ({"message": "https://pills.test/now"}, "its message is links alone"),
+        ({"message": " www.pills.test , HTTPS://more.test !"}, "its message is links alone"),
+    ],
+)
+async def test_what_looks_like_spam_is_held_where_there_is_a_defence(
+    harness: ServerHarness, fields: dict[str, Any], reason: str
+) -> None:
+    assert (await harness.stored(await harness.lead(token="maple", **fields)))["suspected"] is None
+    await defend(harness, "hold")
+    lead = await harness.lead(token="maple", **fields)
+    assert (await harness.stored(lead))["suspected"] == reason
+    assert await states(harness, lead) == {"email": ("held", f"suspected of spam: {reason}")}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"homepage": " "},
+        {"homepage": False},
+        {"homepage": 0},
+        {"homepage": ["x"]},
+        {"homepage": {"x": 1}},
+        {"form_seconds": ["x"]},
+        {"form_seconds": "9" * 2_000},
+        {"form_seconds": 60},
+        {"message": "https://maple.test/4b还有空房吗？"},
+        {"form_seconds": "3"},
+        {"form_seconds": "soon"},
+        {"form_seconds": "-1"},
+        {"form_seconds": "nan"},
+        {"message": "Is https://maple.test/4b still free?"},
+        {"message": "?"},
+    ],
+)
+async def test_what_a_renter_may_send_is_not_suspected(
+    harness: ServerHarness, fields: dict[str, Any]
+) -> None:
+    await defend(harness, "hold")
+    lead = await harness.lead(token="maple", **fields)
+    assert (await harness.stored(lead))["suspected"] is None
+    assert await states(harness, lead) == {"email": ("delivered", None)}
+
+
+async def test_a_flood_of_one_text_is_held_from_some_time_on_until_it_is_over(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    await defend(harness, "hold")
+
+    async def suspected(number: int, message: str) -> bool:
+        lead = await harness.lead(token="maple", message=message, requestor_email=f"{number}@renter.test")
+        return (await harness.stored(lead))["suspected"] is not None
+
+    assert [await suspected(n, "Buy  this" if n % 2 else "buy THIS") for n in range(OFTEN + 2)] == [
+        *[False] * OFTEN,
+        True,
+        True,
+    ]
+    assert not await suspected(98, "Is it still free?")
+    clock.step(601)
+    assert not await suspected(99, "Buy this")
+
+
+async def test_a_flood_that_comes_all_at_once_is_seen_too(harness: ServerHarness) -> None:
+    await defend(harness, "hold")
+    async with held(harness):  # so that they are one batch
+        leads = [
+            asyncio.create_task(
+                harness.lead(token="maple", message="Buy this", requestor_email=f"{n}@renter.test")
+            )
+            for n in range(OFTEN + 3)
+        ]
+        await queued(harness, len(leads))
+    stored = [await harness.stored(await lead) for lead in leads]
+    assert sum(lead["suspected"] is not None for lead in stored) == 3
+
+
+async def test_a_trap_of_any_length_is_a_trap_and_no_refusal(harness: ServerHarness) -> None:
+    lead = await harness.lead(token="maple", homepage="x" * 5_000)
+    assert (await harness.stored(lead))["suspected"] is not None
+
+
+async def test_a_clock_that_was_set_back_suspects_nobody(harness: ServerHarness, clock: SteppedClock) -> None:
+    await defend(harness, "hold")
+    for number in range(OFTEN):
+        await harness.lead(token="maple", message="Is it free?", requestor_email=f"{number}@renter.test")
+    clock.set_time_of_day(-86_400)
+    lead = await harness.lead(token="maple", message="Is it free?")
+    assert (await harness.stored(lead))["suspected"] is None
+
+
+async def test_a_building_may_have_such_mail_marked_instead(harness: ServerHarness) -> None:
+    await defend(harness, "mark")
+    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
+    assert await states(harness, lead) == {"email": ("delivered", None), "june_homes": ("delivered", None)}
+    (mail,) = harness.mail.mails
+    assert mail["Subject"].startswith("Looks like spam: New lead: ")
+    text = mail.get_body(("plain",))
+    assert text and "Looks like spam: the field that nobody sees was filled in" in text.get_content()
+    assert b"suspected" not in harness.partner.calls[0][1]
+
+
+async def test_a_suspected_lead_of_no_building_is_held_once_it_is_given_one(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    lead = await harness.lead(token="unknown", **TRAP)
+    assert (await states(harness, lead))["email"] == ("skipped", "no building matched")
+    assert await harness.change(lambda: assign_lead(lead, find_building(1), clock.now())) == HELD_BY_TRAP
+    assert (await states(harness, lead))["email"] == ("held", HELD_BY_TRAP)
+
+
+async def test_the_answer_tells_nobody_of_it(harness: ServerHarness) -> None:
+    plain, trapped = [
+        await harness.post(
+            {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test", **fields}}
+        )
+        for fields in ({}, TRAP)
+    ]
+    assert (plain.code, plain.body, trapped.code, trapped.body) == (201, b'{"id": 1}', 201, b'{"id": 2}')
+    assert plain.headers.keys() == trapped.headers.keys()
+
+
+async def test_the_version_of_the_consents_text_is_kept_with_its_evidence(harness: ServerHarness) -> None:
+    lead = await harness.lead(token="maple", sms_consent="true", sms_consent_version="2026-11 en")
+    assert (await harness.stored(lead))["sms_consent_evidence"]["version"] == "2026-11 en"
+    lead = await harness.lead(token="maple", sms_consent="yes", sms_consent_version="2026-11 en")
+    assert (await harness.stored(lead))["sms_consent_evidence"] is None
+
+
+def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None:
+    plain, trapped = commands.leads({}, {"email": "spam@renter.test", "signs": SpamSignals(trap=True)})
+    assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [trapped]
+    assert "'lead release 2' lets it leave" in commands.refusal("outbox", "retry", 2)
+    assert commands.row("lead", "release", trapped) == {"id": trapped, "released": 1}
+    assert commands.rows("lead", "list", "--suspected") == []
+    assert [row["state"] for row in commands.rows("outbox", "list")] == ["pending", "pending"]
+    assert "not suspected of anything" in commands.refusal("lead", "release", plain)
+    assert "there is no lead 99" in commands.refusal("lead", "release", 99)
+
+
+def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Commands) -> None:
+    commands.leads(
+        {"email": "a@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
+        {"email": "b@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
+    )
+    commands.run("outbox", "skip", 1)
+    commands.run("customer", "erase", 2, "--yes")
+    assert [row["state"] for row in commands.rows("outbox", "list")] == ["skipped", "skipped"]
+    assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [1]
+    assert "'lead release 1' comes first" in commands.refusal("outbox", "retry", 1)
+    with commands.database():
+        assert RecentText.select().count() == 0
+
+
+def test_doctor_tells_of_what_is_held(commands: Commands) -> None:
+    commands.leads({"signs": SpamSignals(trap=True)})
+    said = commands.run("doctor", status=1).stdout
+    assert "1 are held as they look like spam" in said and "lead release" in said
+
+
+def test_a_defence_is_one_of_three(commands: Commands) -> None:
+    commands.run("building", "add", "--name", "The Oak", "--spam-defence", "mark")
+    assert commands.row("building", "show", 1)["spam_defence"] == "mark"
+    assert commands.row("building", "update", 1, "--spam-defence", "")["spam_defence"] == "off"
+    assert "off, hold, mark" in commands.refusal("building", "update", 1, "--spam-defence", "loud")
