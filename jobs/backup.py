@@ -7,14 +7,8 @@ from pathlib import Path
 
 from models.clock import Clock
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import (
-    NIGHTLY,
-    create_backup,
-    installation_of,
-    list_backups,
-    new_path,
-    rotate,
-)
+from models.storage.sqlite.backup import create_backup
+from models.storage.sqlite.backup_files import NIGHTLY, installation_of, list_backups, new_path, rotate
 
 log = logging.getLogger("leads.backup")
 

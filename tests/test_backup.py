@@ -16,7 +16,8 @@ from test_process import damage_header, damage_inside, make_foreign, make_newer
 
 from models.clock import Clock
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import checksum_file, create_backup, new_path
+from models.storage.sqlite.backup import create_backup
+from models.storage.sqlite.backup_files import checksum_file, new_path
 from models.storage.sqlite.migrations.steps import NEWEST
 
 LONG = "m" * 10_000

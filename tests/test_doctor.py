@@ -36,7 +36,8 @@ from models.outbox.claims import open_outbox
 from models.outbox.delivery import FAILED, Delivery
 from models.outbox.destination import EMAIL, JUNE_HOMES, pause, trip
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import checksum_file, create_backup, new_path
+from models.storage.sqlite.backup import create_backup
+from models.storage.sqlite.backup_files import checksum_file, new_path
 from models.storage.sqlite.locks import server_lock
 from models.storage.sqlite.migrations.steps import NEWEST
 

@@ -15,7 +15,8 @@ from test_backup import content, query
 
 from models.lead_record import list_leads, show_lead
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import list_backups, verify_backup
+from models.storage.sqlite.backup import verify_backup
+from models.storage.sqlite.backup_files import list_backups
 from models.storage.sqlite.connection import close_database
 from models.storage.sqlite.folder import open_database
 from models.storage.sqlite.locks import server_lock

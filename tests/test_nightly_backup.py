@@ -15,14 +15,8 @@ from conftest import StartHarness, SteppedClock, until
 from test_failed_commits import failing_writes
 
 from jobs.backup import NightlyBackup
-from models.storage.sqlite.backup import (
-    checksum_file,
-    create_backup,
-    installation_of,
-    list_backups,
-    new_path,
-    verify_backup,
-)
+from models.storage.sqlite.backup import create_backup, verify_backup
+from models.storage.sqlite.backup_files import checksum_file, installation_of, list_backups, new_path
 
 HOUR = 3_600
 OFFICE = ZoneInfo("America/New_York")

@@ -21,7 +21,8 @@ from models.lead_record import list_leads
 from models.outbox.actions import SKIPPED_BY_HAND, pause_after_restore
 from models.outbox.delivery import Delivery
 from models.outbox.destination import EMAIL, JUNE_HOMES, resume
-from models.storage.sqlite.backup import checksum_file, create_backup
+from models.storage.sqlite.backup import create_backup
+from models.storage.sqlite.backup_files import checksum_file
 from models.storage.sqlite.inspect import RESTORING
 from models.storage.sqlite.locks import command_lock, restore_lock
 from models.storage.sqlite.migrations.steps import NEWEST

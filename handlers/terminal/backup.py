@@ -8,7 +8,8 @@ from handlers.terminal.listing import Columns, answer, list_rows, moment, note, 
 from models.clock import Clock
 from models.outbox.actions import pause_after_restore
 from models.settings import Settings
-from models.storage.sqlite.backup import Backup, create_backup, list_backups, new_path, verify_backup
+from models.storage.sqlite.backup import Backup, create_backup, verify_backup
+from models.storage.sqlite.backup_files import list_backups, new_path
 from models.storage.sqlite.restore import restore_backup
 
 COLUMNS: Columns = {"made": moment("made_at"), "why": "why", "bytes": "bytes", "file": "path"}

@@ -34,7 +34,8 @@ from models.clock import Clock
 from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.settings import Settings
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import Progress, checksum_file, installation_in, list_backups, verify_backup
+from models.storage.sqlite.backup import Progress, verify_backup
+from models.storage.sqlite.backup_files import checksum_file, installation_in, list_backups
 from models.storage.sqlite.connection import FILE_NAME, size_with_wal
 from models.storage.sqlite.inspect import ask_at_rest_or_in_use
 

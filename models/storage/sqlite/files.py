@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the folder's list of names survive a power cut. Raises OSError."""
+    """Sync the folder, so that its file names survive a power cut. Raises OSError."""
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sync_file(path: Path) -> None:
-    """Have the file's content survive a power cut. Raises OSError."""
+    """Sync the file, so that its content survives a power cut. Raises OSError."""
     _sync(path, os.O_RDONLY)
 
 
@@ -32,7 +32,7 @@ def _fsync(descriptor: int) -> None:
 
 
 def make_private(path: Path, content: bytes = b"") -> None:
-    """Make a new file that its owner alone can read, with this content, synced. Raises OSError."""
+    """Make a new file of mode 0600 with this content, synced. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -41,6 +41,6 @@ def make_private(path: Path, content: bytes = b"") -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal. Raises OSError."""
+    """Return the file's SHA-256 in hexadecimal. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

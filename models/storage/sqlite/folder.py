@@ -8,7 +8,8 @@ from peewee import DatabaseError
 from models.clock import Clock
 from models.settings import BACKUPS
 from models.storage import DatabaseUnusable
-from models.storage.sqlite.backup import create_backup, new_path
+from models.storage.sqlite.backup import create_backup
+from models.storage.sqlite.backup_files import new_path
 from models.storage.sqlite.connection import (
     FILE_NAME,
     SqliteDatabase,

@@ -8,13 +8,14 @@ from pathlib import Path
 from models.storage import DatabaseUnusable
 
 SERVER_LOCK, USE_LOCK = "server.lock", "use.lock"
-# `lock_holder` has a lock for a moment only, to see whether it could have it.
-TRIES, BETWEEN_SECONDS = 5, 0.02
+# `lock_holder` takes a lock for a moment, to see whether it is free.
+LOCK_TRIES, BETWEEN_TRIES_SECONDS = 5, 0.02
 
 
 def lock_holder(data_dir: Path) -> str | None:
-    """The number of the process that holds the folder's server lock; None if none does. Nothing is made or
-    kept. Raises OSError.
+    """Return the id of the process that holds the folder's server lock; None if the lock is free.
+
+    Makes no file and keeps no lock. Raises OSError.
     """
     try:
         descriptor = os.open(data_dir / SERVER_LOCK, os.O_RDONLY | os.O_CLOEXEC)
@@ -24,20 +25,20 @@ def lock_holder(data_dir: Path) -> str | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the descriptor is closed
         return None
     except BlockingIOError:
-        return _written_in(descriptor)
+        return _read_holder(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _written_in(descriptor: int) -> str:
+def _read_holder(descriptor: int) -> str:
     return os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
 
 
 class FolderLock:
-    """A lock on a data folder, alone or with others. Held until the process ends or `release`."""
+    """Lock on a data folder, exclusive or shared, held until `release` or the end of the process."""
 
     def __init__(self, path: Path, *, shared: bool, refusal: str) -> None:
-        """refusal: what is said if somebody else has it; {holder} is the number of their process."""
+        """refusal: the message if another process has the lock; {holder} stands for its id."""
         self._path = path
         self._shared = shared
         self._refusal = refusal
@@ -51,7 +52,7 @@ class FolderLock:
         except OSError as error:
             raise DatabaseUnusable(f"{self._path} can't be written: {error.strerror}") from error
         if not self._lock(descriptor):
-            refusal = self._refusal.format(holder=_written_in(descriptor))
+            refusal = self._refusal.format(holder=_read_holder(descriptor))
             os.close(descriptor)
             raise DatabaseUnusable(refusal)
         if not self._shared:
@@ -60,13 +61,13 @@ class FolderLock:
         self._descriptor = descriptor
 
     def _lock(self, descriptor: int) -> bool:
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(LOCK_TRIES)):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX))
                 return True
             except BlockingIOError:
                 if left:
-                    time.sleep(BETWEEN_SECONDS)
+                    time.sleep(BETWEEN_TRIES_SECONDS)
         return False
 
     def __enter__(self) -> None:
@@ -76,25 +77,25 @@ class FolderLock:
         self.release()
 
     def release(self) -> None:
-        """Let somebody else have it."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def server_lock(data_dir: Path, otherwise: str = ", or give another LEADS_DATA_DIR") -> FolderLock:
-    """The proof that one server alone runs on the folder. otherwise: what else than stopping it may help."""
+    """Return the lock that one server alone holds. otherwise: what may help besides stopping that server."""
     refusal = f"another server (process {{holder}}) is running on {data_dir}; stop it first{otherwise}"
     return FolderLock(data_dir / SERVER_LOCK, shared=False, refusal=refusal)
 
 
 def command_lock(data_dir: Path) -> FolderLock:
-    """What a command holds while it is at work in the folder, beside a server and other commands."""
+    """Return the lock that each running command holds, beside a server and other commands."""
     refusal = f"a restore into {data_dir} is under way; let it come to its end"
     return FolderLock(data_dir / USE_LOCK, shared=True, refusal=refusal)
 
 
 def restore_lock(data_dir: Path) -> FolderLock:
-    """The proof that no command is at work in the folder: one would go on with a file that was moved away."""
+    """Return the lock that excludes every command: one would go on writing to a file that was moved away."""
     refusal = f"another command is at work in {data_dir}; let it come to its end first"
     return FolderLock(data_dir / USE_LOCK, shared=False, refusal=refusal)

@@ -10,7 +10,8 @@ import apsw
 from peewee import DatabaseError
 
 from models.storage import DatabaseUnusable, StorageError
-from models.storage.sqlite.backup import AT, Backup, Progress, copy_database, read_back, verify_backup
+from models.storage.sqlite.backup import Backup, Progress, copy_database, read_back, verify_backup
+from models.storage.sqlite.backup_files import AT
 from models.storage.sqlite.connection import FILE_NAME, close_database, database, transaction, use_file
 from models.storage.sqlite.failures import storage_reason
 from models.storage.sqlite.files import make_private, sync_file, sync_folder
@@ -19,14 +20,14 @@ from models.storage.sqlite.locks import restore_lock, server_lock
 from models.storage.sqlite.migrations.migrate import migrate
 from models.storage.sqlite.wal import truncate_wal
 
-# How far ids are moved on when nobody knows how many were given out after the backup was made.
+# How far ids are moved on when it is not known how many were given out after the backup was made.
 UNKNOWN_IDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore that was made. replaced: the folder with what was there before, None if nothing was;
-    leads_replaced: how many leads that had, None if nobody can say.
+    """A finished restore. replaced: the folder that holds the previous database, None if there was none;
+    leads_replaced: how many leads that had, None if it is not known.
     """
 
     backup: Backup
@@ -54,7 +55,7 @@ def restore_backup(
         progress("reading the backup")
         backup = verify_backup(path)
         prepared = data_dir / (RESTORING + ".partial")
-        _remove(prepared)  # what a crash left
+        _remove(prepared)  # a crash may have left one
         try:
             make_private(prepared)
             progress("copying it")
@@ -73,7 +74,7 @@ def restore_backup(
 
 
 def _remove(database_file: Path) -> None:
-    for file in _with_journal(database_file):
+    for file in _with_companions(database_file):
         file.unlink(missing_ok=True)
 
 
@@ -111,7 +112,7 @@ def _move_ids_on(given_out: dict[str, int] | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Old:
-    """The database to be replaced: the highest id that each of its tables has given out, and its leads."""
+    """The database to be replaced: the highest id that each table gave out, and the number of leads."""
 
     ids: dict[str, int]
     leads: int
@@ -140,7 +141,7 @@ def _put_in_place(data_dir: Path, prepared: Path, now: datetime) -> Path | None:
     os.replace(prepared, restoring)
     sync_folder(data_dir)
     replaced: Path | None = None
-    old = [file for file in _with_journal(path) if file.exists()]
+    old = [file for file in _with_companions(path) if file.exists()]
     if old:
         replaced = _new_folder(data_dir, f"replaced-{now:{AT}}")
         for file in old:
@@ -163,5 +164,5 @@ def _new_folder(parent: Path, name: str) -> Path:
     raise DatabaseUnusable(f"{parent} has a thousand folders named {name}; remove some")
 
 
-def _with_journal(path: Path) -> tuple[Path, ...]:
+def _with_companions(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))

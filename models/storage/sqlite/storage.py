@@ -1,10 +1,10 @@
 """The storage of a running server on SQLite: one writer, readers beside it, one folder that it alone has."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from models.clock import Clock
 from models.storage import (
@@ -20,7 +20,7 @@ from models.storage.sqlite.locks import server_lock
 from models.storage.sqlite.reader import Reader
 from models.storage.sqlite.storage_check import check_storage
 from models.storage.sqlite.wal import recover_wal
-from models.storage.sqlite.writer import Writer, run_action
+from models.storage.sqlite.writer import Writer
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -85,7 +85,7 @@ class SqliteStorage:
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """As `Storage.write`."""
-        operation = run_action(partial(function, *args, **kwargs))
+        operation = _operation_of(partial(function, *args, **kwargs))
         result: Result = await submit_and_wait(self.writer, operation, None)
         return result
 
@@ -131,3 +131,12 @@ class SqliteCommandStorage:
             if is_storage_failure(error):
                 raise StorageError(storage_reason(error)) from error
             raise
+
+
+def _operation_of(action: Callable[[], Any]) -> Operation:
+    """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""
+
+    def operation(items: Sequence[None]) -> list[Any]:
+        return [action() for _ in items]
+
+    return operation

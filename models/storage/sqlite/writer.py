@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +22,7 @@ from models.storage.sqlite.batching import LINGER_SECONDS, BatchPolicy
 from models.storage.sqlite.connection import WriteTransaction, close_database, database
 from models.storage.sqlite.failures import is_storage_failure, storage_reason
 from models.storage.sqlite.wal import Wal
+from models.storage.sqlite.writer_thread import WriterThread
 
 log = logging.getLogger("leads.writer")
 
@@ -62,7 +61,7 @@ class Writer:
         # Set once a commit's outcome is unknown: the process has to be restarted.
         self.broken = asyncio.Event()
         self.waited_seconds = 0.0  # how long the loop has waited for commits, in all
-        self._thread = _WriterThread()
+        self._thread = WriterThread()
 
     def start(self) -> None:
         """Open the connection; it belongs to the running event loop's thread."""
@@ -296,48 +295,3 @@ def _apply(operation: Operation, items: list[Any]) -> list[WriteResult[Any]]:
         if len(items) == 1:
             return [WriteResult(error=error)]
     return [_apply(operation, [item])[0] for item in items]
-
-
-ThreadCallback = Callable[[Exception | None], None]
-
-
-class _WriterThread:
-    """A thread that runs what may block, one task after the other."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], object], ThreadCallback] | None] = (
-            queue.SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run_tasks, name="writer", daemon=True)
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread.start()
-
-    def run(self, task: Callable[[], object], callback: ThreadCallback) -> None:
-        """Run this task, then call back on the loop with the error that it raised, or None."""
-        self._tasks.put((task, callback))
-
-    async def stop(self) -> None:
-        """End the thread, once its tasks are done."""
-        self._tasks.put(None)
-        await asyncio.to_thread(self._thread.join)
-
-    def _run_tasks(self) -> None:
-        while (entry := self._tasks.get()) is not None:
-            task, callback = entry
-            error: Exception | None = None
-            try:
-                task()
-            except Exception as raised:
-                error = raised
-            self._loop.call_soon_threadsafe(callback, error)
-
-
-def run_action(action: Callable[[], Any]) -> Operation:
-    """Return an operation that runs one action: a set of its own, so that its failure is its own as well."""
-
-    def operation(items: Sequence[None]) -> list[Any]:
-        return [action() for _ in items]
-
-    return operation
