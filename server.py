@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -22,7 +23,8 @@ from handlers.api.rate_limit import RateLimiter
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
 from handlers.log import configure
-from handlers.sandbox.environment import banner, greeting, sandbox_environment
+from handlers.sandbox.app import make_sandbox_router, sandbox_environment
+from handlers.sandbox.banner import banner, greeting
 from jobs.adapter import Adapter
 from jobs.backup import NightlyBackup
 from jobs.clock_monitor import monitor_clock
@@ -267,14 +269,15 @@ def _throwaway(
     async def run() -> int:
         told_to_stop = _listen_to_signals()
         async with sandbox_environment(settings, tell) as (environment, its_settings):
+            make_its_router = partial(make_sandbox_router, environment)
             try:
-                server = await _started(Server(its_settings, environment.clock, environment.make_router))
+                server = await _started(Server(its_settings, environment.clock, make_its_router))
             except SettingError:
                 if not any_port or settings.origin("port") != "default":
                     raise
                 print(f"  Port {settings.port} is taken, so this is on another.", flush=True)
                 any_free_port = replace(its_settings, port=0)
-                server = await _started(Server(any_free_port, environment.clock, environment.make_router))
+                server = await _started(Server(any_free_port, environment.clock, make_its_router))
             print(greeting(server.url, its_settings.data_dir), flush=True)
             return await _run(server, told_to_stop)
 

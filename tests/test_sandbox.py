@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -386,6 +387,17 @@ def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
     later = leads_sandbox.lead()
     assert later > first, "an id was given out twice"
     assert {mail["lead_id"] for mail in leads_sandbox.mails.wait()} == {later}
+
+
+@pytest.mark.parametrize(("target", "listing"), [("smtp", "mails"), ("partner", "partner_calls")])
+def test_a_reset_ignores_a_slow_message_in_flight(leads_sandbox: Sandbox, target: str, listing: str) -> None:
+    leads_sandbox.faults.next(target, "slow", seconds=0.5)
+    leads_sandbox.lead(listing_source="june_homes")
+    while leads_sandbox.call("GET", "faults")["faults"]:
+        time.sleep(0.01)
+    leads_sandbox.reset()
+    time.sleep(0.6)
+    assert leads_sandbox.call("GET", listing)[listing] == []
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The integrator's test bench: what stands in for the environment outside."""
+"""The sandbox: a throwaway server for integrators, whose surroundings a test can observe and control."""

@@ -1,4 +1,7 @@
-"""Owns the faults that the sandbox is told to have: where, what, how often. Seeded, so that a run repeats."""
+"""Faults that the sandbox injects into the API, the mail server or the partner.
+
+Faults for a share of all calls are random, but seeded: the same seed picks the same calls.
+"""
 
 import random
 import re
@@ -6,20 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 API, SMTP, PARTNER = "api", "smtp", "partner"
-PLACES = (API, SMTP, PARTNER)
+TARGETS = (API, SMTP, PARTNER)
 API_STATUSES = (429, 500, 503)
-LONGEST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 SLOW, CUT = "slow", "cut"
 
 
-class BadFault(ValueError):
-    """A fault that can't be had. The message says what it takes."""
+class InvalidFault(ValueError):
+    """A fault that the sandbox can't inject. The message names the values that it accepts."""
 
 
 @dataclass
 class Fault:
-    """One fault. what: a status or SMTP reply to answer with, 'slow' or 'cut'. It happens to the next so
-    many, or to a share of all; seconds: how slow, or what Retry-After says.
+    """One fault, for the next few calls or for a share of all calls.
+
+    on: its target, one of TARGETS. what: an HTTP status or SMTP reply to send, 'slow' or 'cut'. next: the
+    number of calls that it still affects; None if it affects a share. share: above 0, up to 1. seconds: the
+    delay, or the value of Retry-After.
     """
 
     on: str
@@ -30,44 +36,44 @@ class Fault:
 
     @property
     def status(self) -> int | None:
-        """The status, or code of the reply, to answer with; None if it is not that kind of fault."""
+        """The HTTP status or SMTP code to reply with; None for 'slow' and 'cut'."""
         return int(self.what[:3]) if self.what[:3].isdigit() else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As the sandbox's API shows it."""
-        often = {"next": self.next} if self.next is not None else {"share": self.share}
-        return {"on": self.on, "what": self.what, **often, "seconds": self.seconds}
+        """Return the fault as the sandbox's API shows it."""
+        frequency = {"next": self.next} if self.next is not None else {"share": self.share}
+        return {"on": self.on, "what": self.what, **frequency, "seconds": self.seconds}
 
 
 class Faults:
-    """The faults there are to come."""
+    """The faults that are still to be injected."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         self.seed(0)
 
     def seed(self, seed: int) -> None:
-        """Begin the dice anew."""
-        self._dice = random.Random(seed)
+        """Restart the random numbers that decide about faults with a share."""
+        self._random = random.Random(seed)
 
-    def add(self, wish: dict[str, Any]) -> Fault:
-        """Have this fault from now on. Raises BadFault."""
-        fault = read_fault(wish)
+    def add(self, fields: dict[str, Any]) -> Fault:
+        """Add a fault. Raises InvalidFault."""
+        fault = parse_fault(fields)
         self._faults.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Have none, and begin the dice anew."""
+        """Remove all faults, and restart the random numbers with seed 0."""
         self._faults.clear()
         self.seed(0)
 
-    def next_fault(self, place: str) -> Fault | None:
-        """The fault that happens to whoever comes here now; None if none does."""
+    def next_fault(self, target: str) -> Fault | None:
+        """Return the fault for the target's current call, and count it; None if there is none."""
         for fault in self._faults:
-            if fault.on != place:
+            if fault.on != target:
                 continue
             if fault.next is None:
-                if self._dice.random() < fault.share:
+                if self._random.random() < fault.share:
                     return fault
             elif fault.next > 0:
                 fault.next -= 1
@@ -77,43 +83,43 @@ class Faults:
         return None
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """Those that are still to come."""
+        """Return the remaining faults as the sandbox's API shows them."""
         return [fault.as_dict() for fault in self._faults]
 
 
-def read_fault(wish: dict[str, Any]) -> Fault:
-    """{"on": "api", "what": 503, "next": 2} as a fault. Raises BadFault."""
-    if unknown := wish.keys() - {"on", "what", "next", "share", "seconds"}:
-        raise BadFault(
+def parse_fault(fields: dict[str, Any]) -> Fault:
+    """Return {"on": "api", "what": 503, "next": 2} as a fault. Raises InvalidFault."""
+    if unknown := fields.keys() - {"on", "what", "next", "share", "seconds"}:
+        raise InvalidFault(
             f"a fault has no {', '.join(sorted(unknown))}; it has on, what, next or share, seconds"
         )
-    on, what = wish.get("on"), str(wish.get("what"))
-    if on not in PLACES:
-        raise BadFault(f"'on' is one of {', '.join(PLACES)}")
-    if what not in (SLOW, CUT) and not _is_answer(on, what):
-        raise BadFault(
+    on, what = fields.get("on"), str(fields.get("what"))
+    if on not in TARGETS:
+        raise InvalidFault(f"'on' is one of {', '.join(TARGETS)}")
+    if what not in (SLOW, CUT) and not _is_reply(on, what):
+        raise InvalidFault(
             {
                 API: "'what' is 429, 500, 503, 'slow' or 'cut'",
                 SMTP: "'what' is an SMTP reply like '451 4.3.0 later', 'slow' or 'cut'",
-                PARTNER: "'what' is an HTTP status from 300 on, 'slow' or 'cut'",
+                PARTNER: "'what' is an HTTP status of 300 or above, 'slow' or 'cut'",
             }[on]
         )
-    count, share = wish.get("next"), wish.get("share")
+    count, share = fields.get("next"), fields.get("share")
     if count is not None and share is not None:
-        raise BadFault("it is either 'next' or 'share'")
+        raise InvalidFault("send either 'next' or 'share', not both")
     if count is None and share is None:
         count = 1
     if count is not None and (type(count) is not int or count < 1):
-        raise BadFault("'next' is how many it happens to, from 1 on")
+        raise InvalidFault("'next' is a number of calls, at least 1")
     if share is not None and (type(share) not in (int, float) or not 0 < share <= 1):
-        raise BadFault("'share' is a part of all, above 0 and up to 1")
-    seconds = wish.get("seconds", 1)
-    if type(seconds) not in (int, float) or not 0 <= seconds <= LONGEST_SECONDS:
-        raise BadFault(f"'seconds' is a number from 0 to {LONGEST_SECONDS:.0f}")
+        raise InvalidFault("'share' is a number above 0 and at most 1")
+    seconds = fields.get("seconds", 1)
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_SECONDS:
+        raise InvalidFault(f"'seconds' is a number from 0 to {MAX_SECONDS:.0f}")
     return Fault(on, what, count, share or 0.0, float(seconds))
 
 
-def _is_answer(on: str, what: str) -> bool:
+def _is_reply(on: str, what: str) -> bool:
     if on == API:
         return what in map(str, API_STATUSES)
     if on == SMTP:

@@ -1,4 +1,4 @@
-"""Owns the sandbox's mailbox: a real SMTP server in the process that keeps what it is given to itself."""
+"""The sandbox's mailbox: an SMTP server in the sandbox's process that keeps every mail."""
 
 import asyncio
 import email
@@ -13,25 +13,26 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from handlers.sandbox.faults import CUT, Faults
 from handlers.sandbox.faults import SMTP as SMTP_FAULTS
 
-_REQUEST = re.compile(r"<([0-9a-f]{32})-email@")
+_REQUEST_ID = re.compile(r"<([0-9a-f]{32})-email@")
 
 
 class Mailbox:
-    """Listens on a loopback port of its own and tells of each mail. What is still on its way about a lead
-    that was forgotten is taken in silence.
-    """
+    """SMTP server on a free loopback port. It accepts and ignores mails about leads that a reset deleted."""
 
     def __init__(
-        self, is_known: Callable[[str | None], bool], tell: Callable[[dict[str, Any]], None], faults: Faults
+        self,
+        has_lead: Callable[[str | None], bool],
+        on_mail: Callable[[dict[str, Any]], None],
+        faults: Faults,
     ) -> None:
-        """is_known: whether there is a lead that this request brought."""
-        self._is_known = is_known
-        self._tell = tell
+        """has_lead: whether the request of this id created a lead. on_mail: is called with each mail."""
+        self._has_lead = has_lead
+        self._on_mail = on_mail
         self._faults = faults
         self.port = 0
 
     async def start(self) -> None:
-        """Listen; `port` is then where."""
+        """Listen, and set `port`."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: SMTP(self, hostname="localhost", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
@@ -39,10 +40,10 @@ class Mailbox:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """aiosmtpd calls this for each mail."""
+        """Return the SMTP reply to a mail. aiosmtpd calls this."""
         assert isinstance(envelope.content, bytes)
         mail = mail_as_dict(envelope.content, envelope.rcpt_tos)
-        if not self._is_known(mail["request_id"]):
+        if not self._has_lead(mail["request_id"]):
             return "250 kept"
         fault = self._faults.next_fault(SMTP_FAULTS)
         if fault is not None:
@@ -52,7 +53,8 @@ class Mailbox:
                 cast(asyncio.WriteTransport, server.transport).abort()
                 return "421 cut"
             await asyncio.sleep(fault.seconds)
-        self._tell(mail)
+        if self._has_lead(mail["request_id"]):  # a reset may have deleted it meanwhile
+            self._on_mail(mail)
         return "250 kept"
 
     async def stop(self) -> None:
@@ -62,12 +64,12 @@ class Mailbox:
 
 
 def mail_as_dict(raw: bytes, recipients: list[str]) -> dict[str, Any]:
-    """A mail as it came and as it looks. request_id: of the request that brought its lead."""
+    """Return a mail's headers, bodies and raw text. request_id: of the request that created its lead."""
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
-    found = _REQUEST.match(str(message["Message-ID"] or ""))
+    match = _REQUEST_ID.match(str(message["Message-ID"] or ""))
     return {
-        "request_id": found and found[1],
+        "request_id": match and match[1],
         "to": recipients,
         "from": str(message["From"]),
         "reply_to": str(message["Reply-To"] or "") or None,

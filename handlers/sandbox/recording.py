@@ -1,9 +1,9 @@
-"""Owns what the sandbox does to an exchange of the API: watches it, harms it if told to, tries it dry."""
+"""Recording of requests to the API, with fault injection and dry runs."""
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -15,81 +15,105 @@ from handlers.api.handler import MAX_BODY_BYTES, THROTTLED, ApiContext, ApiHandl
 from handlers.api.leads import Leads
 from handlers.api.validation import read_submission
 from handlers.errors import ApiError, InternalError, Unavailable
-from handlers.sandbox.diagnosis import Facts, diagnose
-from handlers.sandbox.faults import API, CUT, SLOW, BadFault, Fault, Faults, read_fault
-from handlers.sandbox.request_log import Attempt, RequestLog
-from models.intake import KeyReused, Recorded, Submission
-from models.storage import StorageError, WriteResult
+from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_building_and_reason
+from handlers.sandbox.faults import API, CUT, SLOW, Fault, Faults, InvalidFault, parse_fault
+from handlers.sandbox.preview import preview_lead
+from handlers.sandbox.request_log import DRY_RUN, RecordedRequest, RequestLog
+from handlers.sandbox.rules import Facts
+from models.intake import KeyReused, Recorded
+from models.storage import Storage, StorageError, WriteResult
 
-DRY_RUN = "dry-run"
 _PREFERENCE = re.compile(r'\s*([\w-]+)\s*(?:=\s*"?([\w.-]*)"?)?\s*')
 
 
-@dataclass(frozen=True, slots=True)
 class Recorder:
-    """What a watched exchange works with. over: is told of each attempt when it is over. preview: what would
-    be stored of a lead.
-    """
+    """Diagnoses each finished request, and adds it to the request log."""
 
-    request_log: RequestLog
-    faults: Faults
-    over: Callable[[Attempt], None]
-    preview: Callable[[Submission], Awaitable[dict[str, Any]]]
+    def __init__(self, request_log: RequestLog, faults: Faults, storage: Storage) -> None:
+        self.request_log = request_log
+        self.faults = faults
+        self.storage = storage
+        self._recording: set[asyncio.Task[None]] = set()
+
+    def on_finished(self, request: RecordedRequest) -> None:
+        """Begin to record a request that got its response, or whose client closed the connection."""
+        task = asyncio.create_task(self._record(request))
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+
+    async def wait_until_recorded(self) -> None:
+        """Wait until every request that is finished by now is in the request log."""
+        if self._recording:
+            await asyncio.wait(self._recording)
+
+    async def _record(self, request: RecordedRequest) -> None:
+        duplicate_of = find_duplicate(request, self.request_log.requests)
+        building, reason = None, None
+        if request.preview is not None:
+            building, reason = request.preview["building"], request.preview["nobody_told_because"]
+        elif request.lead_id is not None:
+            with suppress(StorageError):  # the diagnosis is then less complete
+                building, reason = await self.storage.read(read_building_and_reason, request.lead_id)
+        request.diagnosis = diagnose(request, Facts(building, reason, duplicate_of))
+        self.request_log.add_request(request)
 
 
 class RecordedHandler(ApiHandler):
-    """An exchange that is written down."""
+    """API request handler that records the request and its response."""
 
     request_headers = ApiHandler.request_headers + ", Prefer"
 
-    def __init__(self, watch: Recorder, api: ApiContext, connection: HTTP1Connection) -> None:
+    def __init__(self, recorder: Recorder, api: ApiContext, connection: HTTP1Connection) -> None:
         super().__init__(api, connection)
-        self._watch = watch
-        self._harm: Fault | None = None  # to be done to the answer
-        self._ended = False
-        self._attempt = Attempt(watch.request_log.generation, api.clock.now(), self.request_id, "", "", [])
+        self._recorder = recorder
+        self._response_fault: Fault | None = None  # delays or cuts the response
+        self._finished = False
+        self._recorded = RecordedRequest(
+            recorder.request_log.generation, api.clock.now(), self.request_id, "", "", []
+        )
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        """Write the head of the request down."""
+        """Record the request line and the headers."""
         assert isinstance(start_line, RequestStartLine)
-        self._attempt.method, self._attempt.path = start_line.method, start_line.path
-        self._attempt.headers = list(headers.get_all())
+        self._recorded.method, self._recorded.path = start_line.method, start_line.path
+        self._recorded.headers = list(headers.get_all())
         return super().headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> None:
-        """Write the body down, of a request that is refused as well."""
-        self._attempt.body_bytes += len(chunk)
-        self._attempt.body += chunk[: MAX_BODY_BYTES - len(self._attempt.body)]
+        """Record a part of the body, also when the request is refused."""
+        self._recorded.body_bytes += len(chunk)
+        self._recorded.body += chunk[: MAX_BODY_BYTES - len(self._recorded.body)]
         super().data_received(chunk)
 
     def on_connection_close(self) -> None:
-        """The client has hung up; that is written down, too."""
+        """Record that the client closed the connection before it got a response."""
         super().on_connection_close()
-        self._end()
+        self._finish_recording()
 
     def send(self, status: int, content: bytes) -> None:
-        """Send the answer, late or in part if that is the fault, and write it down."""
-        if self._harm is None:
+        """Send the response, delayed or cut if a fault says so, and record it."""
+        if self._response_fault is None:
             super().send(status, content)
-        elif self._harm.what == SLOW:
-            delay, self._harm = self._harm.seconds, None
+        elif self._response_fault.what == SLOW:
+            delay, self._response_fault = self._response_fault.seconds, None
             asyncio.get_running_loop().call_later(delay, self.send, status, content)
             return
         else:
-            self._cut(status, content)
-        attempt = self._attempt
-        attempt.status, attempt.answer, attempt.answer_headers = status, content, self._answer_headers
-        attempt.ms = 1e3 * self.seconds
-        self._end()
+            self._send_half(status, content)
+        recorded = self._recorded
+        recorded.status, recorded.answer, recorded.answer_headers = status, content, self._answer_headers
+        recorded.ms = 1e3 * self.seconds
+        self._finish_recording()
 
-    def _end(self) -> None:
-        if not self._ended:  # a body that goes on and on is refused, and then the connection ends as well
-            self._ended = True
-            self._watch.over(self._attempt)
+    def _finish_recording(self) -> None:
+        # An endless body is refused first, and then the connection closes too: that is one request.
+        if not self._finished:
+            self._finished = True
+            self._recorder.on_finished(self._recorded)
 
-    def _cut(self, status: int, content: bytes) -> None:
+    def _send_half(self, status: int, content: bytes) -> None:
         headers = HTTPHeaders({**self._answer_headers, "Content-Length": str(len(content))})
         start_line = ResponseStartLine("HTTP/1.1", status, HTTPStatus(status).phrase)
         sent = self._connection.write_headers(start_line, headers, content[: len(content) // 2])
@@ -98,64 +122,67 @@ class RecordedHandler(ApiHandler):
 
 
 class RecordedLeadsHandler(RecordedHandler, Leads):
-    """The same for a lead, with the faults that were asked for, by the client or of the sandbox."""
+    """Leads handler that records requests, injects faults, and does dry runs.
+
+    A fault comes from the client's Prefer header, else from the sandbox's faults.
+    """
 
     def respond(self) -> None:
-        preferences = read_preferences(self.headers.get("Prefer", ""))
-        fault = _asked_for(preferences) or self._watch.faults.next_fault(API)
+        preferences = parse_preferences(self.headers.get("Prefer", ""))
+        fault = _preferred_fault(preferences) or self._recorder.faults.next_fault(API)
         if fault is not None:
-            self._attempt.fault = fault.what
+            self._recorded.fault = fault.what
             self._answer_headers["Preference-Applied"] = fault.what
             if fault.status is not None:
-                raise _refusal(fault, self.request_id)
-            self._harm = fault
+                raise _error_for(fault, self.request_id)
+            self._response_fault = fault
         if DRY_RUN in preferences:
-            self._try_dry()
+            self._dry_run()
         else:
             super().respond()
 
     def answer_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
-        """Remember which lead it was, before its mail can come."""
+        """Record the lead's id before its mail can arrive, then respond."""
         lead = result.value
         if isinstance(lead, Recorded):
-            lead_id = self._attempt.lead_id = lead.lead_id
-            self._attempt.replayed = lead.replayed
+            self._recorded.lead_id = lead.lead_id
+            self._recorded.replayed = lead.replayed
             if not lead.replayed:
-                self._watch.request_log.note_lead(self.request_id, lead_id)
+                self._recorder.request_log.add_lead(self.request_id, lead.lead_id)
         super().answer_stored(result)
 
-    def _try_dry(self) -> None:
-        self._attempt.fault = DRY_RUN
+    def _dry_run(self) -> None:
+        self._recorded.fault = DRY_RUN
         self._answer_headers["Preference-Applied"] = DRY_RUN
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
         submission = read_submission(document, self._receipt(document))
-        looking = asyncio.ensure_future(self._watch.preview(submission))
-        looking.add_done_callback(lambda done: self.conclude(lambda: self._answer_preview(done)))
+        reading = asyncio.ensure_future(self._recorder.storage.read(preview_lead, submission))
+        reading.add_done_callback(lambda done: self.conclude(lambda: self._answer_preview(done)))
 
-    def _answer_preview(self, looking: "asyncio.Future[dict[str, Any]]") -> None:
+    def _answer_preview(self, reading: "asyncio.Future[dict[str, Any]]") -> None:
         try:
-            preview = self._attempt.preview = looking.result()
+            preview = self._recorded.preview = reading.result()
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
-        said = diagnose(self._attempt, Facts(preview["building"], preview["nobody_told_because"]))
-        self.answer(200, {"dry_run": True, "would_store": preview, "diagnosis": said})
+        diagnosis = diagnose(self._recorded, Facts(preview["building"], preview["nobody_told_because"]))
+        self.answer(200, {"dry_run": True, "would_store": preview, "diagnosis": diagnosis})
 
 
-def read_preferences(text: str) -> dict[str, str]:
-    """Prefer: code=503, delay="2" (RFC 7240) → {"code": "503", "delay": "2"}."""
-    found = [_PREFERENCE.match(part) for part in text.split(",")]
-    return {match[1].lower(): match[2] or "" for match in found if match}
+def parse_preferences(text: str) -> dict[str, str]:
+    """Return the preferences of a Prefer header (RFC 7240): code=503, cut → {"code": "503", "cut": ""}."""
+    matches = [_PREFERENCE.match(part) for part in text.split(",")]
+    return {match[1].lower(): match[2] or "" for match in matches if match}
 
 
-def _asked_for(preferences: dict[str, str]) -> Fault | None:
+def _preferred_fault(preferences: dict[str, str]) -> Fault | None:
     try:
         if "code" in preferences:
-            return read_fault({"on": API, "what": preferences["code"]})
+            return parse_fault({"on": API, "what": preferences["code"]})
         if "delay" in preferences:
-            return read_fault({"on": API, "what": SLOW, "seconds": _number(preferences["delay"])})
+            return parse_fault({"on": API, "what": SLOW, "seconds": _number(preferences["delay"])})
         if CUT in preferences:
-            return read_fault({"on": API, "what": CUT})
-    except BadFault as error:
+            return parse_fault({"on": API, "what": CUT})
+    except InvalidFault as error:
         raise ApiError(400, f"Prefer: {error}", quotes_client=True) from None
     return None
 
@@ -167,10 +194,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _refusal(fault: Fault, request_id: str) -> ApiError:
-    wait = str(max(1, round(fault.seconds)))
+def _error_for(fault: Fault, request_id: str) -> ApiError:
+    retry_after = max(1, round(fault.seconds))
     if fault.status == 429:
-        return ApiError(429, THROTTLED, Retry_After=wait)
+        return ApiError(429, THROTTLED, Retry_After=str(retry_after))
     if fault.status == 503:
-        return Unavailable("the server can't store leads now; the lead was not stored", int(wait))
+        return Unavailable("the server can't store leads now; the lead was not stored", retry_after)
     return InternalError(request_id)

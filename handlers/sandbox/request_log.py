@@ -1,4 +1,4 @@
-"""The request log: requests to the API, mails and partner calls, and waiting for them."""
+"""The request log: requests to the API, mails and partner calls, and how to wait for them."""
 
 import asyncio
 from collections import deque
@@ -10,14 +10,15 @@ from typing import Any
 
 from models.clock import Clock, utc_text
 
-KEPT = 1_000  # of each kind; the oldest go first
-LOOK_AGAIN_SECONDS = 0.05
-MAILS, PARTNER_CALLS = LEFT = ("mails", "partner_calls")  # what leaves because of a lead
+MAX_ENTRIES = 1_000  # of each kind; the oldest are dropped
+POLL_SECONDS = 0.05
+MAILS, PARTNER_CALLS = OUTGOING = ("mails", "partner_calls")  # the kinds of outgoing messages
+DRY_RUN = "dry-run"
 
 
 @dataclass
-class Attempt:
-    """One request to the API and what was answered. generation: of the request_log that it began in."""
+class RecordedRequest:
+    """A request to the API and its response. generation: of the request log, when the request began."""
 
     generation: int
     at: datetime
@@ -25,25 +26,25 @@ class Attempt:
     method: str
     path: str
     headers: list[tuple[str, str]]
-    body: bytearray = field(default_factory=bytearray)
-    body_bytes: int = 0  # how large it was; `body` is what was kept of it
-    status: int | None = None  # None: nothing was answered
+    body: bytearray = field(default_factory=bytearray)  # the part that was kept
+    body_bytes: int = 0  # the size of the whole body
+    status: int | None = None  # None: the client closed the connection first
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""
     ms: float = 0.0
     lead_id: int | None = None
-    replayed: bool = False  # it was answered with an earlier lead, by its Idempotency-Key
-    fault: str | None = None  # what the sandbox was told to do to it
-    preview: dict[str, Any] | None = None  # of a dry run: what would be stored
+    replayed: bool = False  # by its Idempotency-Key, lead_id is an earlier request's lead
+    fault: str | None = None  # the fault that the sandbox injected, or DRY_RUN
+    preview: dict[str, Any] | None = None  # of a dry run
     diagnosis: list[dict[str, str]] = field(default_factory=list)
     number: int = 0
 
     def header(self, name: str) -> str | None:
-        """The request's header of this name."""
+        """Return the request's header of this name."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """As the sandbox's API shows it."""
+        """Return the request as the sandbox's API shows it."""
         return {
             "number": self.number,
             "at": utc_text(self.at),
@@ -64,7 +65,10 @@ class Attempt:
 
 
 class RequestLog:
-    """What has happened in the sandbox, the oldest first."""
+    """The latest requests and outgoing messages of the sandbox, the oldest first.
+
+    generation: is raised by each `clear`, so that requests from before it are not added after it.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -73,59 +77,63 @@ class RequestLog:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all of it, and what is still going on; the numbers begin at 1 again."""
+        """Delete every entry, and ignore requests that are in flight. Numbers begin at 1 again."""
         self.generation += 1
-        self.attempts: deque[Attempt] = deque(maxlen=KEPT)
-        self._left: dict[str, deque[dict[str, Any]]] = {kind: deque(maxlen=KEPT) for kind in LEFT}
-        self._numbers = {kind: count(1) for kind in ("attempts", *LEFT)}
-        self._leads: dict[str, int] = {}  # by the id of the request that brought it
+        self.requests: deque[RecordedRequest] = deque(maxlen=MAX_ENTRIES)
+        self._outgoing: dict[str, deque[dict[str, Any]]] = {
+            kind: deque(maxlen=MAX_ENTRIES) for kind in OUTGOING
+        }
+        self._numbers = {kind: count(1) for kind in ("requests", *OUTGOING)}
+        self._lead_ids: dict[str, int] = {}  # by the id of the request that created the lead
 
-    def add_attempt(self, attempt: Attempt) -> None:
-        """Remember an attempt that is over."""
-        if attempt.generation != self.generation:
+    def add_request(self, request: RecordedRequest) -> None:
+        """Add a finished request, unless the log was cleared since it began."""
+        if request.generation != self.generation:
             return
-        attempt.number = next(self._numbers["attempts"])
-        self.attempts.append(attempt)
-        self._tell()
+        request.number = next(self._numbers["requests"])
+        self.requests.append(request)
+        self._notify()
 
-    def note_lead(self, request_id: str, lead_id: int) -> None:
-        """Remember which lead a request brought."""
-        self._leads[request_id] = lead_id
+    def add_lead(self, request_id: str, lead_id: int) -> None:
+        """Record that this request created this lead."""
+        self._lead_ids[request_id] = lead_id
 
-    def add(self, kind: str, thing: dict[str, Any]) -> None:
-        """Remember a mail that was taken, or a call that the partner had."""
+    def lead_id_of(self, request_id: str | None) -> int | None:
+        """Return the lead that this request created since the log was last cleared; None if there is none."""
+        return self._lead_ids.get(request_id or "")
+
+    def add_outgoing(self, kind: str, message: dict[str, Any]) -> None:
+        """Add a mail or a partner call."""
         number = next(self._numbers[kind])
-        self._left[kind].append({"number": number, "at": utc_text(self._clock.now()), **thing})
-        self._tell()
+        self._outgoing[kind].append({"number": number, "at": utc_text(self._clock.now()), **message})
+        self._notify()
 
-    def about(self, kind: str, lead: int | None) -> list[dict[str, Any]]:
-        """What left of this kind, with the lead that it is about; of this lead alone, if one is named."""
-        known = [{**one, "lead_id": self.lead_of(one["request_id"])} for one in self._left[kind]]
-        return [one for one in known if lead is None or one["lead_id"] == lead]
+    def outgoing(self, kind: str, lead_id: int | None) -> list[dict[str, Any]]:
+        """Return the messages of this kind, each with its lead_id; only this lead's, if one is given."""
+        messages = [
+            {**message, "lead_id": self.lead_id_of(message["request_id"])} for message in self._outgoing[kind]
+        ]
+        return [message for message in messages if lead_id is None or message["lead_id"] == lead_id]
 
     async def wait_for(
-        self, look: Callable[[], Awaitable[list[Any]]], enough: int, seconds: float
+        self, query: Callable[[], Awaitable[list[Any]]], at_least: int, seconds: float
     ) -> list[Any] | None:
-        """What `look` finds, once it is enough of it; None if it isn't within so many seconds."""
+        """Return the query's result once it has this many items; None if it has fewer when time is up."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        deadline = loop.time() + seconds
         while True:
-            found = await look()
-            if len(found) >= enough:
+            found = await query()
+            if len(found) >= at_least:
                 return found
-            left = until - loop.time()
-            if left <= 0:
+            remaining = deadline - loop.time()
+            if remaining <= 0:
                 return None
-            # Not everything that may be waited for is told of: what is in the database, for one.
+            # A change of the database sets no event, so the query also runs again after a short while.
             try:
-                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_AGAIN_SECONDS))
+                await asyncio.wait_for(self._changed.wait(), min(remaining, POLL_SECONDS))
             except TimeoutError:
                 pass
 
-    def lead_of(self, request_id: str | None) -> int | None:
-        """The lead that this request brought; None of one from before all was forgotten."""
-        return self._leads.get(request_id or "")
-
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-// Owns the request log of the sandbox: shows each attempt as it comes, and all that came of it.
+// The page of the request log: a list of the requests as they arrive, and the details of one of them.
 
 const $ = (selector) => document.querySelector(selector);
 const api = async (path, method = "GET", body = undefined) => {
@@ -10,7 +10,7 @@ const api = async (path, method = "GET", body = undefined) => {
   return value;
 };
 
-// An element of this name, with attributes, and what is in it: text and other elements.
+// Return an element with these attributes and this content: text and other elements.
 const make = (name, attributes = {}, ...inside) => {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -28,30 +28,30 @@ const block = (text) => make("pre", {tabindex: "0"}, text || "(nothing)");
 const headers = (pairs) => block(pairs.map(([name, value]) => `${name}: ${value}`).join("\n"));
 const part = (title, ...inside) => make("section", {}, make("h3", {}, title), ...inside);
 const fold = (title, ...inside) => make("details", {}, make("summary", {}, title), ...inside);
-const status = (attempt) => {
-  const kind = attempt.status === null ? "none" : String(attempt.status)[0];
-  return make("span", {class: `status s${kind}`}, attempt.status ?? "hung up");
+const status = (request) => {
+  const kind = request.status === null ? "none" : String(request.status)[0];
+  return make("span", {class: `status s${kind}`}, request.status ?? "hung up");
 };
 
 let last = 0;
 let era = null;
 let chosen = null;
-let following = true;  // the newest, until another is chosen
+let following = true;  // show each new request, until the user chooses an older one
 
 const refusal = ({answer}) => {
   try { const {error} = JSON.parse(answer); return error?.human_message ?? error ?? ""; } catch { return ""; }
 };
 
-function addAttempt(attempt) {
-  last = attempt.number;
+function addRequest(request) {
+  last = request.number;
   $("#empty").hidden = true;
-  const said = attempt.diagnosis.map(({says}) => says);
-  const row = make("button", {type: "button", id: `attempt-${attempt.number}`, onclick: () => choose(attempt.number)},
-    make("span", {class: "when"}, attempt.at.slice(11, 19)), status(attempt),
-    make("span", {class: "what"}, `${attempt.method} ${attempt.path}`),
-    make("span", {class: "said"}, said[0] ?? (attempt.lead_id ? `lead ${attempt.lead_id}` : refusal(attempt)),
+  const said = request.diagnosis.map(({says}) => says);
+  const row = make("button", {type: "button", id: `request-${request.number}`, onclick: () => choose(request.number)},
+    make("span", {class: "when"}, request.at.slice(11, 19)), status(request),
+    make("span", {class: "what"}, `${request.method} ${request.path}`),
+    make("span", {class: "said"}, said[0] ?? (request.lead_id ? `lead ${request.lead_id}` : refusal(request)),
       said.length > 1 ? ` (and ${said.length - 1} more)` : ""));
-  $("#attempts").prepend(make("li", {value: attempt.number}, row));
+  $("#requests").prepend(make("li", {value: request.number}, row));
 }
 
 function choose(number) {
@@ -61,25 +61,25 @@ function choose(number) {
 
 async function show(number) {
   chosen = number;
-  for (const row of document.querySelectorAll("#attempts button")) {
-    row.setAttribute("aria-current", String(row.id === `attempt-${number}`));
+  for (const row of document.querySelectorAll("#requests button")) {
+    row.setAttribute("aria-current", String(row.id === `request-${number}`));
   }
-  const attempt = await api(`requests/${number}`);
+  const request = await api(`requests/${number}`);
   if (chosen !== number) return;
   $("#detail").replaceChildren(...[
-    make("h2", {}, `Attempt ${attempt.number} `, status(attempt), ` ${attempt.ms} ms`),
-    attempt.diagnosis.length
-      ? part("Diagnosis", make("ul", {class: "diagnosis"}, ...attempt.diagnosis.map(({code, says}) => make("li", {title: code}, says))))
-      : part("Diagnosis", make("p", {}, refusal(attempt) || "Nothing to remark.")),
-    part("Request", make("p", {}, `${attempt.method} ${attempt.path}`), fold("Headers", headers(attempt.headers)),
-      block(pretty(attempt.body)),
-      attempt.body_bytes > new Blob([attempt.body]).size ? make("p", {}, `… ${attempt.body_bytes} bytes in all`) : null),
-    part("Answer", fold("Headers", headers(Object.entries(attempt.answer_headers))), block(pretty(attempt.answer))),
-    ...attempt.mails.map(showMail), ...attempt.partner_calls.map(showCall),
-    attempt.stored && !attempt.mails.length
-      ? part("Mail", make("p", {}, whyNoMail(attempt.stored)), make("button", {type: "button", onclick: () => show(number)}, "Look again"))
+    make("h2", {}, `Request ${request.number} `, status(request), ` ${request.ms} ms`),
+    request.diagnosis.length
+      ? part("Diagnosis", make("ul", {class: "diagnosis"}, ...request.diagnosis.map(({code, says}) => make("li", {title: code}, says))))
+      : part("Diagnosis", make("p", {}, refusal(request) || "Nothing to remark.")),
+    part("Request", make("p", {}, `${request.method} ${request.path}`), fold("Headers", headers(request.headers)),
+      block(pretty(request.body)),
+      request.body_bytes > new Blob([request.body]).size ? make("p", {}, `… ${request.body_bytes} bytes in all`) : null),
+    part("Answer", fold("Headers", headers(Object.entries(request.answer_headers))), block(pretty(request.answer))),
+    ...request.mails.map(showMail), ...request.partner_calls.map(showCall),
+    request.stored && !request.mails.length
+      ? part("Mail", make("p", {}, whyNoMail(request.stored)), make("button", {type: "button", onclick: () => show(number)}, "Look again"))
       : null,
-    attempt.stored ? part(`Stored as lead ${attempt.lead_id}`, fold("All of it", block(pretty(attempt.stored)))) : null,
+    request.stored ? part(`Stored as lead ${request.lead_id}`, fold("All of it", block(pretty(request.stored)))) : null,
   ].filter(Boolean));
 }
 
@@ -139,11 +139,11 @@ async function follow() {
   for (;;) {
     try {
       const found = await api(`requests?after=${last}&wait=25`);
-      if (era !== null && era !== found.era) location.reload();  // it was reset
+      if (era !== null && era !== found.era) location.reload();  // the sandbox was reset
       era = found.era;
-      for (const attempt of found.requests) {
-        addAttempt(attempt);
-        if (following) show(attempt.number);
+      for (const request of found.requests) {
+        addRequest(request);
+        if (following) show(request.number);
       }
       showFacts();
     } catch (error) {

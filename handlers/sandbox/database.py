@@ -1,0 +1,65 @@
+"""The sandbox's database: the demo building that it always holds, and the reset."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from models.building import (
+    Building,
+    BuildingToken,
+    add_building,
+    building_as_dict,
+    find_building,
+    issue_token,
+)
+from models.customer import Customer
+from models.deal import Deal
+from models.idempotency import IdempotencyKey
+from models.lead import Lead
+from models.outbox.delivery import Delivery, DeliveryAttempt
+from models.outbox.destination import KINDS, resume
+from models.spam import RecentText
+from models.storage.sqlite.connection import close_database, transaction
+from models.storage.sqlite.folder import open_database
+
+DEMO_TOKEN = "demo"
+DEMO_BUILDING_ID = 1
+DEMO_BUILDING: dict[str, str | None] = {
+    "name": "The Maple",
+    "address_line_one": "12 Maple Street",
+    "unified_address_id": "maple-12",
+    "website_url": "http://localhost:3000",
+    "agent_email": "agent@maple.test",
+    "time_zone": "America/New_York",
+    "spam_defence": "off",
+}
+
+
+def seed_database(data_dir: Path, now: datetime) -> None:
+    """Create the database in this folder, with the demo building in it."""
+    open_database(data_dir)
+    with transaction():
+        add_building(DEMO_BUILDING, DEMO_TOKEN, now)
+    close_database()
+
+
+def register_building(fields: dict[str, str], now: datetime) -> dict[str, Any]:
+    """Add a building with these fields and the token in them, or a new one; return it as a dict.
+
+    Raises ActionError.
+    """
+    columns: dict[str, str | None] = {"name": "", **fields}
+    building, token = add_building(columns, columns.pop("token", None), now)
+    return building_as_dict(building, [token])
+
+
+def reset_database(now: datetime) -> None:
+    """Delete everything but the demo building, which gets its first values again. Ids are not reused."""
+    # Each table before those that its rows refer to.
+    for table in (DeliveryAttempt, Delivery, Deal, IdempotencyKey, RecentText, Lead, Customer, BuildingToken):
+        table.delete().execute()
+    Building.delete().where(Building.id != DEMO_BUILDING_ID).execute()
+    Building.update(**DEMO_BUILDING, removed_at=None).where(Building.id == DEMO_BUILDING_ID).execute()
+    issue_token(find_building(DEMO_BUILDING_ID), DEMO_TOKEN, now)
+    for kind in KINDS:
+        resume(kind)

@@ -1,0 +1,31 @@
+"""The preview of a dry run: the fields of the lead that would be stored."""
+
+from typing import Any
+
+from models.building import Building, building_as_dict, match_buildings
+from models.clock import utc_text_or_none
+from models.customer import Customer
+from models.intake import Submission, in_utc, property_type, why_not_told
+
+
+def preview_lead(submission: Submission) -> dict[str, Any]:
+    """Return the fields of the lead and its building. Every customer counts as new, so not as spam."""
+    keys = submission.building_keys
+    match = match_buildings([keys], submission.received_at).get(keys)
+    building = None if match is None else Building.get_by_id(match.id)
+    return {
+        "building": building and building_as_dict(building),
+        "nobody_told_because": why_not_told(Customer(spam=False), building),
+        "requestor_name": submission.renter.name,
+        "requestor_email": submission.renter.email,
+        "requestor_phone": submission.renter.phone,
+        "message": submission.message,
+        "slot": utc_text_or_none(in_utc(submission.slot, building)),
+        "unit_preference": submission.unit_preference,
+        "property_type": property_type(submission),
+        "utm_data": submission.utm_data,
+        "listing_source": submission.listing_source,
+        "listing_source_original_id": submission.listing_source_original_id,
+        "request_host": submission.request_host,
+        "sms_consent": submission.sms_consent is not None,
+    }

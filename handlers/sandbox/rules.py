@@ -1,0 +1,284 @@
+"""Rules of the diagnosis: each one finds one usual mistake of an integration in a recorded request.
+
+A rule yields sentences that name the mistake and its remedy. Its name is a code that tests can rely on.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from handlers.api.body import FORM_TYPES
+from handlers.api.page import leads_on
+from handlers.api.validation import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.sandbox.request_log import DRY_RUN, RecordedRequest
+from models.lead import LISTING_SOURCES
+from models.origin import is_origin
+
+# The server sets these fields of a lead, and ignores the client's values.
+SERVER_MANAGED = (
+    "id",
+    "created_at",
+    "lead_source",
+    "property_type",
+    "building_id",
+    "customer_id",
+    "deal",
+    "sms_consent_at",
+)
+_OFFSET = re.compile(r"[T ].*(?:Z|[+-][\d:]+)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts about a request that the request itself does not show.
+
+    building: the lead's building, as a dict. unnotified_reason: why no agent gets a mail. duplicate_of: an
+    earlier request with the same body that created a lead.
+    """
+
+    building: Mapping[str, Any] | None = None
+    unnotified_reason: str | None = None
+    duplicate_of: RecordedRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRequest:
+    """A recorded request, its decoded body, and the facts about it."""
+
+    recorded: RecordedRequest
+    facts: Facts
+    media_type: str
+    document: Mapping[str, Any]
+    tour: Mapping[str, Any]  # the body's tour_request; {} if it has none
+
+    @property
+    def created_lead(self) -> bool:
+        """True if the request created a lead, or would have without its dry run."""
+        return self.recorded.lead_id is not None or self.recorded.fault == DRY_RUN
+
+    def text(self, name: str) -> str:
+        """Return a top-level field as text; '' if it is absent or neither a string nor an integer."""
+        value = self.document.get(name)
+        return value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+
+
+Messages = Iterator[str]
+Rule = Callable[[DecodedRequest], Messages]
+RULES: dict[str, Rule] = {}  # by code; the most telling first
+
+
+def rule(function: Rule) -> Rule:
+    """Register a rule. Its code is the function's name."""
+    RULES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+@rule
+def origin_not_registered(request: DecodedRequest) -> Messages:
+    origin = request.recorded.header("Origin")
+    if request.recorded.status == 403 and origin is not None:
+        if is_origin(origin):
+            yield (
+                f"The page's origin, {origin}, is not registered for any building; that is what a browser's "
+                "CORS error means. Register exactly this origin. In the sandbox: POST /sandbox/api/buildings "
+                f'{{"name": "…", "website_url": "{origin}"}}. '
+                f"On a real server: building update ID --website {origin}"
+            )
+        else:
+            yield (
+                f"The page's origin is {origin!r}, which can't be registered: the page was opened from a "
+                "file, in a sandboxed frame, or by an app. Serve it from a web server, and register that "
+                "server's origin."
+            )
+
+
+@rule
+def refused(request: DecodedRequest) -> Messages:
+    error = _error_of(request.recorded)
+    if error == "invalid date: slot":
+        yield "A slot is an ISO 8601 date and time, like 2026-12-01T10:00 or 2026-12-01T10:00-05:00."
+    elif error == UNUSABLE_EMAIL:
+        email = request.tour.get("requestor_email")
+        reason = f"it is {email!r}, which is no e-mail address" if email else "there is none in tour_request"
+        yield f"A lead needs a requestor_email: {reason}."
+    elif error == MISSING and not request.document:
+        yield "The body is empty or not a JSON object. Put the lead's fields inside its tour_request."
+
+
+@rule
+def throttled(request: DecodedRequest) -> Messages:
+    if request.recorded.status == 429 and request.recorded.fault is None:
+        seconds = request.recorded.answer_headers.get("Retry-After")
+        yield f"This address sent too many requests. Wait {seconds} seconds, as the Retry-After header says."
+
+
+@rule
+def form_without_brackets(request: DecodedRequest) -> Messages:
+    if request.media_type not in FORM_TYPES or request.tour:
+        return
+    body = bytes(request.recorded.body).lstrip()
+    if body.startswith(b"{"):
+        yield (
+            f"The body is JSON, but its type is {request.media_type}, the default of curl -d. Send it with "
+            "Content-Type: application/json."
+        )
+    elif names := sorted(request.document.keys() & TOUR_REQUEST.keys()):
+        name = names[0]
+        yield f"In a form, a lead's field has brackets: name=tour_request[{name}], not name={name}."
+
+
+@rule
+def fields_at_top_level(request: DecodedRequest) -> Messages:
+    if request.media_type in FORM_TYPES and not request.tour:
+        return  # the rule above applies
+    if names := sorted(request.document.keys() & TOUR_REQUEST.keys()):
+        yield f"These fields are ignored at the top level; put them inside tour_request: {_listed(names)}."
+
+
+@rule
+def server_managed_fields(request: DecodedRequest) -> Messages:
+    names = sorted({*request.tour, *request.document} & set(SERVER_MANAGED))
+    if names:
+        yield f"The server sets these fields itself and ignores the client's values: {_listed(names)}."
+
+
+@rule
+def unknown_fields(request: DecodedRequest) -> Messages:
+    known = {*SERVER_MANAGED, *TOUR_REQUEST, *SIGNS}
+    names = sorted(request.document.keys() - SCHEMA.keys() - known)
+    names += sorted(f"tour_request.{name}" for name in request.tour.keys() - known)
+    if names:
+        yield f"These fields are unknown, and ignored: {_listed(map(_with_suggestion, names))}."
+
+
+@rule
+def no_token(request: DecodedRequest) -> Messages:
+    if not request.created_lead or request.text("token"):
+        return
+    building = request.facts.building
+    if building is None:
+        address = request.text("unified_address_id") or request.text("address_line_one")
+        reason = f"the address {address!r} is no building's" if address else "no address"
+        yield f"No token was sent, and {reason}, so the lead is nobody's: stored, unassigned."
+        return
+    key = "unified_address_id" if request.text("unified_address_id") else "address_line_one"
+    yield (
+        f"No token was sent; the lead was matched with building {building['id']} by its {key}. "
+        "Send the building's token: an address can be written in many ways."
+    )
+
+
+@rule
+def unknown_token(request: DecodedRequest) -> Messages:
+    token = request.text("token")
+    if request.created_lead and token and request.facts.building is None:
+        yield (
+            f"The token {token!r} belongs to no building, or was revoked or has expired. The lead is stored "
+            "without a building, and no agent gets a mail, although the renter sees a success. "
+            "'token list' shows the tokens that work."
+        )
+
+
+@rule
+def nobody_is_told(request: DecodedRequest) -> Messages:
+    reason = request.facts.unnotified_reason
+    if reason and request.facts.building is not None:
+        yield f"The lead is stored, but no agent gets a mail: {reason}."
+
+
+@rule
+def consent_not_given(request: DecodedRequest) -> Messages:
+    value = request.tour.get("sms_consent")
+    if value is None or value == "true" or value == "":
+        return
+    if value is False or value == "false":
+        return
+    shown = json.dumps(value, ensure_ascii=False)
+    yield f'sms_consent is {shown}, so no consent is recorded. Only the string "true" is consent.'
+
+
+@rule
+def slot_without_offset(request: DecodedRequest) -> Messages:
+    slot = request.tour.get("slot")
+    if not request.created_lead or not isinstance(slot, str) or not slot.strip():
+        return
+    if _OFFSET.search(slot.strip()):
+        return
+    building = request.facts.building
+    zone = building["time_zone"] if building else "UTC, because the lead has no building"
+    yield f"The slot {slot.strip()} has no offset, so it is in the building's own time zone ({zone})."
+
+
+@rule
+def listing_source_in_another_case(request: DecodedRequest) -> Messages:
+    value = request.tour.get("listing_source")
+    if isinstance(value, str) and value not in LISTING_SOURCES:
+        likely = re.sub(r"[\s-]+", "_", value.strip().lower())
+        if likely in LISTING_SOURCES:
+            yield f"listing_source is {value!r}; write it {likely!r}."
+
+
+@rule
+def return_to_elsewhere(request: DecodedRequest) -> Messages:
+    origin, url = request.recorded.header("Origin"), request.document.get("return_to")
+    if url and request.recorded.status == 201 and leads_on(url, origin) is None:
+        allowed = (
+            f"the page's own origin, {origin}"
+            if origin
+            else "the page's own origin, as the request has no Origin header"
+        )
+        yield f"return_to is {url!r}, which is not on {allowed}. The renter got the thank-you page instead."
+
+
+@rule
+def posted_twice(request: DecodedRequest) -> Messages:
+    earlier = request.facts.duplicate_of
+    if earlier is None or not request.created_lead or request.recorded.replayed:
+        return
+    if request.recorded.header("Idempotency-Key"):
+        remedy = "Send one Idempotency-Key for each filled form, the same at each try"
+    else:
+        remedy = "Send an Idempotency-Key for each filled form"
+    yield (
+        f"Request {earlier.number}, which created lead {earlier.lead_id}, had the same body within ten "
+        f"seconds: a double click, or a retry? {remedy}, and the two become one lead."
+    )
+
+
+@rule
+def key_used_again(request: DecodedRequest) -> Messages:
+    if request.recorded.replayed:
+        lead_id = request.recorded.lead_id
+        yield f"An earlier request had this Idempotency-Key and body, so the response is its lead {lead_id}."
+
+
+@rule
+def a_fault_of_the_sandbox(request: DecodedRequest) -> Messages:
+    if request.recorded.fault == DRY_RUN:
+        yield "This is a dry run: the request was checked, and nothing was stored."
+    elif request.recorded.fault is not None:
+        yield f"The sandbox injected this fault, as it was asked to: {request.recorded.fault}."
+
+
+def _error_of(request: RecordedRequest) -> str | None:
+    try:
+        error = json.loads(request.answer)["error"]
+    except (ValueError, TypeError, KeyError):  # an HTML page, or not an error
+        return None
+    return error if isinstance(error, str) else None
+
+
+def _with_suggestion(name: str) -> str:
+    inner = name.removeprefix("tour_request.")
+    known = [*TOUR_REQUEST, *SCHEMA]
+    likely = (
+        [f"requestor_{inner}"] if f"requestor_{inner}" in known else get_close_matches(inner, known, 1, 0.7)
+    )
+    return f"{name} (did you mean {likely[0]}?)" if likely else name
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
