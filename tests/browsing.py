@@ -1,4 +1,4 @@
-"""Owns the browser of these tests, and the website whose pages it opens: another origin than the server's."""
+"""Browser fixtures, and a website on another origin than the leads server."""
 
 import os
 import shutil
@@ -12,20 +12,20 @@ from leads_sandbox import Sandbox
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-# What a careful website allows: nothing inline, scripts and calls of the leads server alone.
+# A strict Content-Security-Policy: nothing inline, scripts and requests only from and to the leads server.
 POLICY = (
     "default-src 'none'; script-src {leads}; connect-src {leads}; form-action {leads} 'self'; base-uri 'none'"
 )
 
 
 class Website:
-    """A building's website: pages by path, on a port of its own."""
+    """HTTP server of a building's website, on a free port. pages: HTML by path."""
 
     def __init__(self, leads: str) -> None:
         website = self
         self.pages: dict[str, str] = {}
 
-        class Answer(BaseHTTPRequestHandler):
+        class PageHandler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 page = website.pages.get(self.path.partition("?")[0])
                 self.send_response(200 if page is not None else 404)
@@ -36,7 +36,7 @@ class Website:
 
             def log_message(self, *args: object) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), PageHandler)
         self.url = f"http://localhost:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -49,9 +49,9 @@ class Website:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium. Not for longer than a module: meanwhile no other loop can run in this thread."""
+    """Chromium. While Playwright runs, this thread can run no other event loop, hence the module's scope."""
     if CHROMIUM is None:
-        pytest.skip("there is no chromium; install it, or name it in CHROMIUM")
+        pytest.skip("Chromium not found; install it, or set CHROMIUM to its path")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -60,7 +60,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of a browser that has no history."""
+    """A page in a new browser context, without cookies or storage."""
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(15_000)
@@ -70,7 +70,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def website(leads_sandbox: Sandbox) -> Iterator[Website]:
-    """The website of a building whose token is 'oak'; its page '/' has the form."""
+    """A website that is not registered yet; its page '/' has the form of the token 'oak'."""
     website = Website(leads_sandbox.url)
     website.pages["/"] = with_form(leads_sandbox)
     yield website
@@ -79,7 +79,7 @@ def website(leads_sandbox: Sandbox) -> Iterator[Website]:
 
 @pytest.fixture
 def registered(leads_sandbox: Sandbox, website: Website) -> Website:
-    """The same, registered with the building."""
+    """The website, registered for a building with the token 'oak'."""
     leads_sandbox.register(
         token="oak", website_url=website.url, agent_email="agent@oak.test", time_zone="America/New_York"
     )
@@ -87,17 +87,17 @@ def registered(leads_sandbox: Sandbox, website: Website) -> Website:
 
 
 def with_form(sandbox: Sandbox, attributes: str = "", language: str = "en") -> str:
-    """A page with the script tag."""
+    """Return a page with the script of the form. attributes: more attributes of the script tag."""
     return f"""<!doctype html><html lang="{language}"><title>The Oak</title><main><h1>The Oak</h1>
 <script src="{sandbox.url}/static/lead-form.js" data-token="oak" data-time-zone="America/New_York"
  data-units="2A, 4B" data-listing-source="zillow" {attributes} defer></script></main>"""
 
 
-def serious(page: Page) -> list[str]:
-    """What keeps people out of the page, by axe's own names."""
-    found = Axe().run(page).response["violations"]
+def serious_violations(page: Page) -> list[str]:
+    """Return axe's serious and critical accessibility violations, each with the HTML of its nodes."""
+    violations = Axe().run(page).response["violations"]
     return [
-        f"{one['id']}: {[node['html'] for node in one['nodes']]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
+        f"{violation['id']}: {[node['html'] for node in violation['nodes']]}"
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
     ]

@@ -1,6 +1,6 @@
-"""The reference in a real browser: the samples for pages, and its buttons."""
+"""The API reference in a real browser: its samples for pages, and their buttons."""
 
-from browsing import Website, serious
+from browsing import Website, serious_violations
 from leads_sandbox import Sandbox
 from playwright.sync_api import Page, expect
 
@@ -9,15 +9,15 @@ from handlers.docs import SAMPLES, filled
 SAMPLE = {sample.file: sample for sample in SAMPLES}
 
 
-def test_the_sample_for_a_page_sends_a_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_javascript_sample_sends_a_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     registered.pages["/blank"] = "<!doctype html><title>blank</title>"
     page.goto(registered.url + "/blank")
-    with page.expect_console_message() as said:
+    with page.expect_console_message() as message:
         page.evaluate(filled(SAMPLE["fetch.js"], leads_sandbox.url, "oak"))
-    assert said.value.text == f"lead {leads_sandbox.leads.all()[0]['id']}"
+    assert message.value.text == f"lead {leads_sandbox.leads.all()[0]['id']}"
 
 
-def test_the_sample_of_a_form_sends_a_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_form_sample_sends_a_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     form = filled(SAMPLE["form.html"], leads_sandbox.url, "oak")
     registered.pages["/plain"] = f"<!doctype html><html lang='en'><title>form</title>{form}"
     page.goto(registered.url + "/plain")
@@ -27,9 +27,9 @@ def test_the_sample_of_a_form_sends_a_lead(leads_sandbox: Sandbox, registered: W
     assert leads_sandbox.leads.all()[0]["building_id"] != 1
 
 
-def test_in_the_sandbox_a_sample_is_run_by_its_button(leads_sandbox: Sandbox, page: Page) -> None:
+def test_buttons_of_a_sample_run_and_copy_it(leads_sandbox: Sandbox, page: Page) -> None:
     page.goto(leads_sandbox.url + "/docs")
-    assert serious(page) == []
+    assert serious_violations(page) == []
     for number, sample in enumerate(SAMPLES):
         section = page.get_by_label(sample.name, exact=True)
         section.get_by_role("button", name="Run").click()

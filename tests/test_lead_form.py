@@ -1,10 +1,10 @@
-"""The form in a real browser, on a page of another origin than the server's, under a strict policy."""
+"""The form in a real browser, on a page of another origin, under a strict Content-Security-Policy."""
 
 import gzip
 from typing import Any
 
 import pytest
-from browsing import Website, serious, with_form
+from browsing import Website, serious_violations, with_form
 from leads_sandbox import Sandbox
 from playwright.sync_api import Page, expect
 from server_process import ROOT
@@ -12,7 +12,7 @@ from server_process import ROOT
 FORM = ROOT / "static" / "lead-form.js"
 
 
-def fill_in(page: Page) -> None:
+def fill_in_email(page: Page) -> None:
     page.get_by_label("E-mail").fill("jane@renter.test")
 
 
@@ -20,17 +20,17 @@ def send(page: Page) -> None:
     page.get_by_role("button", name="Send").click()
 
 
-def thanked(page: Page, seconds: float = 15) -> None:
+def expect_success(page: Page, seconds: float = 15) -> None:
     expect(page.get_by_role("status")).to_have_text(
         "Thank you! We will be in touch soon.", timeout=1_000 * seconds
     )
 
 
-def test_it_is_small() -> None:
+def test_script_is_under_8_kb_compressed() -> None:
     assert len(gzip.compress(FORM.read_bytes())) < 8_000
 
 
-def test_filled_in_by_keyboard_it_is_a_lead_and_a_mail(
+def test_keyboard_alone_submits_a_lead_that_is_mailed(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     page.goto(registered.url + "/?utm_source=news&x=1")
@@ -51,7 +51,7 @@ def test_filled_in_by_keyboard_it_is_a_lead_and_a_mail(
     keyboard.press("Space")
     keyboard.press("Tab")
     keyboard.press("Enter")
-    thanked(page)
+    expect_success(page)
     mail = leads_sandbox.mails.one()
     assert mail["to"] == ["agent@oak.test"] and mail["subject"].startswith("New lead: Jane Doe for unit 4B")
     (lead,) = leads_sandbox.leads.all()
@@ -62,11 +62,11 @@ def test_filled_in_by_keyboard_it_is_a_lead_and_a_mail(
     assert leads_sandbox.diagnosis().keys() == {"slot-without-offset"}
 
 
-def test_an_origin_that_is_not_registered_is_refused_and_the_diagnosis_names_it(
+def test_unregistered_origin_is_refused_and_named_in_the_diagnosis(
     leads_sandbox: Sandbox, website: Website, page: Page
 ) -> None:
     page.goto(website.url)
-    fill_in(page)
+    fill_in_email(page)
     page.clock.install()
     send(page)
     leads_sandbox.requests.one(status=403)
@@ -75,32 +75,32 @@ def test_an_origin_that_is_not_registered_is_refused_and_the_diagnosis_names_it(
 
 
 @pytest.mark.parametrize("what", [429, 503, "cut"])
-def test_a_server_that_fails_for_a_while_is_ridden_out_and_it_is_one_lead(
+def test_retries_until_the_server_recovers_create_one_lead(
     leads_sandbox: Sandbox, registered: Website, page: Page, what: int | str
 ) -> None:
     leads_sandbox.faults.next("api", what, times=2, seconds=1)
     page.goto(registered.url)
-    fill_in(page)
+    fill_in_email(page)
     send(page)
-    thanked(page)
+    expect_success(page)
     assert len(leads_sandbox.leads.all()) == 1
 
 
-def test_a_double_click_is_one_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_double_click_creates_one_lead(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     leads_sandbox.faults.next("api", "slow", seconds=0.3)
     page.goto(registered.url)
-    fill_in(page)
+    fill_in_email(page)
     page.get_by_role("button", name="Send").dblclick()
-    thanked(page)
+    expect_success(page)
     assert len(leads_sandbox.leads.all()) == 1
 
 
-def test_what_was_typed_outlives_a_network_that_fails_and_a_reload(
+def test_typed_values_survive_a_reload_and_a_network_failure(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     page.goto(registered.url)
     page.get_by_label("Message", exact=True).fill("Is it still free?")
-    fill_in(page)
+    fill_in_email(page)
     page.reload()
     expect(page.get_by_label("Message", exact=True)).to_have_value("Is it still free?")
     page.context.set_offline(True)
@@ -108,11 +108,11 @@ def test_what_was_typed_outlives_a_network_that_fails_and_a_reload(
     expect(page.get_by_role("status")).to_contain_text("Trying again")
     expect(page.get_by_label("Message", exact=True)).to_have_value("Is it still free?")
     page.context.set_offline(False)
-    thanked(page)
+    expect_success(page)
     assert [lead["message"] for lead in leads_sandbox.leads.all()] == ["Is it still free?"]
 
 
-def test_an_address_that_is_none_is_said_at_the_field(registered: Website, page: Page) -> None:
+def test_invalid_email_is_reported_at_its_field(registered: Website, page: Page) -> None:
     page.goto(registered.url)
     page.get_by_label("E-mail").fill("jane")
     send(page)
@@ -122,22 +122,22 @@ def test_an_address_that_is_none_is_said_at_the_field(registered: Website, page:
     expect(page.get_by_text("Please enter an e-mail address.")).to_be_visible()
 
 
-def test_where_the_visit_came_from_is_kept_over_its_pages(
+def test_utm_data_and_referrer_are_kept_across_pages(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     registered.pages["/units"] = with_form(leads_sandbox)
     page.goto(registered.url + "/?utm_campaign=spring", referer="https://search.test/")
     page.goto(registered.url + "/units", referer=registered.url + "/")
-    fill_in(page)
+    fill_in_email(page)
     send(page)
-    thanked(page)
+    expect_success(page)
     assert leads_sandbox.leads.all()[0]["utm_data"] == {
         "utm_campaign": "spring",
         "referrer": "https://search.test/",
     }
 
 
-def test_it_speaks_the_language_of_the_page(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_form_uses_the_language_of_the_page(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     registered.pages["/es"] = with_form(leads_sandbox, language="es-MX")
     page.goto(registered.url + "/es")
     page.get_by_label("Correo electrónico").fill("jane@renter.test")
@@ -145,21 +145,21 @@ def test_it_speaks_the_language_of_the_page(leads_sandbox: Sandbox, registered: 
     expect(page.get_by_role("status")).to_have_text("¡Gracias! Nos pondremos en contacto pronto.")
 
 
-def test_two_forms_on_a_page_get_along_with_it_and_with_each_other(
+def test_two_forms_on_a_page_define_no_globals(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     registered.pages["/blank"] = "<!doctype html><title>blank</title>"
     page.goto(registered.url + "/blank")
-    own = set(page.evaluate("Object.getOwnPropertyNames(window)"))
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
+    globals_before = set(page.evaluate("Object.getOwnPropertyNames(window)"))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     registered.pages["/two"] = with_form(leads_sandbox) + with_form(leads_sandbox, 'data-fields="message"')
     page.goto(registered.url + "/two")
     expect(page.get_by_role("button", name="Send")).to_have_count(2)
-    assert said == [] and set(page.evaluate("Object.getOwnPropertyNames(window)")) <= own
+    assert errors == [] and set(page.evaluate("Object.getOwnPropertyNames(window)")) <= globals_before
 
 
-def test_a_script_in_the_head_puts_the_form_into_the_body(
+def test_script_in_the_head_adds_the_form_to_the_body(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     script = f'<script src="{leads_sandbox.url}/static/lead-form.js" data-token="oak" defer></script>'
@@ -168,53 +168,51 @@ def test_a_script_in_the_head_puts_the_form_into_the_body(
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
-def test_where_a_visit_came_from_never_keeps_a_lead_from_being_sent(
+def test_overlong_utm_data_is_shortened_before_sending(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     page.goto(registered.url + "/?utm_source=news&utm_content=" + "x" * 1_001)
-    fill_in(page)
+    fill_in_email(page)
     send(page)
-    thanked(page)
+    expect_success(page)
     assert leads_sandbox.leads.all()[0]["utm_data"] == {"utm_source": "news"}
 
 
-def test_an_address_that_is_not_ascii_is_taken(
-    leads_sandbox: Sandbox, registered: Website, page: Page
-) -> None:
+def test_non_ascii_email_address_is_accepted(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     page.goto(registered.url)
     page.get_by_label("E-mail").fill("jörg@renter.test")
     send(page)
-    thanked(page)
+    expect_success(page)
     assert leads_sandbox.leads.all()[0]["requestor_email"] == "jörg@renter.test"
 
 
-def test_a_consent_is_never_filled_in_for_anybody(registered: Website, page: Page) -> None:
+def test_consent_is_not_restored_after_a_reload(registered: Website, page: Page) -> None:
     page.goto(registered.url)
-    fill_in(page)
+    fill_in_email(page)
     page.get_by_role("checkbox").check()
     page.reload()
     expect(page.get_by_label("E-mail")).to_have_value("jane@renter.test")
     expect(page.get_by_role("checkbox")).not_to_be_checked()
 
 
-def test_while_it_is_sent_nothing_can_be_typed_that_would_not_be_in_it(
+def test_fields_are_inert_while_the_form_is_sent(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     leads_sandbox.faults.next("api", 503, seconds=1)
     page.goto(registered.url)
-    fill_in(page)
+    fill_in_email(page)
     send(page)
     expect(page.get_by_role("status")).to_contain_text("Trying again")
     page.locator("lead-form textarea").evaluate("(field) => field.focus()")
     page.keyboard.type("too late")
     expect(page.locator("lead-form textarea")).to_have_value("")
-    thanked(page)
+    expect_success(page)
 
 
 @pytest.mark.parametrize(
     "attributes", ['data-time-zone="Mars/Olympus"', 'data-slot-hours="9am-6pm"', 'data-slot-hours="9-99"']
 )
-def test_an_attribute_that_makes_no_sense_leaves_a_form_that_works(
+def test_invalid_attribute_leaves_a_working_form(
     leads_sandbox: Sandbox, registered: Website, page: Page, attributes: str
 ) -> None:
     script = (
@@ -222,15 +220,15 @@ def test_an_attribute_that_makes_no_sense_leaves_a_form_that_works(
     )
     registered.pages["/odd"] = f"<!doctype html><html lang=en><title>odd</title><main>{script}</main>"
     page.goto(registered.url + "/odd")
-    fill_in(page)
+    fill_in_email(page)
     page.get_by_label("Day").select_option(index=1)
     page.get_by_label("Time").select_option(index=0)
     send(page)
-    thanked(page)
+    expect_success(page)
     assert leads_sandbox.leads.all()[0]["slot"] is not None
 
 
-def test_what_no_person_could_do_is_suspected_and_what_one_does_is_not(
+def test_only_a_form_sent_too_fast_is_quarantined(
     leads_sandbox: Sandbox, website: Website, page: Page
 ) -> None:
     leads_sandbox.register(
@@ -239,39 +237,39 @@ def test_what_no_person_could_do_is_suspected_and_what_one_does_is_not(
     page.clock.install()
     for seconds, state in ((1, "held"), (5, "delivered")):
         page.goto(website.url)
-        fill_in(page)
+        fill_in_email(page)
         page.clock.fast_forward(1_000 * seconds)
         send(page)
-        thanked(page)
+        expect_success(page)
         lead = leads_sandbox.leads.all()[-1]["id"]
         assert leads_sandbox.delivery(lead, attempts=int(state == "delivered"))["state"] == state
 
 
-def test_the_text_that_was_consented_to_is_known_by_its_version(
+def test_consent_evidence_has_the_version_of_the_text(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     registered.pages["/own"] = with_form(leads_sandbox, 'data-sms-text="Text me." data-sms-version="2026-11"')
     page.goto(registered.url + "/own")
-    fill_in(page)
+    fill_in_email(page)
     page.get_by_role("checkbox", name="Text me.").check()
     send(page)
-    thanked(page)
+    expect_success(page)
     stored = leads_sandbox.call("GET", f"requests/{leads_sandbox.requests.one(status=201)['number']}")[
         "stored"
     ]
     assert stored["sms_consent_evidence"]["version"] == "2026-11"
 
 
-def test_its_fields_are_chosen_by_attribute(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_fields_attribute_selects_the_fields(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     registered.pages["/short"] = with_form(leads_sandbox, 'data-fields="message"')
     page.goto(registered.url + "/short")
-    expect(page.locator("lead-form [part=field]")).to_have_count(2)  # of which the e-mail always is one
+    expect(page.locator("lead-form [part=field]")).to_have_count(2)  # the e-mail field is always shown
 
 
-def test_the_slots_are_days_of_the_buildings_zone(
+def test_slots_are_days_in_the_buildings_time_zone(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
-    page.clock.install(time="2026-12-01T03:00:00Z")  # which is still November in New York
+    page.clock.install(time="2026-12-01T03:00:00Z")  # still November in New York
     page.goto(registered.url)
     days = page.get_by_label("Day").locator("option")
     expect(days.nth(1)).to_have_attribute("value", "2026-12-01")
@@ -279,29 +277,29 @@ def test_the_slots_are_days_of_the_buildings_zone(
     expect(page.get_by_text("Times are the building's own (New York).")).to_be_visible()
 
 
-def test_a_page_hears_of_what_happens(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
+def test_form_dispatches_events_to_the_page(leads_sandbox: Sandbox, registered: Website, page: Page) -> None:
     leads_sandbox.faults.next("api", 503)
     page.add_init_script(
-        "window.heard = [];"
-        "for (const what of ['view', 'start', 'submit', 'retry', 'success', 'error'])"
-        " document.addEventListener(`lead-form:${what}`, ({detail}) => heard.push([what, detail]));"
+        "window.events = [];"
+        "for (const name of ['view', 'start', 'submit', 'retry', 'success', 'error'])"
+        " document.addEventListener(`lead-form:${name}`, ({detail}) => events.push([name, detail]));"
     )
     page.goto(registered.url)
-    fill_in(page)
+    fill_in_email(page)
     send(page)
-    thanked(page)
-    heard: list[Any] = page.evaluate("heard")
-    assert [what for what, _ in heard] == ["view", "start", "submit", "retry", "success"]
-    assert heard[-1][1] == {"id": leads_sandbox.leads.all()[0]["id"]}
+    expect_success(page)
+    events: list[Any] = page.evaluate("events")
+    assert [name for name, _ in events] == ["view", "start", "submit", "retry", "success"]
+    assert events[-1][1] == {"id": leads_sandbox.leads.all()[0]["id"]}
 
 
-def test_a_strict_policy_has_nothing_to_refuse(registered: Website, page: Page) -> None:
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+def test_form_works_under_a_strict_content_security_policy(registered: Website, page: Page) -> None:
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(registered.url)
     expect(page.get_by_role("button", name="Send")).to_have_css("background-color", "rgb(11, 87, 208)")
-    assert said == []
+    assert errors == []
 
 
 PLAIN = """<!doctype html><html lang="en"><title>The Oak</title>
@@ -311,41 +309,41 @@ PLAIN = """<!doctype html><html lang="en"><title>The Oak</title>
 <button>Send</button></form>"""
 
 
-def test_without_javascript_a_form_lands_on_the_thank_you_page(
+def test_C27a_plain_form_leads_to_the_thank_you_page(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     registered.pages["/plain"] = PLAIN.format(leads=leads_sandbox.leads_url, more="")
     page.goto(registered.url + "/plain")
-    fill_in(page)
+    fill_in_email(page)
     send(page)
     expect(page.get_by_role("heading", name="Thank you!")).to_be_visible()
     assert leads_sandbox.mails.one()["to"] == ["agent@oak.test"]
-    assert serious(page) == []
+    assert serious_violations(page) == []
 
 
-def test_without_javascript_a_form_leads_on_to_a_page_of_its_own_website(
+def test_C27a_plain_form_redirects_to_its_own_origin(
     leads_sandbox: Sandbox, registered: Website, page: Page
 ) -> None:
     more = f'<input type="hidden" name="return_to" value="{registered.url}/thanks">'
     registered.pages["/plain"] = PLAIN.format(leads=leads_sandbox.leads_url, more=more)
     registered.pages["/thanks"] = "<title>Thanks</title><h1>See you</h1>"
     page.goto(registered.url + "/plain")
-    fill_in(page)
+    fill_in_email(page)
     send(page)
     expect(page.get_by_role("heading", name="See you")).to_be_visible()
     assert len(leads_sandbox.leads.all()) == 1
 
 
-def test_nothing_of_the_form_keeps_anybody_out(registered: Website, page: Page) -> None:
+def test_form_has_no_serious_accessibility_violations(registered: Website, page: Page) -> None:
     page.goto(registered.url)
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert serious(page) == []
+    assert serious_violations(page) == []
     page.get_by_label("E-mail").fill("jane")
     send(page)
-    assert serious(page) == []
+    assert serious_violations(page) == []
 
 
-def test_the_sandbox_shows_an_attempt_as_it_comes(leads_sandbox: Sandbox, page: Page) -> None:
+def test_sandbox_page_shows_requests_as_they_arrive(leads_sandbox: Sandbox, page: Page) -> None:
     page.goto(leads_sandbox.url + "/sandbox")
     expect(page.get_by_text("Nothing has come yet")).to_be_visible()
     leads_sandbox.post({"token": "demon", "tour_request": {"requestor_email": "jane@renter.test"}})
@@ -355,4 +353,4 @@ def test_the_sandbox_shows_an_attempt_as_it_comes(leads_sandbox: Sandbox, page: 
     page.get_by_role("button", name="201").first.click()
     expect(page.frame_locator("iframe").get_by_text("Jane Doe").first).to_be_visible()
     expect(page.locator("#detail")).to_contain_text('"requestor_name": "Jane Doe"')
-    assert serious(page) == []
+    assert serious_violations(page) == []

@@ -1,4 +1,4 @@
-"""The sandbox: it shows what comes in and what leaves, says what is odd, and fails as it is told to."""
+"""The sandbox: recorded requests and messages, diagnoses, faults, clock, dry runs and reset."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ def tour(**fields: Any) -> dict[str, Any]:
     return {"token": "demo", "tour_request": {"requestor_email": "jane@renter.test", **fields}}
 
 
-def test_an_attempt_is_shown_with_all_that_came_of_it(leads_sandbox: Sandbox) -> None:
+def test_request_detail_shows_stored_lead_mails_and_partner_calls(leads_sandbox: Sandbox) -> None:
     answer = leads_sandbox.post(
         tour(listing_source="june_homes", slot="2026-12-01T10:00Z"), User_Agent="mine"
     )
@@ -27,17 +27,17 @@ def test_an_attempt_is_shown_with_all_that_came_of_it(leads_sandbox: Sandbox) ->
     leads_sandbox.mails.wait(lead=lead)
     leads_sandbox.partner_calls.wait(lead=lead)
     number = leads_sandbox.requests.one()["number"]
-    attempt = leads_sandbox.call("GET", f"requests/{number}")
-    assert (attempt["method"], attempt["path"]) == ("POST", "/api/v1/website_leads")
-    assert ["User-Agent", "mine"] in attempt["headers"] and json.loads(attempt["body"])["token"] == "demo"
-    assert (attempt["status"], json.loads(attempt["answer"])) == (201, {"id": lead})
-    assert attempt["answer_headers"]["X-Request-Id"] == answer.headers["X-Request-Id"]
-    assert attempt["stored"]["slot"] == "2026-12-01T10:00:00.000000Z"
-    (mail,) = attempt["mails"]
+    request = leads_sandbox.call("GET", f"requests/{number}")
+    assert (request["method"], request["path"]) == ("POST", "/api/v1/website_leads")
+    assert ["User-Agent", "mine"] in request["headers"] and json.loads(request["body"])["token"] == "demo"
+    assert (request["status"], json.loads(request["answer"])) == (201, {"id": lead})
+    assert request["answer_headers"]["X-Request-Id"] == answer.headers["X-Request-Id"]
+    assert request["stored"]["slot"] == "2026-12-01T10:00:00.000000Z"
+    (mail,) = request["mails"]
     assert mail["to"] == ["agent@maple.test"] and mail["subject"] == "New lead: jane@renter.test at The Maple"
     assert "jane@renter.test" in mail["text"] and "<html" in mail["html"]
     assert mail["invitation"].startswith("BEGIN:VCALENDAR") and "Message-ID: " in mail["raw"]
-    (call,) = attempt["partner_calls"]
+    (call,) = request["partner_calls"]
     assert call["body"]["data"]["id"] == lead and call["headers"]["Webhook-Signature"].startswith("v1,")
 
 
@@ -49,22 +49,22 @@ def test_an_attempt_is_shown_with_all_that_came_of_it(leads_sandbox: Sandbox) ->
         (json.dumps(LEAD).encode(), {"Origin": "http://elsewhere.test"}, 403),
     ],
 )
-def test_what_is_refused_is_shown_too(
+def test_refused_requests_are_recorded(
     leads_sandbox: Sandbox, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     assert leads_sandbox.post(body, **headers).status == status
-    attempt = leads_sandbox.requests.one(status=status)
-    assert attempt["body_bytes"] == len(body) and attempt["body"].startswith(body[:10].decode())
-    assert attempt["lead_id"] is None and "error" in json.loads(attempt["answer"])
+    request = leads_sandbox.requests.one(status=status)
+    assert request["body_bytes"] == len(body) and request["body"].startswith(body[:10].decode())
+    assert request["lead_id"] is None and "error" in json.loads(request["answer"])
 
 
-def test_other_paths_and_methods_are_shown_too(leads_sandbox: Sandbox) -> None:
+def test_requests_to_unknown_api_paths_are_recorded(leads_sandbox: Sandbox) -> None:
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     connection.request("GET", "/api/v2/leads")
     assert connection.getresponse().read()
     connection.close()
-    attempt = leads_sandbox.requests.one()
-    assert (attempt["method"], attempt["path"], attempt["status"]) == ("GET", "/api/v2/leads", 404)
+    request = leads_sandbox.requests.one()
+    assert (request["method"], request["path"], request["status"]) == ("GET", "/api/v2/leads", 404)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_other_paths_and_methods_are_shown_too(leads_sandbox: Sandbox) -> None:
         (tour(listing_source="June Homes"), "listing-source-in-another-case", "write it 'june_homes'"),
     ],
 )
-def test_the_diagnosis_says_what_is_odd(
+def test_diagnosis_names_the_mistake(
     leads_sandbox: Sandbox, body: dict[str, Any], code: str, words: str
 ) -> None:
     leads_sandbox.post(body)
@@ -121,22 +121,22 @@ def test_the_diagnosis_says_what_is_odd(
         {"slot": "2026-12-01t10:00z"},
     ],
 )
-def test_of_a_lead_as_it_should_be_there_is_nothing_to_say(
-    leads_sandbox: Sandbox, fields: dict[str, Any]
-) -> None:
+def test_diagnosis_of_a_correct_lead_is_empty(leads_sandbox: Sandbox, fields: dict[str, Any]) -> None:
     leads_sandbox.post(tour(**fields))
     assert leads_sandbox.diagnosis() == {}
 
 
 @pytest.mark.parametrize("origin", ["https://maple.example.com", "http://localhost:5173"])
-def test_the_diagnosis_of_a_foreign_page_names_what_to_register(leads_sandbox: Sandbox, origin: str) -> None:
+def test_diagnosis_of_unregistered_origin_names_the_command_that_registers_it(
+    leads_sandbox: Sandbox, origin: str
+) -> None:
     assert leads_sandbox.post(LEAD, Origin=origin).status == 403
     assert leads_sandbox.diagnosis()["origin-not-registered"].endswith(f"--website {origin}")
     leads_sandbox.register(website_url=origin)
     assert leads_sandbox.post(LEAD, Origin=origin).status == 201
 
 
-def test_the_diagnosis_of_a_page_from_a_file_says_to_serve_it(leads_sandbox: Sandbox) -> None:
+def test_diagnosis_of_a_null_origin_suggests_a_web_server(leads_sandbox: Sandbox) -> None:
     assert leads_sandbox.post(LEAD, Origin="null").status == 403
     assert "web server" in leads_sandbox.diagnosis()["origin-not-registered"]
 
@@ -150,16 +150,16 @@ def test_the_diagnosis_of_a_page_from_a_file_says_to_serve_it(leads_sandbox: San
         ),
         (json.dumps(LEAD).encode(), "Content-Type: application/json"),
     ],
-    ids=["no brackets", "JSON that curl calls a form"],
+    ids=["no brackets", "JSON with the type of a form"],
 )
-def test_the_diagnosis_of_a_form_says_how_one_is_sent(
+def test_diagnosis_of_a_wrong_form_shows_the_right_encoding(
     leads_sandbox: Sandbox, body: bytes, words: str
 ) -> None:
     assert leads_sandbox.post(body, Content_Type=FORM).status == 400
     assert words in leads_sandbox.diagnosis()["form-without-brackets"]
 
 
-def test_what_is_said_is_said_of_the_last_attempt(leads_sandbox: Sandbox) -> None:
+def test_latest_diagnosis_belongs_to_the_latest_request(leads_sandbox: Sandbox) -> None:
     for number in range(20):
         leads_sandbox.post(tour(requestor_email=f"{number}@renter.test"))
         assert leads_sandbox.diagnosis() == {}
@@ -167,17 +167,17 @@ def test_what_is_said_is_said_of_the_last_attempt(leads_sandbox: Sandbox) -> Non
         assert f"wrong-{number}" in leads_sandbox.diagnosis()["unknown-token"]
 
 
-def test_a_body_that_goes_on_and_on_is_one_attempt(leads_sandbox: Sandbox) -> None:
+def test_oversized_body_is_recorded_as_one_request(leads_sandbox: Sandbox) -> None:
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     with suppress(OSError, http.client.HTTPException):
         connection.request("POST", "/api/v1/website_leads", b"x" * 3_000_000)
         connection.getresponse().read()
     connection.close()
     leads_sandbox.post(LEAD)
-    assert [a["status"] for a in leads_sandbox.requests.wait(2)] == [413, 201]
+    assert [r["status"] for r in leads_sandbox.requests.wait(2)] == [413, 201]
 
 
-def test_an_origin_is_known_as_soon_as_it_is_registered_and_no_longer_than_to_the_reset(
+def test_registered_origin_is_allowed_at_once_until_the_reset(
     leads_sandbox: Sandbox,
 ) -> None:
     leads_sandbox.clock.freeze()
@@ -188,7 +188,7 @@ def test_an_origin_is_known_as_soon_as_it_is_registered_and_no_longer_than_to_th
     assert leads_sandbox.post(LEAD, Origin="http://a.test").status == 403
 
 
-def test_a_form_that_is_led_on_leads_the_plugin_nowhere(leads_sandbox: Sandbox) -> None:
+def test_plugin_does_not_follow_the_redirect_of_a_form(leads_sandbox: Sandbox) -> None:
     form = {
         "token": "demo",
         "tour_request[requestor_email]": "j@renter.test",
@@ -211,9 +211,7 @@ def test_a_form_that_is_led_on_leads_the_plugin_nowhere(leads_sandbox: Sandbox) 
         ("10.0.0.7:80", 200),
     ],
 )
-def test_the_sandbox_is_not_to_be_reached_by_a_name_that_anybody_could_have(
-    leads_sandbox: Sandbox, host: str, status: int
-) -> None:
+def test_sandbox_api_refuses_public_host_names(leads_sandbox: Sandbox, host: str, status: int) -> None:
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     for path in ("/sandbox/api/mails", "/sandbox/api"):
         connection.request("GET", path, headers={"Host": host})
@@ -222,7 +220,7 @@ def test_the_sandbox_is_not_to_be_reached_by_a_name_that_anybody_could_have(
     connection.close()
 
 
-def test_the_same_twice_within_ten_seconds_is_remarked(leads_sandbox: Sandbox) -> None:
+def test_same_body_within_ten_seconds_is_diagnosed(leads_sandbox: Sandbox) -> None:
     first = leads_sandbox.lead()
     leads_sandbox.requests.wait(1)
     leads_sandbox.lead()
@@ -235,13 +233,13 @@ def test_the_same_twice_within_ten_seconds_is_remarked(leads_sandbox: Sandbox) -
     assert leads_sandbox.requests.wait(3)[2]["diagnosis"] == []
 
 
-def test_a_retry_with_a_key_is_told_from_a_second_lead(leads_sandbox: Sandbox) -> None:
+def test_retry_with_an_idempotency_key_is_diagnosed_as_a_replay(leads_sandbox: Sandbox) -> None:
     first = leads_sandbox.post(LEAD, Idempotency_Key="k")
     assert leads_sandbox.post(LEAD, Idempotency_Key="k").body == first.body
     assert list({f["code"] for f in leads_sandbox.requests.wait(2)[1]["diagnosis"]}) == ["key-used-again"]
 
 
-def test_the_next_calls_fail_as_they_are_told_to(leads_sandbox: Sandbox) -> None:
+def test_api_fault_affects_the_next_calls_only(leads_sandbox: Sandbox) -> None:
     leads_sandbox.faults.next("api", 429, times=2, seconds=7)
     for _ in range(2):
         answer = leads_sandbox.post(LEAD, Origin="http://localhost:3000")
@@ -254,7 +252,7 @@ def test_the_next_calls_fail_as_they_are_told_to(leads_sandbox: Sandbox) -> None
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_call_that_fails_stores_nothing(leads_sandbox: Sandbox, status: int) -> None:
+def test_injected_5xx_stores_no_lead(leads_sandbox: Sandbox, status: int) -> None:
     leads_sandbox.faults.next("api", status)
     answer = leads_sandbox.post(LEAD)
     assert answer.status == status and isinstance(answer.body["error"], str)
@@ -262,7 +260,7 @@ def test_a_call_that_fails_stores_nothing(leads_sandbox: Sandbox, status: int) -
     assert "a-fault-of-the-sandbox" in leads_sandbox.diagnosis()
 
 
-def test_a_slow_answer_is_of_a_lead_that_is_stored_already(leads_sandbox: Sandbox) -> None:
+def test_lead_is_stored_before_a_slow_response(leads_sandbox: Sandbox) -> None:
     leads_sandbox.faults.next("api", "slow", seconds=60)
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     connection.request(
@@ -272,14 +270,14 @@ def test_a_slow_answer_is_of_a_lead_that_is_stored_already(leads_sandbox: Sandbo
     connection.close()
 
 
-def test_an_answer_that_is_cut_is_of_a_lead_that_is_stored(leads_sandbox: Sandbox) -> None:
+def test_lead_is_stored_before_a_cut_response(leads_sandbox: Sandbox) -> None:
     leads_sandbox.faults.next("api", "cut")
     with pytest.raises(http.client.IncompleteRead):
         leads_sandbox.post(LEAD)
     assert len(leads_sandbox.leads.wait()) == 1
 
 
-def test_a_client_may_ask_for_a_fault_itself(leads_sandbox: Sandbox) -> None:
+def test_prefer_header_requests_a_fault(leads_sandbox: Sandbox) -> None:
     assert leads_sandbox.post(LEAD, Prefer="code=503").status == 503
     assert leads_sandbox.post(LEAD, Prefer="code=429").headers["Retry-After"] == "1"
     answer = leads_sandbox.post(LEAD, Prefer='delay="0.01"')
@@ -288,14 +286,14 @@ def test_a_client_may_ask_for_a_fault_itself(leads_sandbox: Sandbox) -> None:
     assert leads_sandbox.post(LEAD, Prefer="respond-async, wait=10").status == 201
 
 
-def test_a_page_may_ask_too(leads_sandbox: Sandbox) -> None:
+def test_preflight_allows_the_prefer_header(leads_sandbox: Sandbox) -> None:
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     connection.request("OPTIONS", "/api/v1/website_leads", headers={"Origin": "http://localhost:3000"})
     assert "Prefer" in (connection.getresponse().getheader("Access-Control-Allow-Headers") or "")
     connection.close()
 
 
-def test_a_share_of_the_calls_fails_the_same_ones_for_the_same_seed(leads_sandbox: Sandbox) -> None:
+def test_fault_with_a_share_repeats_by_its_seed(leads_sandbox: Sandbox) -> None:
     def statuses(seed: int) -> list[int]:
         leads_sandbox.faults.clear()
         leads_sandbox.faults.share("api", 503, 0.5, seed=seed)
@@ -307,9 +305,7 @@ def test_a_share_of_the_calls_fails_the_same_ones_for_the_same_seed(leads_sandbo
 
 
 @pytest.mark.parametrize("fault", ["451 4.3.0 later", "cut"])
-def test_a_mail_server_that_fails_is_tried_again_when_the_clock_says_so(
-    leads_sandbox: Sandbox, fault: str
-) -> None:
+def test_failed_mail_is_retried_by_the_sandbox_clock(leads_sandbox: Sandbox, fault: str) -> None:
     leads_sandbox.clock.freeze()
     leads_sandbox.faults.next("smtp", fault)
     lead = leads_sandbox.lead()
@@ -321,7 +317,7 @@ def test_a_mail_server_that_fails_is_tried_again_when_the_clock_says_so(
     assert leads_sandbox.delivery(lead, attempts=2)["state"] == "delivered"
 
 
-def test_a_partner_that_fails_is_tried_again_too(leads_sandbox: Sandbox) -> None:
+def test_failed_partner_call_is_retried_by_the_sandbox_clock(leads_sandbox: Sandbox) -> None:
     leads_sandbox.faults.next("partner", 500)
     leads_sandbox.lead(listing_source="june_homes")
     assert leads_sandbox.partner_calls.one()["answered"] == 500
@@ -329,7 +325,7 @@ def test_a_partner_that_fails_is_tried_again_too(leads_sandbox: Sandbox) -> None
     assert [call["answered"] for call in leads_sandbox.partner_calls.wait(2)] == [500, 204]
 
 
-def test_the_limit_goes_by_the_sandboxs_clock(leads_sandbox: Sandbox) -> None:
+def test_rate_limit_refills_by_the_sandbox_clock(leads_sandbox: Sandbox) -> None:
     leads_sandbox.clock.freeze()
     statuses = [leads_sandbox.post(b"").status for _ in range(301)]
     assert statuses == [400] * 300 + [429]
@@ -338,36 +334,36 @@ def test_the_limit_goes_by_the_sandboxs_clock(leads_sandbox: Sandbox) -> None:
     assert leads_sandbox.post(LEAD).status == 201
 
 
-def test_a_frozen_clock_stands_and_goes_on_from_there(leads_sandbox: Sandbox) -> None:
+def test_thawed_clock_continues_from_the_frozen_time(leads_sandbox: Sandbox) -> None:
     leads_sandbox.clock.freeze()
-    stood = leads_sandbox.clock.now()
-    assert leads_sandbox.clock.now() == stood
+    frozen_at = leads_sandbox.clock.now()
+    assert leads_sandbox.clock.now() == frozen_at
     leads_sandbox.clock.advance(86_400)
-    assert leads_sandbox.clock.now()[11:] == stood[11:]
+    assert leads_sandbox.clock.now()[11:] == frozen_at[11:]
     leads_sandbox.clock.go_on()
-    assert leads_sandbox.clock.now() > stood
+    assert leads_sandbox.clock.now() > frozen_at
 
 
-def test_a_dry_run_checks_and_stores_nothing(leads_sandbox: Sandbox) -> None:
+def test_dry_run_returns_a_preview_and_stores_nothing(leads_sandbox: Sandbox) -> None:
     answer = leads_sandbox.post(tour(slot="2026-12-01T10:00", utm_data="?utm_source=x"), Prefer="dry-run")
     assert (answer.status, answer.headers["Preference-Applied"]) == (200, "dry-run")
-    would = answer.body["would_store"]
-    assert would["building"]["id"] == 1 and would["slot"] == "2026-12-01T15:00:00.000000Z"
-    assert would["utm_data"] == {"utm_source": "x"} and would["nobody_told_because"] is None
-    said = {"slot-without-offset", "a-fault-of-the-sandbox"}
-    assert {found["code"] for found in answer.body["diagnosis"]} == set(leads_sandbox.diagnosis()) == said
+    preview = answer.body["would_store"]
+    assert preview["building"]["id"] == 1 and preview["slot"] == "2026-12-01T15:00:00.000000Z"
+    assert preview["utm_data"] == {"utm_source": "x"} and preview["nobody_told_because"] is None
+    codes = {"slot-without-offset", "a-fault-of-the-sandbox"}
+    assert {found["code"] for found in answer.body["diagnosis"]} == set(leads_sandbox.diagnosis()) == codes
     assert leads_sandbox.post(tour(slot="tomorrow"), Prefer="dry-run").status == 400
     assert leads_sandbox.post({**LEAD, "token": "demon"}, Prefer="dry-run").status == 200
     assert "unknown-token" in {f["code"] for f in leads_sandbox.requests.wait(3)[2]["diagnosis"]}
     assert leads_sandbox.leads.all() == []
 
 
-def test_waiting_for_what_does_not_come_is_refused(leads_sandbox: Sandbox) -> None:
+def test_wait_that_times_out_is_an_error_with_counts(leads_sandbox: Sandbox) -> None:
     with pytest.raises(AssertionError, match="after 0.01 s there are 0 mails, not 2"):
         leads_sandbox.mails.wait(2, seconds=0.01)
 
 
-def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
+def test_reset_deletes_everything_but_the_demo_building(leads_sandbox: Sandbox) -> None:
     first = leads_sandbox.lead(listing_source="june_homes")
     leads_sandbox.mails.wait()
     leads_sandbox.register(token="other")
@@ -375,9 +371,9 @@ def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
     leads_sandbox.lead()
     leads_sandbox.clock.advance(30 * 86_400)
     leads_sandbox.clock.freeze()
-    later_than = leads_sandbox.clock.now()
+    before = leads_sandbox.clock.now()
     leads_sandbox.reset()
-    assert leads_sandbox.clock.now() < later_than
+    assert leads_sandbox.clock.now() < before
     state = leads_sandbox.call("GET", "")
     assert state["faults"] == [] and state["clock"]["frozen"] is False
     assert [(b["id"], b["tokens"]) for b in state["buildings"]] == [(1, ["demo"])]
@@ -390,7 +386,7 @@ def test_a_reset_leaves_nothing(leads_sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("target", "listing"), [("smtp", "mails"), ("partner", "partner_calls")])
-def test_a_reset_ignores_a_slow_message_in_flight(leads_sandbox: Sandbox, target: str, listing: str) -> None:
+def test_reset_ignores_a_delayed_message_in_flight(leads_sandbox: Sandbox, target: str, listing: str) -> None:
     leads_sandbox.faults.next(target, "slow", seconds=0.5)
     leads_sandbox.lead(listing_source="june_homes")
     while leads_sandbox.call("GET", "faults")["faults"]:
@@ -418,7 +414,7 @@ def test_a_reset_ignores_a_slow_message_in_flight(leads_sandbox: Sandbox, target
         ("buildings", {"name": "x", "token": "demo"}),
     ],
 )
-def test_what_the_sandbox_cannot_do_it_says_in_a_line(
+def test_invalid_control_request_is_refused_in_one_line(
     leads_sandbox: Sandbox, path: str, body: dict[str, Any]
 ) -> None:
     with pytest.raises(AssertionError) as caught:
@@ -426,7 +422,7 @@ def test_what_the_sandbox_cannot_do_it_says_in_a_line(
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
-def test_a_website_cannot_reach_into_the_sandbox(leads_sandbox: Sandbox) -> None:
+def test_sandbox_api_refuses_other_origins(leads_sandbox: Sandbox) -> None:
     connection = http.client.HTTPConnection(urlsplit(leads_sandbox.url).netloc)
     for origin, status in (("http://elsewhere.test", 403), (leads_sandbox.url, 200)):
         connection.request("POST", "/sandbox/api/reset", "{}", {"Origin": origin})
@@ -435,7 +431,7 @@ def test_a_website_cannot_reach_into_the_sandbox(leads_sandbox: Sandbox) -> None
     connection.close()
 
 
-async def test_a_server_that_serves_has_nothing_of_it(harness: ServerHarness) -> None:
+async def test_production_server_has_no_sandbox_routes_or_faults(harness: ServerHarness) -> None:
     pages = ("/sandbox", "/sandbox/api", "/sandbox/api/leads", "/sandbox/mails/1.html")
     for path in (*pages, "/sandbox/static/sandbox.js", "/static/sandbox/sandbox.js"):
         assert (await harness.request("GET", path)).code == 404
