@@ -1,25 +1,25 @@
-// Owns the form for building websites: <script src="…/static/lead-form.js" data-token="…" defer></script>
+// Lead form for building websites: <script src="…/static/lead-form.js" data-token="…" defer></script>
 //
-// The script puts <lead-form> where it stands; or write the element yourself. Attributes (data-… on the script):
+// The script adds a <lead-form> in its place; or write the element yourself. Attributes (data-… on the script):
 //   token            the building's token (required)
-//   fields           which to show, in this order: name email phone unit slot message sms (email always is)
-//   units            "2A, 4B, Studio": a list to choose from instead of a free text
-//   time-zone        the building's, like America/New_York: whose days and hours the tour is chosen from
-//   slot-days, slot-hours   how many days ahead (14), from and to which hour ("9-18")
-//   sms-text, sms-version   the text of the consent, and what that text is called
-//   listing-source, listing-id   where the renter comes from
-//   lang             en or es; the page's own if not given
-//   action           where leads are POSTed to; beside this script if not given
+//   fields           the fields to show, in this order: name email phone unit slot message sms (email is always shown)
+//   units            "2A, 4B, Studio": choices, instead of free text
+//   time-zone        the building's time zone, like America/New_York; the days and hours of tours are in it
+//   slot-days, slot-hours   the number of days to offer (14), and the hours between which tours begin ("9-18")
+//   sms-text, sms-version   the text of the SMS consent, and a name for this version of the text
+//   listing-source, listing-id   the listing site that the renter came from, and its id of the listing
+//   lang             en or es (default: the page's language, else en)
+//   action           the URL to POST leads to (default: the server of this script)
 // Events, for analytics: lead-form:view, :start, :submit, :retry, :success (detail.id), :error (detail.message).
-// It may be themed by CSS variables (--lead-form-accent, -radius, -font, -gap) and ::part(field|input|button|status).
+// Theming: CSS variables (--lead-form-accent, -radius, -font, -gap) and ::part(field|input|button|status).
 
-// Nothing of it is a global: it runs in somebody else's page, and more than once.
+// A function, so that it defines no globals: it runs in other websites' pages, and may run more than once.
 (() => {
   const script = document.currentScript;
   const KEY = "lead-form:";
   const TRIES = 6;
-  const LONGEST_WAIT = 60, PATIENCE = 20, KEPT = 30 * 60;  // seconds
-  const LONGEST_UTM = 1000;  // characters; a longer one would be refused
+  const LONGEST_WAIT = 60, TIMEOUT = 20, KEPT = 30 * 60;  // seconds
+  const LONGEST_UTM = 1000;  // characters; the server refuses a longer one
 
   const WORDS = {
     en: {
@@ -57,7 +57,7 @@
   .hint { font-size: .9em; margin: .2rem 0 0; }
   .bad { color: #b3261e; margin: .2rem 0 0; } [role=status] { min-height: 1.4em; margin: 0; }`;
 
-  // The utm_ parameters that the visit has come by, the latest, and the page it has come from.
+  // Return the visit's latest utm_ parameters and its referrer, as a query string.
   function cameFrom() {
     let first = {};
     try {
@@ -66,7 +66,7 @@
       if (`${utm}`) first.utm = `${utm}`;
       if (!("referrer" in first)) first.referrer = document.referrer.startsWith(location.origin) ? "" : document.referrer;
       sessionStorage.setItem(KEY + "origin", JSON.stringify(first));
-    } catch { /* without a storage it is known for this page alone */ }
+    } catch { /* without storage, only this page's own are known */ }
     const all = [...new URLSearchParams(first.utm), ["referrer", first.referrer ?? ""]].filter(([, value]) => value);
     while (`${new URLSearchParams(all)}`.length > LONGEST_UTM) all.pop();
     return `${new URLSearchParams(all)}`;
@@ -81,10 +81,10 @@
       this.language = WORDS[language] ? language : "en";
       this.words = WORDS[this.language];
       this.began = Date.now();
-      cameFrom();  // the visit's, from its first page on
+      cameFrom();  // records the origin on the visit's first page
       this.attachShadow({mode: "open"});
       try {
-        const sheet = new CSSStyleSheet();  // not a <style>: a strict CSP would refuse that
+        const sheet = new CSSStyleSheet();  // not a <style>, which a strict CSP refuses
         sheet.replaceSync(STYLE);
         this.shadowRoot.adoptedStyleSheets = [sheet];
       } catch {  // an older browser
@@ -106,7 +106,7 @@
       for (const field of wanted) if (this[`${field}Field`]) this.fields.append(this[`${field}Field`]());
       this.button = make("button", {part: "button"}, this.words.send);
       this.status = make("p", {role: "status", part: "status", tabindex: "-1"});
-      // Seen by nobody; a program that fills in whatever there is gives itself away.
+      // Honeypot: people don't see this field, but programs that fill in every field do.
       this.fields.append(make("div", {class: "trap", "aria-hidden": "true"}, make("label", {for: "trap"}, "Leave this empty"),
         make("input", {id: "trap", name: "trap", tabindex: "-1", autocomplete: "off", "data-1p-ignore": "", "data-lpignore": "true"})));
       this.form.append(this.fields, this.button, this.status);
@@ -142,7 +142,7 @@
         ...units.map((unit) => make("option", {}, unit))));
     }
 
-    // The days and hours of the building's own clock: the server takes a time without an offset as that.
+    // Days and hours are in the building's time zone, which the server assumes for a slot without an offset.
     slotField() {
       const zone = zoneOf(this.getAttribute("time-zone"));
       const [, from, to] = /^\s*(\d+)\s*-\s*(\d+)\s*$/.exec(this.getAttribute("slot-hours")) ?? [0, 9, 18];
@@ -174,12 +174,12 @@
         make("label", {for: "sms"}, this.getAttribute("sms-text") || this.words.sms));
     }
 
-    // What was typed outlives a reload for a while, and its key with it: the same form sent twice is one lead. Not
-    // the consent, which is for whoever sits there to give.
+    // Keep the typed values for a while, in case of a reload, and the Idempotency-Key with them, so that the same form
+    // sent twice is one lead. `restore` leaves consent out: another person may have reloaded the page.
     keep() {
       try {
         sessionStorage.setItem(this.storage, JSON.stringify({at: Date.now(), began: this.began, sent: this.sent, values: [...new FormData(this.form)]}));
-      } catch { /* then it is kept by the page alone */ }
+      } catch { /* without storage, a reload loses the values */ }
     }
 
     restore() {
@@ -194,7 +194,7 @@
           control.value = value;
           control.dispatchEvent(new Event("change"));
         }
-      } catch { /* nothing was kept */ }
+      } catch { /* no storage, or nothing usable in it */ }
     }
 
     body() {
@@ -202,7 +202,7 @@
       const sent = {...typed, utm_data: cameFrom(), request_host: location.host};
       if (day) sent.slot = `${day}T${time}`;
       if (trap) sent.homepage = trap;
-      // Of another text than ours nobody here knows the version.
+      // The script knows the version of its own text only.
       const version = this.getAttribute("sms-version") || (this.hasAttribute("sms-text") ? "" : `lead-form ${this.language} 1`);
       if (typed.sms_consent && version) sent.sms_consent_version = version;
       const [source, number] = ["listing-source", "listing-id"].map((name) => this.getAttribute(name));
@@ -233,10 +233,10 @@
     async submit() {
       if (this.busy) return;  // a double click
       const email = this.form.elements.requestor_email;
-      // Not by the browser's own idea of one, which knows ASCII alone.
+      // The browser's own check accepts ASCII addresses only.
       if (!/^\s*[^\s@]+@[^\s@]+\s*$/.test(email.value)) return this.complain(email, this.words.bad);
       this.uncomplain();
-      this.busy = this.fields.inert = true;  // what is typed from here on would not be in it
+      this.busy = this.fields.inert = true;  // values typed from now on would not be sent
       this.button.setAttribute("aria-disabled", "true");
       this.tell("submit");
       const lead = this.body();
@@ -262,9 +262,9 @@
         this.say(this.words.sending);
         let answer;
         try {
-          answer = await fetch(this.getAttribute("action") || home, {method: "POST", headers, body, signal: AbortSignal.timeout?.(1000 * PATIENCE)});
+          answer = await fetch(this.getAttribute("action") || home, {method: "POST", headers, body, signal: AbortSignal.timeout?.(1000 * TIMEOUT)});
           if (answer.ok) return await answer.json();
-        } catch (error) {  // no network, or an answer that was cut
+        } catch (error) {  // no network, or the response was cut off
           if (attempt === TRIES) throw error;
           answer = undefined;
         }
@@ -281,14 +281,14 @@
     }
 
     done({id}) {
-      try { sessionStorage.removeItem(this.storage); } catch { /* it was not kept */ }
+      try { sessionStorage.removeItem(this.storage); } catch { /* no storage */ }
       for (const element of [...this.form.children]) if (element !== this.status) element.remove();
       this.say(this.words.done, true);
       this.tell("success", {id});
     }
   }
 
-  // The name of a time zone, if it is one.
+  // Return the canonical name of a time zone; undefined if there is no such zone.
   function zoneOf(name) {
     try {
       return name ? new Intl.DateTimeFormat("en", {timeZone: name}).resolvedOptions().timeZone : undefined;
@@ -297,7 +297,7 @@
     }
   }
 
-  // An element with attributes, and what is in it.
+  // Return an element with these attributes and children.
   function make(name, attributes = {}, ...inside) {
     const element = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);

@@ -36,5 +36,5 @@ def banner(url: str, data_dir: Path) -> str:
 
 curl -sS {leads_url} -H 'Content-Type: application/json' -d '{SAMPLE_LEAD}'
 
-  Each mail and each call to June Homes is shown here:
+  Every message that it causes is listed here:
 """

@@ -82,8 +82,8 @@ def origin_not_registered(request: DecodedRequest) -> Messages:
     if request.recorded.status == 403 and origin is not None:
         if is_origin(origin):
             yield (
-                f"The page's origin, {origin}, is not registered for any building; that is what a browser's "
-                "CORS error means. Register exactly this origin. In the sandbox: POST /sandbox/api/buildings "
+                "A CORS error means that the page's origin is not registered. This page's origin is "
+                f"{origin}. Register exactly this origin. In the sandbox: POST /sandbox/api/buildings "
                 f'{{"name": "…", "website_url": "{origin}"}}. '
                 f"On a real server: building update ID --website {origin}"
             )

@@ -1,8 +1,9 @@
-"""Owns the pytest plugin for those who integrate with the API: `leads_sandbox`, a sandbox to test against.
+"""pytest plugin for integrations with the API: the fixture `leads_sandbox`, a server to test against.
 
-In your own project: `pytest_plugins = ["leads_sandbox"]` in conftest.py, with this folder on the path
-(`pythonpath` in your pytest settings). It takes nothing but pytest and Python's own library; the server runs
-on the Python of the repository's .venv, or by LEADS_SANDBOX_COMMAND: the one-file program, say.
+To use it, write `pytest_plugins = ["leads_sandbox"]` in your conftest.py, and put this folder on the path
+(`pythonpath` in the settings of pytest). The plugin needs only pytest and Python's standard library. The
+server runs on the Python of the repository's .venv. LEADS_SANDBOX_COMMAND names another command to start it,
+such as the one-file program.
 """
 
 import json
@@ -29,7 +30,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered. body: of JSON its value, else its text."""
+    """HTTP response of the server. body: the value of a JSON body, else the text."""
 
     status: int
     headers: Mapping[str, str]
@@ -37,21 +38,28 @@ class Answer:
 
 
 class Listing:
-    """A list in the sandbox that grows: leads, mails, partner_calls or requests."""
+    """A growing list of the sandbox: leads, mails, partner_calls or requests."""
 
     def __init__(self, sandbox: "Sandbox", name: str) -> None:
         self._sandbox, self._name = sandbox, name
 
     def all(self, **only: object) -> list[Json]:
-        """What is there now. only: lead=1, email="…", status=201, after=3, where the list knows of it."""
+        """Return the present items, the oldest first.
+
+        only: a filter. leads take email="…", mails and partner_calls take lead=1 (an id), requests take
+        status=201 and after=3 (a number).
+        """
         return self._get(only)
 
     def wait(self, count: int = 1, seconds: float = WAIT_SECONDS, **only: object) -> list[Json]:
-        """What is there once there are so many. Raises AssertionError if there aren't, in so many seconds."""
+        """Wait until there are this many items, and return all of them. only: a filter, as of `all`.
+
+        Raises AssertionError if there are fewer after the seconds given.
+        """
         return self._get({**only, "count": count, "wait": seconds})
 
     def one(self, seconds: float = WAIT_SECONDS, **only: object) -> Json:
-        """The last that is there once there is one."""
+        """Wait until there is an item, and return the latest. Raises AssertionError, as `wait`."""
         return self.wait(1, seconds, **only)[-1]
 
     def _get(self, query: Json) -> list[Json]:
@@ -61,21 +69,25 @@ class Listing:
 
 
 class Faults:
-    """What goes wrong in the sandbox: on "api", "smtp" or "partner"."""
+    """Faults that the sandbox injects. on: "api", "smtp" (the mail server) or "partner" (June Homes).
+
+    what: an HTTP status or SMTP reply to send instead, "slow" or "cut" (the connection). seconds: the delay
+    of a slow reply, or the value of Retry-After.
+    """
 
     def __init__(self, sandbox: "Sandbox") -> None:
         self._sandbox = sandbox
 
     def next(self, on: str, what: int | str, times: int = 1, seconds: float = 1) -> None:
-        """Have the next so many calls answered with this status or SMTP reply, or be "slow" or "cut"."""
+        """Inject the fault into the next calls. times: how many."""
         self._add({"on": on, "what": what, "next": times, "seconds": seconds})
 
     def share(self, on: str, what: int | str, share: float, seed: int = 0, seconds: float = 1) -> None:
-        """The same for a share of all calls, the same ones for the same seed."""
+        """Inject the fault into a share (0 to 1) of all calls. The same seed picks the same calls."""
         self._add({"on": on, "what": what, "share": share, "seed": seed, "seconds": seconds})
 
     def clear(self) -> None:
-        """Have none."""
+        """Remove all faults."""
         self._sandbox.call("DELETE", "faults")
 
     def _add(self, fault: Json) -> None:
@@ -83,31 +95,31 @@ class Faults:
 
 
 class Clock:
-    """The sandbox's clock: limits, retries, holds and keys all go by it."""
+    """The sandbox's clock. Rate limit, retries, open circuit breakers and Idempotency-Keys use its time."""
 
     def __init__(self, sandbox: "Sandbox") -> None:
         self._sandbox = sandbox
 
     def freeze(self) -> None:
-        """Stand still."""
+        """Stop the clock."""
         self._sandbox.call("POST", "clock", {"freeze": True})
 
     def go_on(self) -> None:
-        """Go on from there."""
+        """Let the clock run again, from the time at which it was stopped."""
         self._sandbox.call("POST", "clock", {"freeze": False})
 
     def advance(self, seconds: float) -> None:
-        """Be so much later at once."""
+        """Set the clock forward."""
         self._sandbox.call("POST", "clock", {"advance": seconds})
 
     def now(self) -> str:
-        """What time it is there: 2026-11-23T10:00:00.000000Z."""
+        """Return the time of the clock, like 2026-11-23T10:00:00.000000Z."""
         now: str = self._sandbox.call("GET", "clock")["now"]
         return now
 
 
 class Sandbox:
-    """A running sandbox. leads_url: where leads are POSTed to; token: of the building that is there."""
+    """A running sandbox. leads_url: the URL to POST leads to. token: the demo building's token."""
 
     token = "demo"
 
@@ -122,13 +134,19 @@ class Sandbox:
         self.clock = Clock(self)
 
     def post(self, body: Json | bytes, **headers: str) -> Answer:
-        """POST a lead, as JSON unless Content_Type says otherwise; what was answered, whatever it was."""
+        """POST a lead, and return the response, whatever its status.
+
+        headers: with _ for -, such as Content_Type (default application/json).
+        """
         sent = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return _request("POST", self.leads_url, sent, {"Content-Type": "application/json", **given})
 
     def lead(self, **fields: object) -> int:
-        """POST a lead of the building that is there; its id. Raises AssertionError if it was refused."""
+        """POST a lead for the demo building, and return its id. fields: of its tour_request.
+
+        Raises AssertionError if the server refuses the lead.
+        """
         fields.setdefault("requestor_email", "jane@renter.test")
         answer = self.post({"token": self.token, "tour_request": fields})
         assert answer.status == 201, answer
@@ -136,35 +154,39 @@ class Sandbox:
         return lead_id
 
     def diagnosis(self, seconds: float = WAIT_SECONDS) -> dict[str, str]:
-        """What there is to say of the last request, by code."""
+        """Return the diagnosis of the latest request: its sentences by code. Empty if there is no mistake."""
         return {found["code"]: found["says"] for found in self.requests.one(seconds)["diagnosis"]}
 
     def delivery(
         self, lead: int, kind: str = "email", attempts: int = 1, seconds: float = WAIT_SECONDS
     ) -> Json:
-        """How far the lead's mail, or its "june_homes" copy, has got, once it was tried so often: state,
-        attempts, reason. Raises AssertionError if it wasn't, in so many seconds.
+        """Wait until a delivery of the lead was attempted this often; return its state, attempts and reason.
+
+        kind: "email" or "june_homes". Raises AssertionError if there are fewer attempts after the seconds.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
             stored = next(one for one in self.leads.all() if one["id"] == lead)
             found: Json = next(one for one in stored["deliveries"] if one["kind"] == kind)
             if found["attempts"] >= attempts and found["state"] != "sending":
                 return found
-            if time.monotonic() > until:
-                raise AssertionError(f"after {seconds} s it is {found}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"after {seconds} s the delivery is {found}")
             time.sleep(0.02)
 
     def register(self, **building: str) -> Json:
-        """Register another building: name, website_url, token, agent_email, time_zone and so on."""
+        """Register another building, with name, website_url, token, agent_email, time_zone etc."""
         return self.call("POST", "buildings", {"name": "Another building", **building})
 
     def reset(self) -> None:
-        """As it was at the start."""
+        """Restore the first state: the demo building alone, the machine's time, no leads and no faults."""
         self.call("POST", "reset", {})
 
     def call(self, method: str, path: str, body: Json | None = None) -> Json:
-        """Call the sandbox's own API. Raises AssertionError with what it said if it refused."""
+        """Call the sandbox's own API, and return its JSON.
+
+        Raises AssertionError with the error message if the API refuses the request.
+        """
         sent = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         answer = _request(method, f"{self.url}/sandbox/api/{path}", sent, headers)
@@ -176,7 +198,7 @@ class Sandbox:
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: Any) -> None:
-        return None  # what a form is led on to is somebody else's website
+        return None  # a form's redirect leads to another website
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
@@ -203,17 +225,17 @@ def _command() -> list[str]:
 
 @pytest.fixture(scope="session")
 def leads_sandbox_process() -> Iterator[str]:
-    """The URL of a sandbox that runs for as long as the tests do."""
+    """URL of a sandbox that runs until the tests end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
     process = subprocess.Popen(
         [*_command(), "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True, env=clean
     )
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.match(r"Sandbox at (\S+)", said)
-        assert found, f"the sandbox did not start; it said {said!r}"
-        yield found[1]
+        line = process.stdout.readline()
+        match = re.match(r"Sandbox at (\S+)", line)
+        assert match, f"the sandbox did not start; it printed {line!r}"
+        yield match[1]
     finally:
         process.terminate()
         process.wait(30)
@@ -223,7 +245,7 @@ def leads_sandbox_process() -> Iterator[str]:
 
 @pytest.fixture
 def leads_sandbox(leads_sandbox_process: str) -> Sandbox:
-    """A sandbox as it is at its start."""
+    """A sandbox that was just reset."""
     sandbox = Sandbox(leads_sandbox_process)
     sandbox.reset()
     return sandbox

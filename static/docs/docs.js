@@ -1,8 +1,8 @@
-// Owns what the buttons of the reference do: copy a sample, and in the sandbox run what it does.
+// Buttons of the API reference: copy a sample, and in the sandbox run it.
 
 const FIELDS = {requestor_name: "Jane Doe", requestor_email: "jane@example.com", message: "Is 4B still free?"};
 
-// The request that the sample makes, whatever it is written in.
+// Return the body of the request that each sample makes, in the given media type.
 function body(mediaType, token) {
   if (mediaType === "application/json") return JSON.stringify({token, tour_request: FIELDS});
   const fields = Object.entries(FIELDS).map(([name, value]) => [`tour_request[${name}]`, value]);
