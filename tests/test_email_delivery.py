@@ -186,14 +186,16 @@ def answers(*replies: str | None, then: str = "close") -> Script:
 
 
 async def converse(
-    script: Script, deadline: float = 30, user: str | None = None, starttls: str = "auto"
+    script: Script, seconds: float = 30, user: str | None = None, starttls: str = "auto"
 ) -> None:
     def protocol() -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), script)
 
     async with listening(protocol) as port:
         settings = SmtpServer("127.0.0.1", port, False, starttls, user, PASSWORD)
-        await send(EmailAdapter(settings, "leads@example.test", deadline=deadline, data_deadline=deadline))
+        await send(
+            EmailAdapter(settings, "leads@example.test", session_seconds=seconds, data_seconds=seconds)
+        )
 
 
 def failure(of: Callable[[], Any]) -> DeliveryError:
@@ -425,7 +427,7 @@ def test_a_server_that_never_answers_is_left_at_the_deadline(
     replies: list[str], expected: FailureKind
 ) -> None:
     script = answers(*replies, then="silence")
-    error = failure(lambda: asyncio.run(converse(script, deadline=0.2)))
+    error = failure(lambda: asyncio.run(converse(script, seconds=0.2)))
     assert verdict(error) == expected and "in time" in str(error)
 
 
@@ -439,7 +441,7 @@ def test_a_server_that_never_answers_is_left_at_the_deadline(
     ids=["closed", "refused", "silence"],
 )
 def test_once_the_mail_is_taken_a_failed_goodbye_is_ignored(script: Script) -> None:
-    asyncio.run(converse(script, deadline=0.5))
+    asyncio.run(converse(script, seconds=0.5))
 
 
 def test_a_reason_repeats_neither_the_renter_nor_the_password() -> None:
@@ -513,8 +515,8 @@ def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
 def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversations(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.email.smtp.RESUME_SECONDS", 0.1)
-    monkeypatch.setattr("jobs.email.smtp.GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.email.smtp.REUSE_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.email.smtp.QUIT_SECONDS", 0.1)
     assert a_burst(script, 3) == 3
 
 
@@ -536,12 +538,12 @@ def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
 
 
 def test_a_conversation_has_its_end_after_so_many_mails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.email.smtp.MOST_MAILS", 2)
+    monkeypatch.setattr("jobs.email.smtp.MAX_MAILS", 2)
     assert a_burst(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
 
 
 def test_a_conversation_that_nobody_needs_ends_with_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.email.smtp.KEPT_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.email.smtp.KEEP_SECONDS", 0.01)
 
     async def run() -> None:
         quit_came = asyncio.Event()

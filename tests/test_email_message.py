@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from icalendar import Calendar
 
 from jobs.adapter import DeliveryContext, one_line
-from jobs.email.message import mailbox, render
+from jobs.email.message import render
+from jobs.email.mime import mailbox
 
 LEAD: dict[str, Any] = {
     "id": 1234,

@@ -1,22 +1,23 @@
-"""Owns handing a lead's mail to the mail server: whom it is for, and what each refusal means."""
+"""The e-mail adapter: sends a lead's mail to the building's agent, and classifies the server's replies."""
 
 import asyncio
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
-from jobs.email.message import mailbox, render
+from jobs.email.message import render
+from jobs.email.mime import mailbox
 from jobs.email.smtp import SmtpPool, SmtpSession
 from models.outbox.claims import FailureKind
 from models.settings import SmtpServer
 
-DEADLINE = 30.0  # seconds for the conversation, from looking up the host to the recipient
-DATA_DEADLINE = 600.0  # seconds for the mail itself (RFC 5321, 4.5.3.2): given up too soon it arrives twice
+SESSION_SECONDS = 30.0  # from looking up the host to RCPT TO
+DATA_SECONDS = 600.0  # for DATA (RFC 5321, 4.5.3.2): an earlier end would send more mails twice
 
 
 class EmailAdapter(Adapter):
-    """Mails a context's lead to its building's agent, from mail_from, by this server.
+    """Mails a lead to its building's agent through one mail server.
 
-    The deadlines are in seconds. Lost after MAIL FROM the verdict is that it may pass: the mail may have been
-    taken, and a second will have the same Message-ID.
+    A connection lost after MAIL FROM is TRANSIENT: the server may have accepted the mail. A second one has the
+    same Message-ID.
     """
 
     def __init__(
@@ -24,30 +25,94 @@ class EmailAdapter(Adapter):
         server: SmtpServer,
         mail_from: str,
         *,
-        deadline: float = DEADLINE,
-        data_deadline: float = DATA_DEADLINE,
+        session_seconds: float = SESSION_SECONDS,
+        data_seconds: float = DATA_SECONDS,
     ) -> None:
+        """mail_from: the sender's bare address."""
         self._pool = SmtpPool(server)
         self._mail_from = mail_from
-        self._deadline, self._data_deadline = deadline, data_deadline
+        self._session_seconds, self._data_seconds = session_seconds, data_seconds
 
     async def deliver(self, context: DeliveryContext) -> None:
-        agent = _agent_of(context)
+        """As `Adapter.deliver`."""
+        agent = _agent_address(context)
         renter = [context.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
-
-        async def opening(session: SmtpSession) -> bytes:
-            return await _address(session, context, self._mail_from, agent)
-
-        async with self._pool.one(self._deadline, renter, opening) as (session, mail):
-            await _hand_over(session, mail, self._data_deadline)
+        until = asyncio.get_running_loop().time() + self._session_seconds
+        while True:
+            async with self._pool.acquire(until, renter) as session:
+                try:
+                    mail = await self._begin_mail(session, context, agent)
+                except DeliveryError:
+                    if session.is_new:
+                        raise
+                    session.abort()
+                    continue  # the server may only refuse more mail in this session: try another one
+                await self._send_data(session, mail)
+                return
 
     async def close(self) -> None:
+        """Quit the sessions that are kept."""
         await self._pool.close()
 
+    async def _begin_mail(self, session: SmtpSession, context: DeliveryContext, agent: str) -> bytes:
+        """Send MAIL FROM and RCPT TO, and return the mail for DATA.
 
-def _agent_of(context: DeliveryContext) -> str:
+        A 421 counts against the delivery too. One mail that always gets a 421 would otherwise block all
+        others for good.
+        """
+        smtp = session.smtp
+        # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8 would
+        # bounce the whole mail. Otherwise only a renter's Reply-To is left out, and the text has that address.
+        needed = not (self._mail_from.isascii() and agent.isascii())
+        utf8 = needed and smtp.supports_extension("smtputf8")
+        sender, recipient = mailbox(self._mail_from, utf8=utf8), mailbox(agent, utf8=utf8)
+        if sender is None:
+            raise session.error(
+                FailureKind.NEEDS_OPERATOR, "accepts only ASCII addresses", "set another LEADS_MAIL_FROM"
+            )
+        if recipient is None:
+            raise session.error(
+                FailureKind.PERMANENT,
+                "accepts only ASCII addresses, and the agent's is not ASCII",
+                "set another with 'building update' and retry",
+            )
+        mail = render(context, self._mail_from, utf8=utf8)
+        options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+        async with session.step(
+            "MAIL FROM",
+            # A 5xx may refuse the options, which only this agent's address needs.
+            on_5xx=FailureKind.PERMANENT if options else FailureKind.NEEDS_OPERATOR,
+            on_421=FailureKind.AMBIGUOUS,
+            otherwise=FailureKind.TRANSIENT,
+            hint="check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL",
+        ):
+            await smtp.mail(sender, options=options, encoding="utf-8")
+        async with session.step(
+            "RCPT TO",
+            on_5xx=FailureKind.PERMANENT,
+            on_421=FailureKind.AMBIGUOUS,
+            otherwise=FailureKind.TRANSIENT,
+        ):
+            await smtp.rcpt(recipient, encoding="utf-8")
+        return mail
+
+    async def _send_data(self, session: SmtpSession, mail: bytes) -> None:
+        async with session.step(
+            "DATA",
+            on_5xx=FailureKind.PERMANENT,
+            on_421=FailureKind.AMBIGUOUS,
+            otherwise=FailureKind.TRANSIENT,
+            hint_otherwise="it may have accepted the mail",
+            until=asyncio.get_running_loop().time() + self._data_seconds,
+        ):
+            await session.smtp.data(mail)
+
+
+def _agent_address(context: DeliveryContext) -> str:
     if context.building is None:
-        raise DeliveryError("no building matched the lead, so there is nobody to tell", FailureKind.PERMANENT)
+        raise DeliveryError(
+            "no building matched the lead, so the mail has no recipient", FailureKind.PERMANENT
+        )
     agent: str | None = context.building["agent_email"]
     if not agent:
         raise DeliveryError(
@@ -55,52 +120,3 @@ def _agent_of(context: DeliveryContext) -> str:
             FailureKind.PERMANENT,
         )
     return agent
-
-
-async def _address(session: SmtpSession, context: DeliveryContext, mail_from: str, agent: str) -> bytes:
-    """MAIL FROM and RCPT TO; gives the mail that is to follow. A 421 here may be for this mail alone: without
-    counting it, one such mail would hold up all others for good.
-    """
-    smtp = session.smtp
-    # Asked for only if our own side's addresses need it: a server further on that doesn't speak it would
-    # send the whole lead back. What is left out for it otherwise is a renter's Reply-To; the text has it.
-    needed = not (mail_from.isascii() and agent.isascii())
-    utf8 = needed and smtp.supports_extension("smtputf8")
-    sender, recipient = mailbox(mail_from, utf8=utf8), mailbox(agent, utf8=utf8)
-    if sender is None:
-        raise session.problem(
-            FailureKind.NEEDS_OPERATOR, "takes ASCII addresses alone", "set another LEADS_MAIL_FROM"
-        )
-    if recipient is None:
-        raise session.problem(
-            FailureKind.PERMANENT,
-            "takes ASCII addresses alone, and the agent's is not one",
-            "set another with 'building update' and retry",
-        )
-    mail = render(context, mail_from, utf8=utf8)
-    options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
-    hint = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
-    # With an option that only this agent's address asks for, it is this mail that is refused.
-    refused = FailureKind.PERMANENT if options else FailureKind.NEEDS_OPERATOR
-    async with session.step(
-        "MAIL FROM", lost=FailureKind.TRANSIENT, refused=refused, closing=FailureKind.AMBIGUOUS, hint=hint
-    ):
-        await smtp.mail(sender, options=options, encoding="utf-8")
-    async with session.step(
-        "RCPT TO", lost=FailureKind.TRANSIENT, refused=FailureKind.PERMANENT, closing=FailureKind.AMBIGUOUS
-    ):
-        await smtp.rcpt(recipient, encoding="utf-8")
-    return mail
-
-
-async def _hand_over(session: SmtpSession, mail: bytes, data_deadline: float) -> None:
-    """DATA. From here on what is lost may have arrived."""
-    async with session.step(
-        "DATA",
-        lost=FailureKind.TRANSIENT,
-        refused=FailureKind.PERMANENT,
-        closing=FailureKind.AMBIGUOUS,
-        lost_hint="it may have taken the mail",
-        until=asyncio.get_running_loop().time() + data_deadline,
-    ):
-        await session.smtp.data(mail)

@@ -1,32 +1,22 @@
-"""Owns the mail that a building's leasing agent gets for a new lead: its headers, parts and invitation.
-
-It is put together by hand: EmailMessage mis-encodes a local part that isn't ASCII, raises on some of what
-renters type, and alone takes 2 ms a mail, three times what all of this takes.
-"""
+"""The mail that a building's leasing agent gets for a new lead: its facts, subject, bodies and invitation."""
 
 import re
-from binascii import b2a_qp
-from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from email.header import Header
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-import idna
-
-# Slow to import (80 ms), and still not put off to the first lead with a tour: it would hold the loop then.
+# Imported at the start although it takes 80 ms: at the first lead with a tour it would block the loop.
 from icalendar import Calendar, Event, vCalAddress
 from tornado.template import Loader
 
 from jobs.adapter import DeliveryContext, one_line
-from models.email_address import normal_form
+from jobs.email.mime import NAME_LIMIT, address_header, ascii_domain, mailbox, multipart, part, text_header
 
 SENDER_NAME = "Website leads"
 TOUR_LENGTH = timedelta(minutes=30)
-HEADER_LIMIT = 100  # characters of a name in a header: the longest line of one stays far below 998 octets
 LISTING_NAMES = {
     "june_homes": "June Homes",
     "streeteasy": "StreetEasy",
@@ -41,7 +31,7 @@ _TEXT = _TEMPLATES.load("lead.txt")
 
 
 class Fact(NamedTuple):
-    """A line of the mail; link is a URL that is safe in an attribute."""
+    """One labelled line of the mail. link: a URL that is safe in an HTML attribute."""
 
     label: str
     text: str
@@ -49,18 +39,20 @@ class Fact(NamedTuple):
 
 
 class Tour(NamedTuple):
-    """A tour that the renter asked for: when it begins, and that in words."""
+    """The tour that the renter requested: its start, in UTC and as text in the building's time zone."""
 
     begins: datetime
-    spoken: str
+    text: str
 
 
 def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
-    """The whole mail, ready for DATA: CRLF line ends, no line over 998 octets. The same for the same context.
+    """Return the whole mail, ready for DATA: CRLF line ends, no line over 998 octets.
 
-    mail_from: a bare address. utf8: the server speaks SMTPUTF8. The bodies are ASCII in any case; the headers
-    only if no address needs more, so `isascii()` of the mail says whether SMTPUTF8 has to be asked for.
-    Raises ValueError if the building has no agent's address, or if that or mail_from can't be written.
+    The same context gives the same bytes. mail_from: a bare address. utf8: whether the server supports
+    SMTPUTF8. The bodies are always ASCII, and the headers too unless an address is not, so `isascii()` of the
+    mail says whether to request SMTPUTF8.
+
+    Raises ValueError if the building has no agent e-mail, or if that or mail_from can't be written.
     """
     lead, building = context.lead, context.building
     if building is None or not building["agent_email"]:
@@ -71,56 +63,39 @@ def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
     received = datetime.fromisoformat(lead["created_at"])
     tour = _tour(lead["slot"], ZoneInfo(building["time_zone"]))
     reply_to = _reply_to(lead, utf8=utf8)
-    unique = f"{context.stable_id}@{_ascii_domain(mail_from)}"
-    letter = _letter(lead, building, tour, received, can_reply=reply_to is not None)
+    unique = f"{context.stable_id}@{ascii_domain(mail_from)}"
+    content = _content(lead, building, tour, received, can_reply=reply_to is not None)
     bodies = [
-        _part("text/plain; charset=utf-8", _TEXT.generate(**letter)),
-        _part("text/html; charset=utf-8", _HTML.generate(**letter)),
+        part("text/plain; charset=utf-8", _TEXT.generate(**content)),
+        part("text/html; charset=utf-8", _HTML.generate(**content)),
     ]
     attachments = []
-    if tour and tour.begins.year < 9999:  # so that it also ends
-        invitation = _invitation(letter, lead, building, tour, received, unique, (sender, agent))
-        bodies.append(_part("text/calendar; charset=utf-8; method=REQUEST", invitation))
-        # Once more as a file, for the programs that don't know what to do with the part above.
+    if tour and tour.begins.year < 9999:  # a later tour's end is no datetime
+        invitation = _invitation(content, building, tour, received, unique, (sender, agent))
+        bodies.append(part("text/calendar; charset=utf-8; method=REQUEST", invitation))
+        # As a file too, for mail programs that ignore the part above.
         attachments.append(
-            _part(
+            part(
                 'application/ics; name="tour.ics"',
                 invitation,
                 'Content-Disposition: attachment; filename="tour.ics"',
             )
         )
     headers = [
-        _address_header("From", SENDER_NAME, sender),
-        _address_header("To", "", agent),
+        address_header("From", SENDER_NAME, sender),
+        address_header("To", "", agent),
         *([reply_to] if reply_to else []),
-        _text_header("Subject", _subject(letter)),
+        text_header("Subject", _subject(content)),
         f"Date: {format_datetime(received)}",
         f"Message-ID: <{unique}>",
-        # Nobody's holiday notice is of use here. Not "All": that would keep back failure notices as well.
+        # Suppress automatic replies. Not "All": that would suppress failure notices as well.
         "Auto-Submitted: auto-generated",
         "X-Auto-Response-Suppress: OOF, AutoReply",
         "MIME-Version: 1.0",
     ]
-    alternative = _multipart("alternative", context.stable_id, bodies)
-    mixed = _multipart("mixed", context.stable_id, [alternative, *attachments])
+    alternative = multipart("alternative", context.stable_id, bodies)
+    mixed = multipart("mixed", context.stable_id, [alternative, *attachments])
     return "\r\n".join(headers).encode() + b"\r\n" + mixed
-
-
-def mailbox(address: str, *, utf8: bool) -> str | None:
-    """The address as SMTP takes it: ASCII, the domain in IDNA, wherever that can be; None if it needs utf8.
-
-    Raises ValueError if it is not an e-mail address.
-    """
-    normal = normal_form(address)
-    local = normal.rpartition("@")[0]
-    if not local.isascii():
-        return normal if utf8 else None
-    return f"{local}@{_ascii_domain(normal)}"
-
-
-def _ascii_domain(address: str) -> str:
-    domain = address.strip().rpartition("@")[2]
-    return domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
 
 
 def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
@@ -128,10 +103,10 @@ def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
         address = mailbox(lead["requestor_email"] or "", utf8=utf8)
     except ValueError:
         return None
-    return address and _address_header("Reply-To", one_line(lead["requestor_name"] or ""), address)
+    return address and address_header("Reply-To", one_line(lead["requestor_name"] or ""), address)
 
 
-def _letter(
+def _content(
     lead: dict[str, Any],
     building: dict[str, Any],
     tour: Tour | None,
@@ -139,7 +114,7 @@ def _letter(
     *,
     can_reply: bool,
 ) -> dict[str, Any]:
-    """All that the mail says, clean and in order: what both templates are filled with."""
+    """Return the variables of both templates: each text on one line, the facts in their order."""
     email, phone = one_line(lead["requestor_email"] or ""), one_line(lead["requestor_phone"] or "")
     unit = one_line(lead["unit_preference"] or "")
     utm = dict(lead["utm_data"] or {})
@@ -148,12 +123,12 @@ def _letter(
     zone = ZoneInfo(building["time_zone"])
     return {
         "name": one_line(lead["requestor_name"] or "") or email,
-        # One word with a digit in it is a number: 'unit 4B', but 'two bedrooms' and 'studio'.
+        # A single word with a digit is a unit's number: 'unit 4B', but 'two bedrooms' and 'studio'.
         "unit": f"unit {unit}" if re.fullmatch(r"(?=.*\d)\S+", unit) else unit,
         "building": one_line(building["name"]),
-        "tour": tour and tour.spoken,
+        "tour": tour and tour.text,
         "suspected": one_line(lead["suspected"] or ""),
-        "contact": _said(
+        "contact": _filled(
             Fact("E-mail", email, "mailto:" + quote(email, safe="@!$*+") if "@" in email else None),
             Fact("Phone", phone, _tel(phone)),
             Fact("Texts allowed", "yes" if lead["sms_consent"] else "no"),
@@ -161,7 +136,7 @@ def _letter(
             Fact("Source", source),
         ),
         "message": [one_line(line) for line in (lead["message"] or "").strip().splitlines()],
-        "origin": _said(
+        "origin": _filled(
             Fact("Listed on", LISTING_NAMES.get(listing, one_line(listing))),
             Fact("Listing number", one_line(lead["listing_source_original_id"] or "")),
             Fact("Website", one_line(lead["request_host"] or "")),
@@ -170,7 +145,7 @@ def _letter(
             Fact("Address", one_line(building["address_line_one"] or "")),
             Fact("Lead number", str(lead["id"])),
             Fact("Looks like spam", one_line(lead["suspected"] or "")),
-            Fact("Received", _spoken(received, zone)),
+            Fact("Received", _time_text(received, zone)),
         ),
         "reply": "Your reply to this mail goes to the renter."
         if can_reply
@@ -180,7 +155,7 @@ def _letter(
     }
 
 
-def _said(*facts: Fact) -> list[Fact]:
+def _filled(*facts: Fact) -> list[Fact]:
     return [fact for fact in facts if fact.text]
 
 
@@ -192,51 +167,53 @@ def _tour(slot: str | None, zone: ZoneInfo) -> Tour | None:
     if not slot:
         return None
     begins = datetime.fromisoformat(slot)
-    return Tour(begins, _spoken(begins, zone))
+    return Tour(begins, _time_text(begins, zone))
 
 
-def _spoken(instant: datetime, zone: ZoneInfo) -> str:
-    """'Tuesday, December 1, 2026 at 10:00 AM EST (America/New_York)'"""
+def _time_text(instant: datetime, zone: ZoneInfo) -> str:
+    """Return the time in this zone: 'Tuesday, December 1, 2026 at 10:00 AM EST (America/New_York)'."""
     try:
         local = instant.astimezone(zone)
     except OverflowError:  # within hours of the year 1 or of the end of 9999
         local = instant
     name = local.tzname() or ""
-    name = name if name.isalpha() else f"UTC{local:%z}"  # zones without a name of their own
+    name = name if name.isalpha() else f"UTC{local:%z}"  # some zones have no name of their own
     hour = local.hour % 12 or 12
-    spoken = f"{local:%A, %B} {local.day}, {local.year} at {hour}:{local:%M %p} {name}"
-    return spoken if local is instant or name == zone.key else f"{spoken} ({zone.key})"
+    text = f"{local:%A, %B} {local.day}, {local.year} at {hour}:{local:%M %p} {name}"
+    return text if local is instant or name == zone.key else f"{text} ({zone.key})"
 
 
-def _subject(letter: dict[str, Any]) -> str:
-    name, unit = one_line(letter["name"], HEADER_LIMIT), one_line(letter["unit"], HEADER_LIMIT)
-    wanted = f" for {unit}" if unit else ""
-    looks = "Looks like spam: " if letter["suspected"] else ""
-    return f"{looks}New lead: {name}{wanted} at {one_line(letter['building'], HEADER_LIMIT)}"
+def _subject(content: dict[str, Any]) -> str:
+    name, unit = one_line(content["name"], NAME_LIMIT), one_line(content["unit"], NAME_LIMIT)
+    for_unit = f" for {unit}" if unit else ""
+    prefix = "Looks like spam: " if content["suspected"] else ""
+    return f"{prefix}New lead: {name}{for_unit} at {one_line(content['building'], NAME_LIMIT)}"
 
 
 def _invitation(
-    letter: dict[str, Any],
-    lead: dict[str, Any],
+    content: dict[str, Any],
     building: dict[str, Any],
     tour: Tour,
     received: datetime,
     unique: str,
     addresses: tuple[str, str],
 ) -> bytes:
-    """The tour, for the agent's calendar: tentative, since only the renter has asked for it yet."""
+    """Return the tour as iCalendar: tentative, since only the renter has requested it. addresses: the
+    sender's and the agent's.
+    """
     sender, agent = (vCalAddress("mailto:" + quote(address, safe="@!$*+")) for address in addresses)
     sender.params["CN"] = SENDER_NAME
     agent.params.update({"ROLE": "REQ-PARTICIPANT", "PARTSTAT": "NEEDS-ACTION", "RSVP": "FALSE"})
+    title = ", ".join(filter(None, (content["name"], content["unit"], content["building"])))
     event = Event()
     for name, value in {
         "uid": unique,
         "dtstamp": received,
         "dtstart": tour.begins,
         "dtend": tour.begins + TOUR_LENGTH,
-        "summary": "Tour: " + ", ".join(filter(None, (letter["name"], letter["unit"], letter["building"]))),
+        "summary": f"Tour: {title}",
         "location": one_line(building["address_line_one"] or building["name"]),
-        "description": "\n".join(f"{fact.label}: {fact.text}" for fact in letter["contact"]),
+        "description": "\n".join(f"{fact.label}: {fact.text}" for fact in content["contact"]),
         "organizer": sender,
         "attendee": agent,
         "status": "TENTATIVE",
@@ -253,42 +230,3 @@ def _invitation(
     calendar.add_component(event)
     ical: bytes = calendar.to_ical()
     return ical
-
-
-def _plain(text: str) -> bool:
-    # What looks like an encoded word would be decoded at the other end, so that has to be encoded as well.
-    return text.isascii() and "=?" not in text
-
-
-def _text_header(name: str, text: str) -> str:
-    charset = "us-ascii" if _plain(text) else "utf-8"
-    return f"{name}: " + Header(text, charset, header_name=name).encode(linesep="\r\n")
-
-
-def _address_header(name: str, display_name: str, address: str) -> str:
-    display_name = one_line(display_name, HEADER_LIMIT)
-    if not display_name:
-        return f"{name}: {address}"
-    if _plain(display_name):
-        escaped = re.sub(r'(["\\])', r"\\\1", display_name)
-        return f'{name}: "{escaped}" <{address}>'
-    words = Header(display_name, "utf-8", header_name=name).encode(linesep="\r\n")
-    return f"{name}: {words}\r\n <{address}>"  # a line with encoded words has room for 76 characters
-
-
-def _part(content_type: str, content: bytes, *headers: str) -> bytes:
-    lines = [f"Content-Type: {content_type}", "Content-Transfer-Encoding: quoted-printable", *headers]
-    text = b"\r\n".join([*content.splitlines(), b""])
-    return "\r\n".join([*lines, "", ""]).encode() + b2a_qp(text)
-
-
-def _multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
-    boundary = f"=_{subtype}_{unique}"  # '=_' never comes about in quoted-printable
-    head = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n'
-    return head.encode() + b"".join(_enclosed(boundary.encode(), parts))
-
-
-def _enclosed(boundary: bytes, parts: Iterable[bytes]) -> Iterable[bytes]:
-    for part in parts:
-        yield b"--" + boundary + b"\r\n" + part + b"\r\n"
-    yield b"--" + boundary + b"--\r\n"

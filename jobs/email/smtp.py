@@ -1,14 +1,17 @@
-"""Owns the conversations with a mail server: begun, kept for the next mail, ended; and how each can fail."""
+"""SMTP sessions: connect, encrypt, log in; and the pool that keeps a session for the next mail.
+
+A step that fails raises a DeliveryError, whose kind says what the failure means for the mail and the server.
+"""
 
 import asyncio
 import ipaddress
 import re
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
@@ -16,77 +19,166 @@ from jobs.adapter import DeliveryError, in_words, one_line
 from models.outbox.claims import FailureKind
 from models.settings import SmtpServer
 
-GOODBYE_SECONDS = 2.0
-RESUME_SECONDS = 5.0  # how long one that was kept may take to answer, before another is begun
-REPLY_LIMIT = 160
-KEPT_SECONDS = 1.0  # how long a conversation waits for another mail; the server has its own idea of it
-MOST_MAILS = 50  # in one conversation: some servers take no more than a hundred
+KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close idle sessions after minutes
+REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands
+MAX_MAILS = 50  # in one session; some servers accept no more than 100
+QUIT_SECONDS = 2.0
+REPLY_LIMIT = 160  # characters of a server's reply in a reason
 
 
 async def check_login(server: SmtpServer, deadline: float) -> bool:
-    """Log in to the server as before a mail, and leave, within so many seconds. True if it was encrypted.
+    """Log in to the server as before a mail, and quit. Return whether the session was encrypted.
 
-    Raises DeliveryError.
+    deadline: in seconds, for all of it. Raises DeliveryError.
     """
-    async with _session(server, deadline) as session:
-        await _log_in(session)
-        return session.smtp.get_transport_info("sslcontext") is not None
+    async with _temporary_session(server, deadline) as session:
+        await session.log_in()
+        return session.is_encrypted
 
 
 async def peer_certificate(server: SmtpServer, deadline: float) -> dict[str, Any] | None:
-    """The certificate that the server shows, as `ssl` has it, and was believed; None without encryption.
+    """Return the server's certificate, verified, in the form that `ssl` gives it; None without encryption.
 
-    The deadline is in seconds. Raises DeliveryError.
+    deadline: in seconds, for all of it. Raises DeliveryError.
     """
-    async with _session(server, deadline) as session:
+    async with _temporary_session(server, deadline) as session:
         certificate: dict[str, Any] | None = session.smtp.get_transport_info("peercert")
         return certificate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SmtpSession:
-    """One connection to the server, until a moment of the loop's clock. Secrets: not to be quoted. mails: how
-    many it has brought.
+    """One connection to a mail server.
+
+    until: the deadline of its steps, by the loop's clock. secrets: texts that no reason may quote.
+    mails: the number that the server has accepted in this session.
     """
 
     server: SmtpServer
     smtp: SMTP
     until: float
-    secrets: tuple[str, ...]
+    secrets: tuple[str, ...] = field(repr=False)
     mails: int = 0
+
+    @classmethod
+    async def open(
+        cls, server: SmtpServer, tls: ssl.SSLContext | None, until: float, secrets: tuple[str, ...]
+    ) -> "SmtpSession":
+        """Connect, greet and encrypt. Raises DeliveryError."""
+        smtp = SMTP(
+            hostname=server.host,
+            port=server.port,
+            use_tls=server.implicit_tls,
+            start_tls=False,  # a step of its own, below
+            tls_context=tls,
+            timeout=None,  # each step has the session's deadline
+        )
+        session = cls(server, smtp, until, secrets)
+        async with _aborted_on_error(session):
+            async with session.step("connecting", on_5xx=FailureKind.UNREACHABLE):
+                await smtp.connect()
+            async with session.step("EHLO", on_5xx=FailureKind.UNREACHABLE):
+                await smtp.ehlo()
+            await session._encrypt()
+        return session
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no mail was sent in this session before."""
+        return self.mails == 0
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS protects the connection."""
+        return self.smtp.get_transport_info("sslcontext") is not None
 
     @asynccontextmanager
     async def step(
         self,
         name: str,
         *,
-        lost: FailureKind,
-        refused: FailureKind,
-        closing: FailureKind = FailureKind.UNREACHABLE,
+        on_5xx: FailureKind,
+        on_421: FailureKind = FailureKind.UNREACHABLE,
+        otherwise: FailureKind = FailureKind.UNREACHABLE,
         hint: str = "",
-        lost_hint: str = "",
+        hint_otherwise: str = "",
         until: float | None = None,
     ) -> AsyncIterator[None]:
-        """A step of it. refused: the verdict on a 5xx; closing: on a 421; lost: on anything else.
+        """One step of the session: turn each failure in the block into a DeliveryError.
 
-        The cause is left off: whoever logged it would log what the server quoted.
+        on_5xx, on_421, otherwise: the kind of failure, by the server's reply code; a lost connection and a
+        timeout count as `otherwise`. hint: what the operator can do about a 5xx. until: a deadline in place
+        of the session's.
         """
+        # Without the cause: its message quotes the server, and a log would show that.
         try:
             async with asyncio.timeout_at(until or self.until):
                 yield
         except SMTPResponseException as error:
-            verdict = closing if error.code == 421 else refused if 500 <= error.code <= 599 else lost
+            kind = on_421 if error.code == 421 else on_5xx if 500 <= error.code <= 599 else otherwise
             reply = f"answered {name} with {error.code} {self._quotable(error.message)}".strip()
-            raise self.problem(verdict, reply, hint if verdict is refused else "") from None
+            raise self.error(kind, reply, hint if kind is on_5xx else "") from None
         except TimeoutError:
-            raise self.problem(lost, f"gave no answer in time at {name}", lost_hint) from None
+            raise self.error(otherwise, f"gave no answer in time at {name}", hint_otherwise) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
             cause = self._quotable(in_words(error.__cause__ or error))
-            raise self.problem(lost, f"failed at {name}: {cause}", lost_hint) from None
+            raise self.error(otherwise, f"failed at {name}: {cause}", hint_otherwise) from None
 
-    def problem(self, verdict: FailureKind, what: str, hint: str = "") -> DeliveryError:
-        """The error to raise: who, what they did, and what the operator can do about it."""
-        return DeliveryError(f"{self.server.host}:{self.server.port} {what}", verdict, hint=hint)
+    def error(self, kind: FailureKind, what: str, hint: str = "") -> DeliveryError:
+        """Return the error to raise: host and port, what the server did, and what the operator can do."""
+        return DeliveryError(f"{self.server.host}:{self.server.port} {what}", kind, hint=hint)
+
+    async def log_in(self) -> None:
+        """Log in, if the settings name a user. Raises DeliveryError."""
+        if self.server.user is None:
+            return
+        hint = "check the user and password in LEADS_SMTP_URL"
+        async with self.step("AUTH", on_5xx=FailureKind.NEEDS_OPERATOR, hint=hint):
+            if self.server.starttls != "never" and not self._is_private():
+                raise self.error(
+                    FailureKind.NEEDS_OPERATOR,
+                    "offers no encryption, and the password is not sent without",
+                    "use smtps:// or, at your own risk, starttls=never in LEADS_SMTP_URL",
+                )
+            if not self.smtp.supported_auth_methods:
+                raise self.error(
+                    FailureKind.NEEDS_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL"
+                )
+            await self.smtp.login(self.server.user, self.server.password or "")
+
+    async def quit(self) -> None:
+        """Send QUIT and close the connection. Ignores errors: every mail was accepted before."""
+        try:
+            with suppress(SMTPException, OSError):
+                async with asyncio.timeout(QUIT_SECONDS):
+                    await self.smtp.execute_command(b"QUIT")
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        # SMTP.close() alone keeps a TLS connection open until the server sends its close_notify.
+        if self.smtp.transport is not None:
+            cast(asyncio.WriteTransport, self.smtp.transport).abort()
+        self.smtp.close()
+
+    async def _encrypt(self) -> None:
+        if self.server.implicit_tls or self.server.starttls == "never":
+            return
+        if self.smtp.supports_extension("starttls"):
+            # No fallback to plain text if it fails: an attacker who breaks the handshake could read the mail.
+            async with self.step("STARTTLS", on_5xx=FailureKind.UNREACHABLE):
+                await self.smtp.starttls()
+                await self.smtp.ehlo()
+        elif self.server.starttls == "always":
+            raise self.error(
+                FailureKind.NEEDS_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL"
+            )
+
+    def _is_private(self) -> bool:
+        """Whether no other machine can read what is sent."""
+        peer = ipaddress.ip_address(self.smtp.get_transport_info("peername")[0])
+        return self.is_encrypted or peer.is_loopback
 
     def _quotable(self, reply: str) -> str:
         for secret in self.secrets:
@@ -94,195 +186,111 @@ class SmtpSession:
         return one_line(reply, REPLY_LIMIT)
 
 
-Opened = TypeVar("Opened")
-Opening = Callable[[SmtpSession], Awaitable[Opened]]
-
-
 class SmtpPool:
-    """SmtpPool with one server. One that is over is kept for a moment, so that a burst of mails needs
+    """Sessions with one server. A session is kept for a moment after a mail, so that a burst of mails needs
     one handshake and one login.
     """
 
     def __init__(self, server: SmtpServer) -> None:
         self._server = server
-        self._tls = _tls_for(server)  # made once: it reads hundreds of certificates
+        self._tls = _tls_context(server)  # made once: that reads hundreds of certificates
         self._kept: list[SmtpSession] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._quitting: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def one(
-        self, deadline: float, renter: Iterable[str], opening: Opening[Opened]
-    ) -> AsyncIterator[tuple[SmtpSession, Opened]]:
-        """A conversation that is logged in, with what came of its opening; kept unless something failed.
-        deadline: how many seconds it may last. renter: what must not be quoted besides the password. opening:
-        sends the mail's first commands, which is all that comes before anything has left.
+    async def acquire(self, until: float, renter: Iterable[str]) -> AsyncIterator[SmtpSession]:
+        """A logged-in session for one mail: a kept one, else a new one.
+
+        until: the deadline of a new session, by the loop's clock. renter: texts that no reason may quote,
+        besides the password. A kept session may be stale: whether it is, its first commands show. After the
+        block the session is kept for the next mail, unless an error or `abort` ended it.
 
         Raises DeliveryError.
         """
-        until, secrets = asyncio.get_running_loop().time() + deadline, _secrets(self._server, renter)
-        session, opened = await self._resumed(secrets, opening) or await self._anew(until, secrets, opening)
-        async with _or_hang_up(session):
-            yield replace(session, until=until), opened
-        self._keep(replace(session, mails=session.mails + 1))
+        secrets = _secrets(self._server, renter)
+        session = self._reuse(secrets)
+        if session is None:
+            session = await SmtpSession.open(self._server, self._tls, until, secrets)
+        async with _aborted_on_error(session):
+            if session.is_new:
+                await session.log_in()
+            yield session
+        self._release(session)
 
     async def close(self) -> None:
-        """End those that are kept."""
+        """Quit the kept sessions."""
         while self._kept:
-            self._leave(self._kept.pop())
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+            self._quit(self._kept.pop())
+        if self._quitting:
+            await asyncio.wait(self._quitting)
 
-    async def _resumed(
-        self, secrets: tuple[str, ...], opening: Opening[Opened]
-    ) -> tuple[SmtpSession, Opened] | None:
-        # Whatever it answers, and if it doesn't: perhaps it has only had enough of this conversation.
-        while self._kept:
-            until = asyncio.get_running_loop().time() + RESUME_SECONDS
-            session = self._kept.pop()
-            # Those of earlier renters as well: a server may quote their mail.
-            session = replace(session, until=until, secrets=_longest_first({*session.secrets, *secrets}))
-            with suppress(DeliveryError):
-                async with _or_hang_up(session):
-                    return session, await opening(session)
-        return None
+    def _reuse(self, secrets: tuple[str, ...]) -> SmtpSession | None:
+        if not self._kept:
+            return None
+        session = self._kept.pop()
+        session.until = asyncio.get_running_loop().time() + REUSE_SECONDS
+        # Those of earlier renters remain: the server may quote their mail.
+        session.secrets = _longest_first({*session.secrets, *secrets})
+        return session
 
-    async def _anew(
-        self, until: float, secrets: tuple[str, ...], opening: Opening[Opened]
-    ) -> tuple[SmtpSession, Opened]:
-        session = await _begun(self._server, self._tls, until, secrets)
-        async with _or_hang_up(session):
-            await _log_in(session)
-            return session, await opening(session)
-
-    def _keep(self, session: SmtpSession) -> None:
-        if session.mails >= MOST_MAILS:
-            self._leave(session)
+    def _release(self, session: SmtpSession) -> None:
+        if not session.smtp.is_connected:
+            session.abort()
             return
-        self._kept.append(session)
-        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._leave_if_kept, session)
+        session.mails += 1
+        if session.mails >= MAX_MAILS:
+            self._quit(session)
+        else:
+            self._kept.append(session)
+            asyncio.get_running_loop().call_later(KEEP_SECONDS, self._quit_if_kept, session, session.mails)
 
-    def _leave_if_kept(self, session: SmtpSession) -> None:
-        if session in self._kept:
+    def _quit_if_kept(self, session: SmtpSession, mails: int) -> None:
+        if session in self._kept and session.mails == mails:  # else a later mail has used it
             self._kept.remove(session)
-            self._leave(session)
+            self._quit(session)
 
-    def _leave(self, session: SmtpSession) -> None:
-        leaving = asyncio.create_task(_leave(session))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+    def _quit(self, session: SmtpSession) -> None:
+        task = asyncio.create_task(session.quit())
+        self._quitting.add(task)
+        task.add_done_callback(self._quitting.discard)
 
 
 @asynccontextmanager
-async def _session(server: SmtpServer, deadline: float) -> AsyncIterator[SmtpSession]:
-    """One that is not kept, and not logged in."""
+async def _temporary_session(server: SmtpServer, deadline: float) -> AsyncIterator[SmtpSession]:
+    """A session outside a pool, not logged in; it is closed after the block."""
     until = asyncio.get_running_loop().time() + deadline
-    session = await _begun(server, _tls_for(server), until, _secrets(server))
-    async with _or_hang_up(session):
+    session = await SmtpSession.open(server, _tls_context(server), until, _secrets(server))
+    async with _aborted_on_error(session):
         yield session
-    await _leave(session)
-
-
-async def _begun(
-    server: SmtpServer, tls: ssl.SSLContext | None, until: float, secrets: tuple[str, ...]
-) -> SmtpSession:
-    smtp = SMTP(
-        hostname=server.host,
-        port=server.port,
-        use_tls=server.implicit_tls,
-        start_tls=False,  # a step of its own, below
-        tls_context=tls,
-        timeout=None,  # one deadline for all of it
-    )
-    session = SmtpSession(server, smtp, until, secrets)
-    async with _or_hang_up(session):
-        async with session.step("connecting", lost=FailureKind.UNREACHABLE, refused=FailureKind.UNREACHABLE):
-            await smtp.connect()
-        async with session.step("EHLO", lost=FailureKind.UNREACHABLE, refused=FailureKind.UNREACHABLE):
-            await smtp.ehlo()
-        await _encrypt(session)
-    return session
-
-
-async def _leave(session: SmtpSession) -> None:
-    try:
-        with suppress(SMTPException, OSError):  # what was to be done is done, whatever comes of the goodbye
-            async with asyncio.timeout(GOODBYE_SECONDS):
-                await session.smtp.execute_command(b"QUIT")
-    finally:
-        _hang_up(session)
+    await session.quit()
 
 
 @asynccontextmanager
-async def _or_hang_up(session: SmtpSession) -> AsyncIterator[None]:
+async def _aborted_on_error(session: SmtpSession) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        _hang_up(session)
+        session.abort()
         raise
 
 
-def _hang_up(session: SmtpSession) -> None:
-    # Closing alone leaves a TLS connection open until the other side says goodbye as well.
-    if session.smtp.transport is not None:
-        cast(asyncio.WriteTransport, session.smtp.transport).abort()
-    session.smtp.close()
-
-
-def _tls_for(server: SmtpServer) -> ssl.SSLContext | None:
-    # Without encryption there is no need of it.
-    return None if server.starttls == "never" and not server.implicit_tls else ssl.create_default_context()
+def _tls_context(server: SmtpServer) -> ssl.SSLContext | None:
+    never = server.starttls == "never" and not server.implicit_tls
+    return None if never else ssl.create_default_context()
 
 
 def _secrets(server: SmtpServer, renter: Iterable[str] = ()) -> tuple[str, ...]:
-    """What a server's answer may repeat and a reason must not: the password, and who the renter is."""
+    """Return the texts that a server's reply may quote and a reason must not: the password and the renter's
+    details.
+    """
     texts = list(renter)
     if server.user:
         user, password = server.user, server.password or ""
-        sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN put it
+        sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN send it
         texts += [password, *(b64encode(text.encode()).decode() for text in sent)]
-    # A name like 'A' would black out everything.
+    # A text as short as 'A' would mask most of the reply.
     return _longest_first({text.strip() for text in texts if len(text.strip()) > 2})
 
 
 def _longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(secrets, key=len, reverse=True))  # as a shorter one may be a part of it
-
-
-async def _encrypt(session: SmtpSession) -> None:
-    if session.server.implicit_tls or session.server.starttls == "never":
-        return
-    if session.smtp.supports_extension("starttls"):
-        # Not without it if it fails: whoever can break the handshake could then read along.
-        async with session.step("STARTTLS", lost=FailureKind.UNREACHABLE, refused=FailureKind.UNREACHABLE):
-            await session.smtp.starttls()
-            await session.smtp.ehlo()
-    elif session.server.starttls == "always":
-        raise session.problem(
-            FailureKind.NEEDS_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL"
-        )
-
-
-async def _log_in(session: SmtpSession) -> None:
-    server, smtp = session.server, session.smtp
-    if server.user is None:
-        return
-    hint = "check the user and password in LEADS_SMTP_URL"
-    async with session.step(
-        "AUTH", lost=FailureKind.UNREACHABLE, refused=FailureKind.NEEDS_OPERATOR, hint=hint
-    ):
-        if server.starttls != "never" and _can_be_overheard(smtp):
-            raise session.problem(
-                FailureKind.NEEDS_OPERATOR,
-                "offers no encryption, and the password is not sent without",
-                "use smtps:// or, at your own risk, starttls=never in LEADS_SMTP_URL",
-            )
-        if not smtp.supported_auth_methods:
-            raise session.problem(
-                FailureKind.NEEDS_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL"
-            )
-        await smtp.login(server.user, server.password or "")
-
-
-def _can_be_overheard(smtp: SMTP) -> bool:
-    peer = ipaddress.ip_address(smtp.get_transport_info("peername")[0])
-    return smtp.get_transport_info("sslcontext") is None and not peer.is_loopback
+    return tuple(sorted(secrets, key=len, reverse=True))  # a shorter one may be part of a longer one

@@ -20,6 +20,7 @@ import handlers.http_server
 import jobs.clock_monitor
 import jobs.dispatcher
 import jobs.email.message
+import jobs.email.mime
 import models.clock
 import models.idempotency
 import models.intake
@@ -203,9 +204,10 @@ def trusts_json(patch: Patch) -> None:
 @mutant
 def writes_headers_as_they_come(patch: Patch) -> None:
     patch.setattr(handlers.api.validation, "clean_text", lambda text, keep_lines=False: text or None)
-    patch.setattr(jobs.email.message, "one_line", lambda text, limit=None: str(text))
-    patch.setattr(jobs.email.message, "_plain", lambda text: True)
-    patch.setattr(jobs.email.message, "_text_header", lambda name, text: f"{name}: {text}")
+    for module in (jobs.email.message, jobs.email.mime):
+        patch.setattr(module, "one_line", lambda text, limit=None: str(text))
+    patch.setattr(jobs.email.mime, "_is_literal", lambda text: True)
+    patch.setattr(jobs.email.message, "text_header", lambda name, text: f"{name}: {text}")
 
 
 @mutant

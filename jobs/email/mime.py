@@ -1,0 +1,78 @@
+"""MIME: address and text headers, quoted-printable parts, multiparts.
+
+The standard library's EmailMessage is not used. It mis-encodes a local part that is not ASCII, raises on some
+text that renters type, and is slow (decision 2).
+"""
+
+import re
+from binascii import b2a_qp
+from collections.abc import Iterable, Sequence
+from email.header import Header
+
+import idna
+
+from jobs.adapter import one_line
+from models.email_address import normal_form
+
+NAME_LIMIT = 100  # characters of a name in a header; keeps each line far below the limit of 998 octets
+
+
+def mailbox(address: str, *, utf8: bool) -> str | None:
+    """Return the address as SMTP takes it, the domain in IDNA; None if it needs SMTPUTF8 and `utf8` is false.
+
+    Raises ValueError if it is not an e-mail address.
+    """
+    normal = normal_form(address)
+    local = normal.rpartition("@")[0]
+    if not local.isascii():
+        return normal if utf8 else None
+    return f"{local}@{ascii_domain(normal)}"
+
+
+def ascii_domain(address: str) -> str:
+    """Return the domain of an e-mail address in ASCII."""
+    domain = address.strip().rpartition("@")[2]
+    return domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
+
+
+def text_header(name: str, text: str) -> str:
+    """Return a header with free text on one line, encoded if need be."""
+    charset = "us-ascii" if _is_literal(text) else "utf-8"
+    return f"{name}: " + Header(text, charset, header_name=name).encode(linesep="\r\n")
+
+
+def address_header(name: str, display_name: str, address: str) -> str:
+    """Return a header with one address, given as `mailbox` returns it. display_name: any text."""
+    display_name = one_line(display_name, NAME_LIMIT)
+    if not display_name:
+        return f"{name}: {address}"
+    if _is_literal(display_name):
+        escaped = re.sub(r'(["\\])', r"\\\1", display_name)
+        return f'{name}: "{escaped}" <{address}>'
+    words = Header(display_name, "utf-8", header_name=name).encode(linesep="\r\n")
+    return f"{name}: {words}\r\n <{address}>"  # a line with encoded words may have 76 characters at most
+
+
+def part(content_type: str, content: bytes, *headers: str) -> bytes:
+    """Return a part of a multipart, quoted-printable, with CRLF line ends."""
+    lines = [f"Content-Type: {content_type}", "Content-Transfer-Encoding: quoted-printable", *headers]
+    text = b"\r\n".join([*content.splitlines(), b""])
+    return "\r\n".join([*lines, "", ""]).encode() + b2a_qp(text)
+
+
+def multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
+    """Return a multipart of these parts. unique: an id of the mail, of characters that a boundary may have."""
+    boundary = f"=_{subtype}_{unique}"  # quoted-printable never contains '=_'
+    head = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n'
+    return head.encode() + b"".join(_delimited(boundary.encode(), parts))
+
+
+def _is_literal(text: str) -> bool:
+    """Whether a header may contain the text as it is: ASCII that no reader takes for an encoded word."""
+    return text.isascii() and "=?" not in text
+
+
+def _delimited(boundary: bytes, parts: Iterable[bytes]) -> Iterable[bytes]:
+    for each in parts:
+        yield b"--" + boundary + b"\r\n" + each + b"\r\n"
+    yield b"--" + boundary + b"--\r\n"
