@@ -1,71 +1,81 @@
-"""Owns the words of a checkup: what was looked at, how it stands, what was seen, what to do about it."""
+"""Check results: what the doctor found, how serious it is, and what to do about it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from models.storage import DatabaseUnusable, StorageError
 
-DATABASE, SCHEMA, DISK_SPACE, CLOCK = "database", "schema", "disk space", "clock"
-SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "SMTP login", "partner", "public URL", "certificates"
-LAST_BACKUP, OUTBOX, UNNOTIFIED = "last backup", "outbox", "leads untold"
-CHECKS = (
-    DATABASE,
-    SCHEMA,
-    DISK_SPACE,
-    CLOCK,
-    SMTP_LOGIN,
-    PARTNER,
-    PUBLIC_URL,
-    CERTIFICATES,
-    LAST_BACKUP,
-    OUTBOX,
-    UNNOTIFIED,
-)
+DATABASE, SCHEMA, DISK_SPACE, CLOCK = "database", "schema", "disk_space", "clock"
+SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "smtp_login", "partner", "public_url", "certificates"
+LAST_BACKUP, OUTBOX, UNNOTIFIED = "last_backup", "outbox", "unnotified_leads"
+
+# The title of each check by its id, in the order of a report. Scripts may rely on the ids: they never change.
+TITLES = {
+    DATABASE: "database",
+    SCHEMA: "schema",
+    DISK_SPACE: "disk space",
+    CLOCK: "clock",
+    SMTP_LOGIN: "SMTP login",
+    PARTNER: "partner",
+    PUBLIC_URL: "public URL",
+    CERTIFICATES: "certificates",
+    LAST_BACKUP: "last backup",
+    OUTBOX: "outbox",
+    UNNOTIFIED: "leads untold",
+}
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found, in one line, and what to do about it; a check may have several.
+    """One result of a check; a check may have several.
 
-    state: ok; warning: leads are safe, look at it soon; problem: leads, or their mail, are or will be lost
-    or late until somebody acts.
+    id: the check's id. found: what the check found, in one line. fix: what to do; None if there is nothing to
+    do. state: OK; WARNING: leads are safe, but act soon; PROBLEM: leads or their mail are, or will be, lost or
+    late until the operator acts.
     """
 
-    check: str
+    id: str
     state: str
     found: str
-    fix: str | None = None  # None: there is nothing to do
+    fix: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The check's title, for people."""
+        return TITLES[self.id]
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as commands show it."""
-        return {"check": self.check, "state": self.state, "found": self.found, "remedy": self.fix}
+        """Return the result as `doctor --json` prints it."""
+        return {
+            "check": self.title,
+            "state": self.state,
+            "found": self.found,
+            "remedy": self.fix,
+            "id": self.id,
+        }
 
 
-def check_failed(check: str, error: Exception) -> CheckResult:
-    """The finding of a check that failed itself."""
-    # What else than these it may be is not quoted: the words of just any error may hold a password.
-    told = isinstance(error, OSError | StorageError | DatabaseUnusable)
+def check_failed(check_id: str, error: Exception) -> CheckResult:
+    """Return the result of a check that raised this error."""
+    # An unforeseen error is not quoted: its message may contain a password.
+    foreseen = isinstance(error, OSError | StorageError | DatabaseUnusable)
     name = type(error).__name__
     return CheckResult(
-        check,
+        check_id,
         PROBLEM,
-        f"it can't be told: {error}" if told else f"the check itself failed ({name})",
-        "run this as the user that the server runs as" if told else "report this as a bug",
+        f"the check could not run: {error}" if foreseen else f"the check itself failed ({name})",
+        "run this as the user that the server runs as" if foreseen else "report this as a bug",
     )
 
 
-def span(length: timedelta) -> str:
-    """A length of time in words, in a unit that leaves it two or more where it can: '26 hours'."""
-    seconds = int(abs(length.total_seconds()))
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} second{'' if seconds == 1 else 's'}"
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes in words: '1.2 MB'."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+@contextmanager
+def reporting_failure(check_id: str, results: list[CheckResult]) -> Iterator[None]:
+    """Add the result of a failed check to the list if the block raises an error."""
+    try:
+        yield
+    except Exception as error:
+        results.append(check_failed(check_id, error))

@@ -29,8 +29,9 @@ from tornado.netutil import bind_sockets
 
 from jobs.doctor.machine import check_clock, check_machine, check_space
 from jobs.doctor.network import check_network
+from jobs.doctor.units import duration_text
 from models import settings
-from models.check_result import CHECKS, OK, PROBLEM, WARNING, CheckResult, span
+from models.check_result import OK, PROBLEM, TITLES, WARNING, CheckResult
 from models.clock import Clock, utc_text
 from models.outbox.claims import open_outbox
 from models.outbox.delivery import FAILED, Delivery
@@ -53,12 +54,13 @@ class Report:
         self.said = done.stdout + done.stderr
         self.findings = [json.loads(line) for line in done.stdout.splitlines()]
         self.status = done.returncode
-        assert sorted({f["check"] for f in self.findings}, key=CHECKS.index) == list(CHECKS), self.said
+        titles = list(TITLES.values())
+        assert sorted({f["check"] for f in self.findings}, key=titles.index) == titles, self.said
         problems = [f for f in self.findings if f["state"] == PROBLEM]
         assert self.status == (1 if problems else 0), self.said
         assert len(done.stderr.splitlines()) == self.status, done.stderr
         for finding in self.findings:
-            assert list(finding) == ["check", "state", "found", "remedy"]
+            assert list(finding) == ["check", "state", "found", "remedy", "id"]
             assert bool(finding["remedy"]) == (finding["state"] != OK), finding
             assert all(text is None or text.isprintable() for text in finding.values())
 
@@ -252,7 +254,7 @@ def test_a_check_that_stumbles_is_a_finding_that_gives_nothing_away(
     monkeypatch.setattr("jobs.doctor.network.check_login", stumble)
     loaded = settings.load({"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1"}, environment={})
     found = check_machine(loaded, Clock(), lambda step: None) + check_network(loaded, Clock())
-    problems = [finding for finding in found if finding.check in ("database", "SMTP login")]
+    problems = [finding for finding in found if finding.title in ("database", "SMTP login")]
     assert {(f.state, f.found) for f in problems} == {(PROBLEM, "the check itself failed (RuntimeError)")}
 
 
@@ -571,7 +573,7 @@ async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> Non
         }
         loaded = settings.load(given, environment={})
         found = await asyncio.to_thread(check_network, loaded, Clock(), 0.5)
-    states = {(finding.check, finding.state) for finding in found}
+    states = {(finding.title, finding.state) for finding in found}
     problems = {("SMTP login", PROBLEM), ("partner", PROBLEM), ("public URL", PROBLEM)}
     assert states == problems | {("certificates", WARNING)}
     assert all("in time" in f.found for f in found if f.state == PROBLEM), found
@@ -585,7 +587,7 @@ from models.settings import load
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(600)
 given = {"smtp_url": "smtp://mail.office.test", "public_url": "https://leads.office.test"}
 for finding in check_network(load(given, environment={}), Clock(), 0.2):
-    print(finding.check, finding.state, finding.found)
+    print(finding.title, finding.state, finding.found)
 """
 
 
@@ -620,7 +622,7 @@ async def looked_at(check: str, **given: str) -> CheckResult:
     """The finding of this check of the ways out."""
     loaded = settings.load(given, environment={})
     found = await asyncio.to_thread(check_network, loaded, Clock())
-    [finding] = [finding for finding in found if finding.check == check]
+    [finding] = [finding for finding in found if finding.title == check]
     return finding
 
 
@@ -715,7 +717,9 @@ async def test_each_certificate_is_looked_at_before_it_ends(
 
 
 def test_a_span_is_told_in_a_unit_that_people_would_use() -> None:
-    told = [span(timedelta(seconds=s)) for s in (0, 1, 119, 120, 7_199, 7_200, 172_799, 172_800, -300)]
+    told = [
+        duration_text(timedelta(seconds=s)) for s in (0, 1, 119, 120, 7_199, 7_200, 172_799, 172_800, -300)
+    ]
     assert told == [
         "0 seconds",
         "1 second",

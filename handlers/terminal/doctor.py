@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 from handlers.terminal.arguments import Nouns, add_json, add_settings
 from handlers.terminal.listing import answer, note, progress, say
-from models.check_result import CHECKS, OK, PROBLEM, WARNING, CheckResult
+from models.check_result import OK, PROBLEM, TITLES, WARNING, CheckResult
 from models.clock import Clock
 from models.settings import Settings
 
 PROBLEMS_FOUND = 1  # the exit status
 STATE_WIDTH = 2 + max(map(len, (OK, WARNING, PROBLEM)))
-CHECK_WIDTH = 2 + max(map(len, CHECKS))
+CHECK_WIDTH = 2 + max(map(len, TITLES.values()))
 
 Progress = Callable[[str], None]
 RunChecks = Callable[[Settings, Clock, Progress], list[CheckResult]]
@@ -49,7 +49,7 @@ def _doctor(args: argparse.Namespace, settings: Settings, run_checks: RunChecks)
 
 
 def _in_lines(finding: CheckResult) -> Iterator[str]:
-    yield f"{finding.state:<{STATE_WIDTH}}{finding.check:<{CHECK_WIDTH}}{finding.found}"
+    yield f"{finding.state:<{STATE_WIDTH}}{finding.title:<{CHECK_WIDTH}}{finding.found}"
     if finding.fix:
         yield f"{'':<{STATE_WIDTH + CHECK_WIDTH}}to do: {finding.fix}"
 

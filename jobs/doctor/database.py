@@ -1,6 +1,6 @@
-"""The doctor's look at the database: is it whole, which schema, what does its outbox wait for?
+"""Checks of the database: its integrity, its schema, its outbox, leads of which no agent was notified.
 
-Nothing is made or changed by it, not even a WAL beside a database that no process has open.
+They create and change nothing, not even a WAL beside a database that no process has open.
 """
 
 import os
@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     DATABASE,
     OK,
@@ -17,8 +18,6 @@ from models.check_result import (
     UNNOTIFIED,
     WARNING,
     CheckResult,
-    in_bytes,
-    span,
 )
 from models.clock import utc_text
 from models.outbox.delivery import FAILED, PENDING
@@ -41,13 +40,13 @@ RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'b
 
 
 def check_database(path: Path) -> CheckResult:
-    """Check that the server can work with this database: it is there, ours, whole. Raises OSError."""
+    """Check that the database exists, belongs to this program, and is whole. Raises OSError."""
     folder = path.parent
     inspection = inspect(path, [QUICK_CHECK, FOREIGN_KEY_CHECK])
     if inspection.creation_interrupted:
         found = f"{path} was being made when something cut that off"
         return CheckResult(DATABASE, WARNING, found, "the next command or start undoes it, and begins anew")
-    if inspection.problem not in (None, Problem.NEWER):  # a newer schema is for the check of schemas
+    if inspection.problem not in (None, Problem.NEWER):  # check_schema reports a newer schema
         return _problem(inspection)
     if not path.exists():
         fix = "the first 'serve' or 'building add' makes it; if there should be one, give --data-dir"
@@ -56,7 +55,7 @@ def check_database(path: Path) -> CheckResult:
         return _problem(Inspection(path, Problem.NO_ACCESS))
     holder = lock_holder(folder)
     runs = "no server runs on it" if holder is None else f"a server runs on it (process {holder})"
-    return CheckResult(DATABASE, OK, f"{path} is whole, {in_bytes(size_with_wal(path))}; {runs}")
+    return CheckResult(DATABASE, OK, f"{path} is whole, {size_text(size_with_wal(path))}; {runs}")
 
 
 def _problem(inspection: Inspection) -> CheckResult:
@@ -71,7 +70,7 @@ def _problem(inspection: Inspection) -> CheckResult:
             else:
                 found, fix = f"{folder}: a restore was begun and not finished", "run 'backup restore' again"
         case Problem.NOT_A_FOLDER:
-            found, fix = f"{folder} is no folder", "give --data-dir the folder of the data"
+            found, fix = f"{folder} is no folder", "set --data-dir to the folder of the data"
         case Problem.ORPHAN_WAL:
             found = f"{path} is missing but its -wal file is there"
             fix = "put both back together, or restore a backup"
@@ -89,12 +88,12 @@ def _problem(inspection: Inspection) -> CheckResult:
             found, fix = f"{path} is damaged: rows in it belong to rows that are not there", RESTORE
         case _:
             found = f"{path} can't be read: {detail}"
-            fix = "look for what has it open, and at what the system's log says of the disk"
+            fix = "find out which process has it open, and look for disk errors in the system's log"
     return CheckResult(DATABASE, PROBLEM, found, fix)
 
 
 def check_schema(database: ReadOnlyDatabase) -> CheckResult:
-    """Whether this program and the database's schema go together."""
+    """Check that this program can use the database's schema."""
     version = database.schema or 0
     if version > NEWEST:
         found = f"{version}, newer than this program's {NEWEST}"
@@ -111,17 +110,18 @@ def check_schema(database: ReadOnlyDatabase) -> CheckResult:
 
 
 def newest_lead_at(database: ReadOnlyDatabase) -> datetime | None:
-    """When the last lead came; None if there is none, or nobody can say."""
+    """Return when the newest lead was stored; None if there is none, or the schema is not a known one."""
     if not database.has_known_schema:
         return None
-    # By its id: one that came while the clock was ahead is not held against it for ever.
+    # The newest by its id: a lead that was stored while the clock was ahead counts only until the next lead.
     created_at = database.value("SELECT created_at FROM lead ORDER BY id DESC LIMIT 1")
     return None if created_at is None else datetime.fromisoformat(created_at)
 
 
 def in_use_since(database: ReadOnlyDatabase) -> datetime | None:
-    """When its first building was registered, or its first lead came; None if there is neither, or nobody can
-    say.
+    """Return when the first building was registered or the first lead was stored.
+
+    Return None if there is neither, or the schema is not a known one.
     """
     if not database.has_known_schema:
         return None
@@ -132,36 +132,38 @@ def in_use_since(database: ReadOnlyDatabase) -> datetime | None:
 
 
 def check_outbox(database: ReadOnlyDatabase, configured: Collection[str], now: datetime) -> list[CheckResult]:
-    """What has been given up, and what waits for somebody to do something. configured: the kinds that the
-    server, with the settings it is given, has a destination for.
+    """Check for deliveries that failed, and for those that wait for the operator.
+
+    configured: the kinds of delivery for which the settings have a destination.
     """
     version = database.schema or 0
     if version > NEWEST:
         return [CheckResult(OUTBOX, WARNING, "not known, as the schema is a newer one", "see 'schema'")]
     if version == 0:
         return [CheckResult(OUTBOX, OK, "there is none yet")]
-    findings, all_waiting = [], 0
-    for place in _destinations(database):
-        place.configured = place.configured or place.kind in configured
-        kind, because = place.kind, why_waiting(place, now)
+    results: list[CheckResult] = []
+    all_waiting = 0
+    for destination in _destinations(database):
+        destination.configured = destination.configured or destination.kind in configured
+        kind, reason = destination.kind, why_waiting(destination, now)
         waiting, failed = (_count(database, kind, state) for state in (PENDING, FAILED))
         all_waiting += waiting
-        if waiting and because is not None:
-            if place.paused:
-                fix = f"look at 'outbox list --state pending --kind {kind}', then say 'outbox resume {kind}'"
-            elif not place.configured:
+        if waiting and reason is not None:
+            if destination.paused:
+                fix = f"look at 'outbox list --state pending --kind {kind}', then run 'outbox resume {kind}'"
+            elif not destination.configured:
                 fix = "set it, and start the server again"
             else:
-                fix = f"mend what that names; 'outbox resume {kind}' then has it tried at once"
-            findings.append(CheckResult(OUTBOX, WARNING, f"{kind}: {waiting} waiting, {because}", fix))
+                fix = f"fix that cause; 'outbox resume {kind}' then retries at once"
+            results.append(CheckResult(OUTBOX, WARNING, f"{kind}: {waiting} waiting, {reason}", fix))
         if failed:
             fix = f"see why in 'outbox list --state failed --kind {kind}', then 'outbox retry' or 'skip' them"
-            findings.append(CheckResult(OUTBOX, WARNING, f"{kind}: {failed} given up", fix))
-    return findings or [CheckResult(OUTBOX, OK, f"{all_waiting} waiting, nothing held, nothing given up")]
+            results.append(CheckResult(OUTBOX, WARNING, f"{kind}: {failed} given up", fix))
+    return results or [CheckResult(OUTBOX, OK, f"{all_waiting} waiting, nothing held, nothing given up")]
 
 
 def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckResult]:
-    """Which leads of late nobody was told of, for want of a building or of its agent's address."""
+    """Check for recent leads of which no agent was notified, and for quarantined ones."""
     if not database.has_known_schema:
         return [CheckResult(UNNOTIFIED, OK, "there are no leads yet")]
     skipped = (
@@ -170,28 +172,33 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
         " WHERE lead_id = lead.id AND kind = 'email' AND state = 'skipped')"
     )
     since = utc_text(now - RECENT)
-    findings = []
+    results = []
     if unassigned := database.value(f"{skipped} AND building_id IS NULL", since):
         fix = "see 'lead list --unassigned', then 'lead assign' them; is the website's token right?"
-        found = f"{unassigned} of the last {span(RECENT)} matched no building"
-        findings.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
-    if mute := database.value(f"{skipped} AND building.agent_email IS NULL", since) - unassigned:
-        found = f"{mute} of the last {span(RECENT)} are of buildings without an agent e-mail"
+        found = f"{unassigned} of the last {duration_text(RECENT)} matched no building"
+        results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
+    if without_agent := database.value(f"{skipped} AND building.agent_email IS NULL", since) - unassigned:
+        found = (
+            f"{without_agent} of the last {duration_text(RECENT)} are of buildings without an agent e-mail"
+        )
         fix = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
-        findings.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
-    held = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state = 'held'"
-    if waiting := database.value(held):
-        fix = "see 'lead list --suspected', then 'lead release' those that are none, or 'outbox skip' them"
-        findings.append(CheckResult(UNNOTIFIED, WARNING, f"{waiting} are held as they look like spam", fix))
-    return findings or [CheckResult(UNNOTIFIED, OK, f"none in the last {span(RECENT)}")]
+        results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
+    quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state = 'held'"
+    if waiting := database.value(quarantined):
+        fix = "see 'lead list --suspected', then 'lead release' the genuine ones, or 'outbox skip' them"
+        results.append(
+            CheckResult(UNNOTIFIED, WARNING, f"{waiting} are held because they look like spam", fix)
+        )
+    return results or [CheckResult(UNNOTIFIED, OK, f"none in the last {duration_text(RECENT)}")]
 
 
 def _destinations(database: ReadOnlyDatabase) -> list[Destination]:
-    # Every column that there is, as an older schema has not all of them.
-    places = [Destination(**row) for row in database.rows("SELECT * FROM destination ORDER BY kind")]
-    for place in places:
-        place.hold_until = Destination.hold_until.python_value(place.hold_until)
-    return places
+    # Not by Peewee's query, which names every column: an older schema lacks some.
+    rows = database.rows("SELECT * FROM destination ORDER BY kind")
+    destinations = [Destination(**row) for row in rows]
+    for destination in destinations:
+        destination.hold_until = Destination.hold_until.python_value(destination.hold_until)
+    return destinations
 
 
 def _count(database: ReadOnlyDatabase, kind: str, state: str) -> int:

@@ -1,6 +1,7 @@
-"""Owns the trying of the ways out, and of the way in from outside: each is asked, none is sent anything.
+"""Checks over the network: the mail server, the partner, the public URL and their certificates.
 
-A server's certificate is looked at on a connection of its own, as Tornado's client does not show it.
+No mail and no lead is sent. A certificate is read on a connection of its own, since Tornado's client does not
+expose it.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
 from jobs.adapter import DeliveryError, in_words, one_line
-from jobs.doctor.machine import SET_THE_CLOCK, SLIGHTLY_OFF
+from jobs.doctor.machine import CLOCK_TOLERANCE, SET_THE_CLOCK
+from jobs.doctor.units import duration_text
 from jobs.email.smtp import check_login, peer_certificate
 from jobs.june_homes import USER_AGENT
 from models.check_result import (
@@ -32,71 +34,72 @@ from models.check_result import (
     PROBLEM,
     PUBLIC_URL,
     SMTP_LOGIN,
+    TITLES,
     WARNING,
     CheckResult,
-    check_failed,
-    span,
+    reporting_failure,
 )
 from models.clock import Clock
 from models.settings import Settings, SmtpServer
 
-DEADLINE_SECONDS = 10.0  # for each; all are tried at once
-LONGEST_ANSWER = 65_536  # bytes
-QUOTE_LIMIT = 160
-SIGNATURES_REFUSED = timedelta(minutes=5)  # so far off, as Standard Webhooks has it
-ENDS_SOON = timedelta(days=14)
-SEE_CERTIFICATES = f"see '{CERTIFICATES}'"
+DEADLINE_SECONDS = 10.0  # for each check; all run at once
+MAX_RESPONSE_BYTES = 65_536
+QUOTE_LIMIT = 160  # characters
+SIGNATURE_TOLERANCE = timedelta(minutes=5)  # Standard Webhooks: a receiver refuses what is signed further off
+EXPIRES_SOON = timedelta(days=14)
+SEE_CERTIFICATES = f"see '{TITLES[CERTIFICATES]}'"
 ALIVE = {"status": "alive"}
 UNTRUSTED = re.compile(r"certificate verify failed: (.+?)(?: \(_ssl\.c|$)")
 
-Certificate = dict[str, Any] | None  # as `ssl` has it, and believed; None: there is no encryption
-Look = Callable[[], Awaitable[Certificate]]
+Certificate = dict[str, Any] | None  # verified, in the form that `ssl` gives it; None without encryption
+FetchCertificate = Callable[[], Awaitable[Certificate]]
 
 
 def check_network(settings: Settings, clock: Clock, deadline: float = DEADLINE_SECONDS) -> list[CheckResult]:
-    """What there is to say of the mail server, the partner, the public URL and their certificates, each tried
-    for so many seconds. Nothing is raised: what can't be reached is a finding too.
+    """Run the checks of the mail server, the partner, the public URL and their certificates. Raises nothing.
+
+    deadline: in seconds, for each check; all run at once.
     """
     return asyncio.run(_check_all(settings, clock, deadline))
 
 
-class _NotWaitedFor(ThreadPoolExecutor):
-    """Threads that the process's end doesn't wait for: the system's resolver may go on for half a minute
-    with a name, and can't be interrupted.
+class _DaemonThreads(ThreadPoolExecutor):
+    """An executor whose threads do not delay the end of the process: the system's resolver may take half a
+    minute for a name, and can't be interrupted.
     """
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        answer: Future[Any] = Future()
+        future: Future[Any] = Future()
 
         def run() -> None:
             try:
-                answer.set_result(work(*args, **kwargs))
+                future.set_result(work(*args, **kwargs))
             except BaseException as error:
-                answer.set_exception(error)
+                future.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
-        return answer
+        return future
 
 
 async def _check_all(settings: Settings, clock: Clock, deadline: float) -> list[CheckResult]:
-    asyncio.get_running_loop().set_default_executor(_NotWaitedFor())
-    found = await asyncio.gather(
-        _examined(SMTP_LOGIN, _smtp_login(settings.smtp_url, deadline)),
-        _examined(PARTNER, _partner(settings.june_homes_url, clock, deadline)),
-        _examined(PUBLIC_URL, _public_url(settings.public_url, clock, deadline)),
-        _examined(CERTIFICATES, _certificates(settings, clock, deadline)),
+    asyncio.get_running_loop().set_default_executor(_DaemonThreads())
+    by_check = await asyncio.gather(
+        _run_check(SMTP_LOGIN, _check_smtp_login(settings.smtp_url, deadline)),
+        _run_check(PARTNER, _check_partner(settings.june_homes_url, clock, deadline)),
+        _run_check(PUBLIC_URL, _check_public_url(settings.public_url, clock, deadline)),
+        _run_check(CERTIFICATES, _check_certificates(settings, clock, deadline)),
     )
-    return [finding for findings in found for finding in findings]
+    return [result for results in by_check for result in results]
 
 
-async def _examined(check: str, look: Awaitable[list[CheckResult]]) -> list[CheckResult]:
-    try:
-        return await look
-    except Exception as error:
-        return [check_failed(check, error)]
+async def _run_check(check_id: str, check: Awaitable[list[CheckResult]]) -> list[CheckResult]:
+    results: list[CheckResult] = []
+    with reporting_failure(check_id, results):
+        results += await check
+    return results
 
 
-async def _smtp_login(server: SmtpServer | None, deadline: float) -> list[CheckResult]:
+async def _check_smtp_login(server: SmtpServer | None, deadline: float) -> list[CheckResult]:
     if server is None:
         found = "LEADS_SMTP_URL is not set: mail waits in the outbox"
         return [CheckResult(SMTP_LOGIN, WARNING, found, "set it, and start the server again")]
@@ -113,7 +116,7 @@ async def _smtp_login(server: SmtpServer | None, deadline: float) -> list[CheckR
     return [CheckResult(SMTP_LOGIN, OK, found)]
 
 
-async def _partner(url: str, clock: Clock, deadline: float) -> list[CheckResult]:
+async def _check_partner(url: str, clock: Clock, deadline: float) -> list[CheckResult]:
     if not url:
         return [CheckResult(PARTNER, OK, "not used: LEADS_JUNE_HOMES_URL is not set")]
     place = _place(url)
@@ -123,20 +126,20 @@ async def _partner(url: str, clock: Clock, deadline: float) -> list[CheckResult]
         fix = error.fix or "check LEADS_JUNE_HOMES_URL, and the way there: DNS, firewall"
         return [CheckResult(PARTNER, PROBLEM, f"{place} {error}", fix)]
     code, said = response.code, f"{place} answers {_status(response)}"
-    clocks = _clocks(place, response, clock.now())
+    clocks = _check_clock(place, response, clock.now())
     if 300 <= code < 400:
         fix = "set LEADS_JUNE_HOMES_URL to where that leads: redirects are not followed"
         return [CheckResult(PARTNER, WARNING, said, fix), *clocks]
     if code in (404, 410):
         return [CheckResult(PARTNER, WARNING, said, "check the path in LEADS_JUNE_HOMES_URL"), *clocks]
-    # 501 as well says that it is there: HEAD may be a method that it doesn't know (RFC 9110, 15.6.2).
+    # A 501 is fine: the server is up, and may only lack HEAD (RFC 9110, 15.6.2).
     if code >= 500 and code != 501:
-        fix = "tell June Homes if it lasts; their leads wait in the outbox"
+        fix = "tell June Homes if it lasts; leads for them wait in the outbox"
         return [CheckResult(PARTNER, WARNING, said, fix), *clocks]
     return [CheckResult(PARTNER, OK, f"{place} is there ({_status(response)} to an empty question)"), *clocks]
 
 
-async def _public_url(url: str, clock: Clock, deadline: float) -> list[CheckResult]:
+async def _check_public_url(url: str, clock: Clock, deadline: float) -> list[CheckResult]:
     if not url:
         return [CheckResult(PUBLIC_URL, OK, "not set: pages of registered websites alone may call it")]
     place = _place(url)
@@ -145,7 +148,7 @@ async def _public_url(url: str, clock: Clock, deadline: float) -> list[CheckResu
         response = await _ask(f"{url}/livez", "GET", deadline)
     except _NoAnswer as error:
         return [CheckResult(PUBLIC_URL, PROBLEM, f"{place} {error}", error.fix or fix)]
-    clocks = _clocks(place, response, clock.now())
+    clocks = _check_clock(place, response, clock.now())
     if response.code != 200:
         if 300 <= response.code < 400:
             fix = "set LEADS_PUBLIC_URL to where that leads: a web page's POST would not get through"
@@ -165,7 +168,10 @@ def _says_alive(body: bytes) -> bool:
 
 
 class _NoAnswer(Exception):
-    """There was no answer; the message goes on from the name of who was asked. fix: '' if any may help."""
+    """The server did not answer. The message continues a sentence that begins with the server's name.
+
+    fix: what to do; '' if the error does not say.
+    """
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -181,7 +187,7 @@ async def _ask(url: str, method: str, deadline: float) -> HTTPResponse:
         connect_timeout=deadline,
         request_timeout=deadline,
     )
-    client = AsyncHTTPClient(force_instance=True, max_body_size=LONGEST_ANSWER)
+    client = AsyncHTTPClient(force_instance=True, max_body_size=MAX_RESPONSE_BYTES)
     try:
         return await client.fetch(request, raise_error=False)
     except HTTPTimeoutError:
@@ -198,48 +204,52 @@ async def _ask(url: str, method: str, deadline: float) -> HTTPResponse:
 
 
 def _untrusted(error: Exception) -> str | None:
-    """In words, why a certificate was not believed, if that is the error."""
-    found = UNTRUSTED.search(str(error))
-    return found and f"shows a certificate that is not trusted: {one_line(found[1], QUOTE_LIMIT)}"
+    """Return why a certificate is not trusted; None if this is another error."""
+    match = UNTRUSTED.search(str(error))
+    return match and f"shows a certificate that is not trusted: {one_line(match[1], QUOTE_LIMIT)}"
 
 
 def _status(response: HTTPResponse) -> str:
     return f"{response.code} {http.client.responses.get(response.code, '')}".strip()
 
 
-def _clocks(place: str, response: HTTPResponse, now: datetime) -> list[CheckResult]:
-    """What the time in this answer says of ours; nothing if it has none that counts."""
-    if "Age" in response.headers:  # out of a cache, and so of another time
+def _check_clock(place: str, response: HTTPResponse, now: datetime) -> list[CheckResult]:
+    """Compare the clock with the time in this response; return no result if it gives no current time."""
+    if "Age" in response.headers:  # from a cache
         return []
     try:
         at = parsedate_to_datetime(response.headers["Date"])
         off = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
     except (KeyError, ValueError, OverflowError):
         return []
-    if abs(off) <= SLIGHTLY_OFF:
+    if abs(off) <= CLOCK_TOLERANCE:
         return [CheckResult(CLOCK, OK, f"it goes with that of {place}")]
-    found = f"it is {span(off)} {'behind' if off > timedelta() else 'ahead of'} that of {place}"
-    fix = f"{SET_THE_CLOCK}; June Homes refuses what is signed more than {span(SIGNATURES_REFUSED)} off"
-    return [CheckResult(CLOCK, PROBLEM if abs(off) > SIGNATURES_REFUSED else WARNING, found, fix)]
+    found = f"it is {duration_text(off)} {'behind' if off > timedelta() else 'ahead of'} that of {place}"
+    tolerance = duration_text(SIGNATURE_TOLERANCE)
+    fix = f"{SET_THE_CLOCK}; June Homes refuses what is signed more than {tolerance} off"
+    return [CheckResult(CLOCK, PROBLEM if abs(off) > SIGNATURE_TOLERANCE else WARNING, found, fix)]
 
 
-async def _certificates(settings: Settings, clock: Clock, deadline: float) -> list[CheckResult]:
-    looks: dict[str, tuple[Look, str]] = {}  # by place: how to see it, and the check that tells of the place
+async def _check_certificates(settings: Settings, clock: Clock, deadline: float) -> list[CheckResult]:
+    # By host and port: how to fetch the certificate, and the check that reaches the same server.
+    servers: dict[str, tuple[FetchCertificate, str]] = {}
     server = settings.smtp_url
     if server is not None:
-        looks[f"{server.host}:{server.port}"] = partial(peer_certificate, server, deadline), SMTP_LOGIN
-    for url, check in ((settings.june_homes_url, PARTNER), (settings.public_url, PUBLIC_URL)):
+        servers[f"{server.host}:{server.port}"] = partial(peer_certificate, server, deadline), SMTP_LOGIN
+    for url, reached_by in ((settings.june_homes_url, PARTNER), (settings.public_url, PUBLIC_URL)):
         if urlsplit(url).scheme == "https":
-            looks[_place(url)] = partial(_https_certificate, url, deadline), check
-    found = await asyncio.gather(
-        *(_certificate(place, look, check, clock) for place, (look, check) in looks.items())
+            servers[_place(url)] = partial(_https_certificate, url, deadline), reached_by
+    results = await asyncio.gather(
+        *(_check_certificate(place, fetch, by, clock) for place, (fetch, by) in servers.items())
     )
-    return [finding for finding in found if finding] or [CheckResult(CERTIFICATES, OK, "none is in use")]
+    return [result for result in results if result] or [CheckResult(CERTIFICATES, OK, "none is in use")]
 
 
-async def _certificate(place: str, look: Look, check: str, clock: Clock) -> CheckResult | None:
+async def _check_certificate(
+    place: str, fetch: FetchCertificate, reached_by: str, clock: Clock
+) -> CheckResult | None:
     try:
-        certificate = await look()
+        certificate = await fetch()
     except (DeliveryError, OSError, ValueError) as error:  # TimeoutError is an OSError
         if untrusted := _untrusted(error):
             fix = (
@@ -247,14 +257,15 @@ async def _certificate(place: str, look: Look, check: str, clock: Clock) -> Chec
                 "if its authority is your own, name its file in SSL_CERT_FILE"
             )
             return CheckResult(CERTIFICATES, PROBLEM, f"{place} {untrusted}", fix)
-        return CheckResult(CERTIFICATES, WARNING, f"that of {place} could not be seen", f"see '{check}'")
+        found = f"that of {place} could not be seen"
+        return CheckResult(CERTIFICATES, WARNING, found, f"see '{TITLES[reached_by]}'")
     if certificate is None:
         return None
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     left = ends - clock.now()
-    found = f"that of {place} ends in {span(left)}, on {ends:%Y-%m-%d}"
-    if left < ENDS_SOON:
-        fix = "have it renewed; where that is to happen by itself, see why it did not"
+    found = f"that of {place} ends in {duration_text(left)}, on {ends:%Y-%m-%d}"
+    if left < EXPIRES_SOON:
+        fix = "have it renewed; if that should happen automatically, find out why it did not"
         return CheckResult(CERTIFICATES, WARNING, found, fix)
     return CheckResult(CERTIFICATES, OK, found)
 
@@ -269,10 +280,10 @@ async def _https_certificate(url: str, deadline: float) -> Certificate:
         certificate: Certificate = writer.get_extra_info("peercert")
         return certificate
     finally:
-        writer.transport.abort()  # closing would wait for the other side's goodbye
+        writer.transport.abort()  # close() would wait for the server's close_notify
 
 
 def _place(url: str) -> str:
-    """Who is asked: without the path and the password that a URL may have."""
+    """Return the host and port of a URL, without its path and password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"

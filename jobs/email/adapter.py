@@ -16,8 +16,8 @@ DATA_SECONDS = 600.0  # for DATA (RFC 5321, 4.5.3.2): an earlier end would send 
 class EmailAdapter(Adapter):
     """Mails a lead to its building's agent through one mail server.
 
-    A connection lost after MAIL FROM is TRANSIENT: the server may have accepted the mail. A second one has the
-    same Message-ID.
+    A connection lost after MAIL FROM is TRANSIENT: the server may have accepted the mail. A second mail has
+    the same Message-ID.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class EmailAdapter(Adapter):
         others for good.
         """
         smtp = session.smtp
-        # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8 would
-        # bounce the whole mail. Otherwise only a renter's Reply-To is left out, and the text has that address.
+        # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8
+        # would bounce the whole mail. Otherwise a renter's Reply-To is left out; the text has that address.
         needed = not (self._mail_from.isascii() and agent.isascii())
         utf8 = needed and smtp.supports_extension("smtputf8")
         sender, recipient = mailbox(self._mail_from, utf8=utf8), mailbox(agent, utf8=utf8)

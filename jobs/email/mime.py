@@ -61,7 +61,7 @@ def part(content_type: str, content: bytes, *headers: str) -> bytes:
 
 
 def multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
-    """Return a multipart of these parts. unique: an id of the mail, of characters that a boundary may have."""
+    """Return a multipart of these parts. unique: an id of the mail: letters, digits, '_' and '-'."""
     boundary = f"=_{subtype}_{unique}"  # quoted-printable never contains '=_'
     head = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n'
     return head.encode() + b"".join(_delimited(boundary.encode(), parts))
