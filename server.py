@@ -110,7 +110,7 @@ class Server:
         settings, clock, storage = self._settings, self._clock, self.storage
         self._adapters = _adapters(settings, clock)
         self.dispatcher = Dispatcher(self._adapters, storage, clock)
-        storage.after_commit(record_leads, self.dispatcher.lead_came)
+        storage.after_commit(record_leads, self.dispatcher.lead_committed)
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
             # By default APScheduler drops a run that is a second late.

@@ -1,1 +1,1 @@
-"""Every way out: the dispatcher of the outbox and its adapters."""
+"""Every way out: the dispatcher of the outbox and its adapters; and housekeeping."""

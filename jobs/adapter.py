@@ -1,4 +1,4 @@
-"""Owns the vocabulary of delivering: the context an adapter is given, and the error it answers with."""
+"""The adapter interface: the context of a delivery, and the error of a failed attempt."""
 
 import os
 import re
@@ -12,16 +12,16 @@ from models.outbox.claims import Failure, FailureKind
 
 REASON_LIMIT = 300  # characters
 
-# White space of any kind, controls, what turns the direction of writing, halves of surrogate pairs.
+# White space, control characters, marks of the writing direction, lone surrogates.
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
-    """One delivery, with all that its adapter needs. The same delivery is always the same context.
+    """A delivery's lead and building. Each attempt at the same delivery gets the same stable_id.
 
-    stable_id: the same on every attempt, of letters, digits, '_' and '-' alone.
-    lead: `models.lead_record.lead_as_dict`; building: `models.building.building_as_dict`, None if unassigned.
+    stable_id: only letters, digits, '_' and '-'. lead: `models.lead_record.lead_as_dict`.
+    building: `models.building.building_as_dict`; None if the lead is unassigned.
     """
 
     stable_id: str
@@ -30,26 +30,26 @@ class DeliveryContext:
 
 
 class Adapter:
-    """The way out for one kind of delivery. Several may be on their way at once."""
+    """Sends the deliveries of one kind. Several may run at once."""
 
     async def deliver(self, context: DeliveryContext) -> None:
-        """Deliver it, or raise DeliveryError; any other error counts as one that may pass."""
+        """Deliver the lead. Raises DeliveryError; the caller treats any other error as TRANSIENT."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Let go of what was kept for the next delivery."""
+        """Close the connections that were kept for the next delivery."""
 
 
 class DeliveryError(Exception):
-    """An attempt failed. The reason is for the operator: one line, who refused what, and what to do.
+    """A failed attempt. The message is one line for the operator: which server did what, and what to do.
 
-    said, hint: the reason in its two parts, where they are told apart.
+    said, hint: the two parts of the message.
     """
 
     def __init__(
         self,
         said: str,
-        verdict: FailureKind = FailureKind.TRANSIENT,
+        kind: FailureKind = FailureKind.TRANSIENT,
         *,
         retry_after: timedelta | None = None,
         hint: str = "",
@@ -58,11 +58,11 @@ class DeliveryError(Exception):
         super().__init__(reason)
         self.said = one_line(said, REASON_LIMIT)
         self.hint = hint
-        self.failure = Failure(reason, verdict, retry_after)
+        self.failure = Failure(reason, kind, retry_after)
 
 
 def in_words(error: BaseException) -> str:
-    """What the system says of an error, without the program's own notation: 'Connection refused'."""
+    """Return the system's text for an error, without Python's notation: 'Connection refused'."""
     if isinstance(error, socket.gaierror) and error.strerror:
         return error.strerror
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
@@ -71,6 +71,6 @@ def in_words(error: BaseException) -> str:
 
 
 def one_line(text: object, limit: int | None = None) -> str:
-    """The text on one line, free of controls; cut to so many characters, the last of which is then '…'."""
+    """Return the text on one line, without control characters, cut to the limit with '…' as the last one."""
     line = _UNSAFE.sub(" ", str(text)).strip()
     return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""Owns the nightly backup: one for each three o'clock in the morning, made later where that was missed."""
+"""The nightly backup: one for each night at three o'clock, made later if that time was missed."""
 
 import asyncio
 import logging
@@ -12,14 +12,15 @@ from models.storage.sqlite.backup_files import NIGHTLY, installation_of, list_ba
 
 log = logging.getLogger("leads.backup")
 
-HOUR = 3  # of the machine's own time
-TRY_AGAIN_NS = 3_600 * 1_000_000_000  # after a failure: each try may cost a copy of the whole
+HOUR = 3  # local time
+RETRY_NS = 3_600 * 1_000_000_000  # after a failure: each attempt may copy the whole database
 
 
 class NightlyBackup:
-    """Backs a data folder up to another, where the newest so many are kept."""
+    """Backs up a data folder to a backup folder, and keeps the newest backups there."""
 
     def __init__(self, data_dir: Path, backup_dir: Path, keep: int, clock: Clock) -> None:
+        """keep: the number of nightly backups to keep."""
         self._data_dir = data_dir
         self._backup_dir = backup_dir
         self._keep = keep
@@ -27,9 +28,9 @@ class NightlyBackup:
         self._failed_at_ns: int | None = None
 
     async def make_if_due(self) -> None:
-        """Make one if it is time. A failure is logged, and tried again an hour later."""
+        """Make a backup if one is due. A failure is logged, and an hour later a call tries again."""
         if self._failed_at_ns is not None:
-            if self._clock.monotonic_ns() - self._failed_at_ns < TRY_AGAIN_NS:
+            if self._clock.monotonic_ns() - self._failed_at_ns < RETRY_NS:
                 return
             self._failed_at_ns = None
         try:
@@ -43,9 +44,9 @@ class NightlyBackup:
 
     def _make_if_due(self) -> None:
         now, installation = self._clock.now(), installation_of(self._data_dir)
-        assert installation is not None  # the server has made it, or brought it to the newest schema
-        # One from the future was made while the clock was wrong, and says nothing.
+        assert installation is not None  # the start has created or upgraded the database
         due = _last_due(now)
+        # A backup from the future was made while the clock was wrong, so it does not count.
         made = (b.made_at for b in list_backups(self._backup_dir, installation) if b.complete)
         if any(due <= made_at <= now for made_at in made):
             return
@@ -58,7 +59,7 @@ class NightlyBackup:
 
 
 def _last_due(now: datetime) -> datetime:
-    """The last time that was three o'clock."""
+    """Return the last time that was three o'clock."""
     local = now.astimezone()
     due = local.replace(hour=HOUR, minute=0, second=0, microsecond=0)
     return due if due <= local else due - timedelta(days=1)

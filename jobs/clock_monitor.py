@@ -1,4 +1,4 @@
-"""Owns the watch over the time of day: set back, it holds the outbox up for seconds, not for hours."""
+"""The clock monitor: if the time of day is set back, moves the times for which the outbox waits."""
 
 import asyncio
 import logging
@@ -11,53 +11,57 @@ from models.storage import Storage
 
 log = logging.getLogger("leads.clock")
 
-LOOK_EVERY_SECONDS = 5.0
-SLEWING = timedelta(seconds=2)  # what a clock may be put right by between two looks; more is a step
+CHECK_SECONDS = 5.0
+SLEW = timedelta(seconds=2)  # by how much NTP may adjust the clock between two checks; more is a step
 
 
 async def monitor_clock(
-    clock: Clock, storage: Storage, wake: Callable[[], None], tick_on: Callable[[], None]
+    clock: Clock, storage: Storage, wake: Callable[[], None], reschedule: Callable[[], None]
 ) -> None:
-    """Wake the dispatcher now and then, by the loop's own time, which no one can set; never returns.
+    """Check the clock every CHECK_SECONDS of the loop's own time, which is never set. Never returns.
 
-    The scheduler's ticks go by the time of day: set back an hour, they would stop for an hour, and what is to
-    leave at a certain time would wait an hour longer. tick_on: has the scheduler go on from now.
+    The scheduler's ticks go by the time of day. If the clock is set back an hour, they stop for an hour, and
+    deliveries wait an hour longer. wake: wakes the dispatcher. reschedule: restarts the ticks from now.
     """
-    monitor = ClockMonitor(clock, storage, wake, tick_on)
+    monitor = ClockMonitor(clock, storage, wake, reschedule)
     while True:
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         try:
-            await monitor.look()
-        except Exception:  # it is the net under the others, and must not tear
+            await monitor.check()
+        except Exception:  # without the monitor the outbox could stop for hours
             log.exception("the clock monitor failed")
 
 
 class ClockMonitor:
-    """Compares the time of day with the running time, from one look to the next."""
+    """Compares the time of day with the monotonic clock, from one check to the next."""
 
     def __init__(
-        self, clock: Clock, storage: Storage, wake: Callable[[], None], tick_on: Callable[[], None]
+        self, clock: Clock, storage: Storage, wake: Callable[[], None], reschedule: Callable[[], None]
     ) -> None:
         self._clock = clock
         self._storage = storage
         self._wake = wake
-        self._tick_on = tick_on
-        self._ahead = self._time_of_day_ahead()
-        self._owed = timedelta(0)  # by how much what waits is still to be moved
+        self._reschedule = reschedule
+        self._offset = self._measure_offset()
+        self._unapplied = timedelta(0)  # by how much the outbox's times are still to be moved back
 
-    async def look(self) -> None:
-        """Move what waits along if the clock was set back, and wake the dispatcher."""
-        ahead = self._time_of_day_ahead()
-        if self._ahead - ahead > SLEWING:
-            self._owed += self._ahead - ahead
-            self._tick_on()
-        self._ahead = ahead
+    async def check(self) -> None:
+        """Move the outbox's times if the clock was set back, and wake the dispatcher.
+
+        Raises StorageError; the next check then moves the times.
+        """
+        offset = self._measure_offset()
+        if self._offset - offset > SLEW:
+            self._unapplied += self._offset - offset
+            self._reschedule()
+        self._offset = offset
         self._wake()
-        if self._owed:  # and still is after a failure, at the next look
-            await self._storage.write(shift_due_times, self._owed, self._clock.now())
-            self._owed = timedelta(0)
+        if self._unapplied:
+            await self._storage.write(shift_due_times, self._unapplied, self._clock.now())
+            self._unapplied = timedelta(0)
             self._wake()
 
-    def _time_of_day_ahead(self) -> timedelta:
-        running = timedelta(microseconds=self._clock.monotonic_ns() // 1_000)
-        return timedelta(seconds=self._clock.now().timestamp()) - running
+    def _measure_offset(self) -> timedelta:
+        """Return how far the time of day is ahead of the monotonic clock."""
+        monotonic = timedelta(microseconds=self._clock.monotonic_ns() // 1_000)
+        return timedelta(seconds=self._clock.now().timestamp()) - monotonic

@@ -1,4 +1,4 @@
-"""Owns the dispatching: claims what is due in the outbox, has it delivered, settles how it ended."""
+"""The dispatcher: claims due deliveries in the outbox, delivers them, and settles each by its outcome."""
 
 import asyncio
 import logging
@@ -14,12 +14,12 @@ from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
 
-AT_ONCE = 4  # deliveries on their way to one destination
-SETTLE_AGAIN_SECONDS = 1.0
+MAX_CONCURRENT = 4  # deliveries to one destination
+SETTLE_RETRY_SECONDS = 1.0
 
 
 class Dispatcher:
-    """A lane for each kind of delivery, so that a slow or dead destination delays no other."""
+    """One worker for each kind of delivery, so that a slow or dead destination delays no other."""
 
     def __init__(self, adapters: Mapping[str, Adapter], storage: Storage, clock: Clock) -> None:
         self._pacer = Pacer(lambda: storage.waited_seconds)
@@ -28,26 +28,28 @@ class Dispatcher:
         ]
 
     def start(self) -> None:
-        """Start the lanes on the running loop."""
-        for lane in self._workers:
-            lane.start()
+        """Start the workers on the running loop."""
+        for worker in self._workers:
+            worker.start()
 
     def wake(self) -> None:
-        """Look for what is due, now: time has passed."""
-        for lane in self._workers:
-            lane.wake()
+        """Have every worker look for due deliveries now."""
+        for worker in self._workers:
+            worker.wake()
 
-    def lead_came(self) -> None:
-        """The same, as a lead was committed."""
-        self._pacer.lead_came()
+    def lead_committed(self) -> None:
+        """Wake the workers because a lead was committed."""
+        self._pacer.lead_committed()
         self.wake()
 
     async def stop(self, finish_seconds: float) -> None:
-        """Claim nothing more and wait a while for what is on its way; the rest is sent at the next start."""
-        await asyncio.gather(*(lane.stop(finish_seconds) for lane in self._workers))
+        """Claim no more, and wait so long for the running deliveries. The next start repeats the others."""
+        await asyncio.gather(*(worker.stop(finish_seconds) for worker in self._workers))
 
 
 class KindWorker:
+    """Claims, delivers and settles the deliveries of one kind, up to MAX_CONCURRENT at once."""
+
     def __init__(self, kind: str, adapter: Adapter, storage: Storage, clock: Clock, pacer: Pacer) -> None:
         self._kind = kind
         self._adapter = adapter
@@ -55,24 +57,27 @@ class KindWorker:
         self._clock = clock
         self._pacer = pacer
         self._awake = asyncio.Event()
-        self._on_their_way: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"lane {self._kind}")
+        """Start the worker on the running loop."""
+        self._task = asyncio.create_task(self._run(), name=f"worker {self._kind}")
         self.wake()
 
     def wake(self) -> None:
+        """Look for due deliveries now."""
         self._awake.set()
 
     async def stop(self, finish_seconds: float) -> None:
+        """Claim no more, wait so long for the running deliveries, then cancel them and close the adapter."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        if self._on_their_way:
-            await asyncio.wait(self._on_their_way, timeout=finish_seconds)
-        left = list(self._on_their_way)
-        for delivery in left:
+        if self._running:
+            await asyncio.wait(self._running, timeout=finish_seconds)
+        unfinished = list(self._running)
+        for delivery in unfinished:
             delivery.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
         await self._adapter.close()
 
     async def _run(self) -> None:
@@ -80,21 +85,21 @@ class KindWorker:
             await self._awake.wait()
             self._awake.clear()
             try:
-                await self._send_what_is_due()
+                await self._deliver_due()
             except StorageError:
                 pass  # the writer has logged it; the next tick tries again
             except Exception:
                 log.exception("a delivery worker failed", extra={"kind": self._kind})
 
-    async def _send_what_is_due(self) -> None:
+    async def _deliver_due(self) -> None:
         rest = self._pacer.rest_seconds()
-        free = (1 if rest else AT_ONCE) - len(self._on_their_way)
+        free = (1 if rest else MAX_CONCURRENT) - len(self._running)
         if free <= 0:
-            return  # whichever arrives first wakes the lane again
+            return  # the end of a running delivery wakes the worker again
         if rest:
             await asyncio.sleep(rest)
-        # A claim that was begun is seen through even if the lane is stopped: what it commits is then put
-        # on its way, rather than left behind as sending.
+        # Shielded: if the worker is stopped, a claim that has begun may still be committed. Its deliveries
+        # are then started, not left in the state `sending`.
         claiming = asyncio.ensure_future(self._claim(free))
         try:
             await asyncio.shield(claiming)
@@ -105,14 +110,14 @@ class KindWorker:
     async def _claim(self, limit: int) -> None:
         claim = Claim(self._kind, limit, self._clock.now())
         for claimed in await submit_and_wait(
-            self._storage, claim_records, claim, linger=self._pacer.leads_are_coming
+            self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
         ):
             task = asyncio.create_task(self._deliver(claimed))
-            self._on_their_way.add(task)
-            task.add_done_callback(self._arrived)
+            self._running.add(task)
+            task.add_done_callback(self._finished)
 
-    def _arrived(self, task: asyncio.Task[None]) -> None:
-        self._on_their_way.discard(task)
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
         self.wake()
 
     async def _deliver(self, item: ClaimedRecord) -> None:
@@ -134,17 +139,17 @@ class KindWorker:
         await self._settle(Outcome(claimed, self._clock.now(), failure))
 
     async def _settle(self, outcome: Outcome) -> None:
-        # What has left must be known to have left, or it leaves again: the disk is asked until it takes it.
+        # Retried until it is stored: a delivery that left but is not settled would leave again.
         while True:
             try:
                 state = await submit_and_wait(
-                    self._storage, settle, outcome, linger=self._pacer.leads_are_coming
+                    self._storage, settle, outcome, linger=self._pacer.leads_are_arriving
                 )
                 break
             except Exception as error:
-                if not isinstance(error, StorageError):  # that one the writer has logged
+                if not isinstance(error, StorageError):  # the writer has logged a StorageError
                     log.exception("can't settle", extra={"delivery": outcome.claimed.delivery_id})
-                await asyncio.sleep(SETTLE_AGAIN_SECONDS)
+                await asyncio.sleep(SETTLE_RETRY_SECONDS)
         failure = outcome.failure
         facts = {
             "kind": self._kind,
@@ -156,7 +161,8 @@ class KindWorker:
         if failure is None:
             log.info("delivered", extra=facts)
             return
-        # What was said before the renter was named can't name them; the rest is in the outbox alone.
-        if failure.verdict in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
+        # These replies came before the renter was named, so they can't contain personal data. Other reasons
+        # are kept in the outbox alone.
+        if failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
             facts["reason"] = failure.reason
         log.warning("not delivered", extra=facts)

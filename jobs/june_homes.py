@@ -1,4 +1,4 @@
-"""Owns the copy that June Homes gets of its leads: a JSON POST, signed the Standard Webhooks way."""
+"""The June Homes adapter: POSTs each of its leads as JSON, signed as Standard Webhooks defines it."""
 
 import base64
 import hashlib
@@ -19,19 +19,20 @@ from models.clock import Clock
 from models.outbox.claims import FailureKind
 
 DEADLINE_SECONDS = 30.0
-OURS = ("customer", "deal", "deliveries", "suspected")  # what of a lead is nobody else's business
+INTERNAL_FIELDS = ("customer", "deal", "deliveries", "suspected")  # not for the partner
 USER_AGENT = "website-leads/1"
 
 
 class JuneHomesAdapter(Adapter):
-    """POSTs leads to this URL, signed with this key. Redirects are not followed."""
+    """POSTs leads to one URL, signed with one key. Does not follow redirects."""
 
     def __init__(self, url: str, key: bytes, clock: Clock) -> None:
         self._url, self._key, self._clock = url, key, clock
 
     async def deliver(self, context: DeliveryContext) -> None:
+        """As `Adapter.deliver`."""
         body = payload(context)
-        signature = signed(self._key, context.stable_id, self._clock.now(), body)
+        signature = sign(self._key, context.stable_id, self._clock.now(), body)
         request = HTTPRequest(
             self._url,
             method="POST",
@@ -39,7 +40,7 @@ class JuneHomesAdapter(Adapter):
             headers={"Content-Type": "application/json", **signature},
             user_agent=USER_AGENT,
             follow_redirects=False,
-            streaming_callback=lambda chunk: None,  # what it says besides the status is of no interest
+            streaming_callback=lambda chunk: None,  # only the status counts
             connect_timeout=DEADLINE_SECONDS / 2,
             request_timeout=DEADLINE_SECONDS,
         )
@@ -47,8 +48,8 @@ class JuneHomesAdapter(Adapter):
         try:
             response = await client.fetch(request, raise_error=False)
         except HTTPTimeoutError as error:
-            verdict = FailureKind.UNREACHABLE if "connecting" in str(error) else FailureKind.TRANSIENT
-            raise DeliveryError(f"June Homes: {error}", verdict) from error
+            kind = FailureKind.UNREACHABLE if "connecting" in str(error) else FailureKind.TRANSIENT
+            raise DeliveryError(f"June Homes: {error}", kind) from error
         except HTTPStreamClosedError as error:
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
@@ -57,16 +58,16 @@ class JuneHomesAdapter(Adapter):
             ) from error
         finally:
             client.close()
-        judge(response, self._clock.now())
+        check_response(response, self._clock.now())
 
 
 def payload(context: DeliveryContext) -> bytes:
-    """The body: what the renter sent, and for which building. Nothing in it changes between attempts."""
-    lead = {name: context.lead[name] for name in context.lead if name not in OURS}
+    """Return the body: the lead and its building. It is the same at each attempt."""
+    lead = {name: context.lead[name] for name in context.lead if name not in INTERNAL_FIELDS}
     building: dict[str, Any] | None = None
     if context.building is not None:
-        of_interest = ("id", "name", "address_line_one", "unified_address_id")
-        building = {name: context.building[name] for name in of_interest}
+        fields = ("id", "name", "address_line_one", "unified_address_id")
+        building = {name: context.building[name] for name in fields}
     message = {
         "type": "lead.created",
         "timestamp": lead["created_at"],
@@ -75,20 +76,20 @@ def payload(context: DeliveryContext) -> bytes:
     return orjson.dumps(message)
 
 
-def signed(key: bytes, message_id: str, sent_at: datetime, body: bytes) -> dict[str, str]:
-    """The Standard Webhooks headers: HMAC-SHA256 over id, time and body."""
+def sign(key: bytes, message_id: str, sent_at: datetime, body: bytes) -> dict[str, str]:
+    """Return the headers of Standard Webhooks: an HMAC-SHA256 over id, time and body."""
     timestamp = str(int(sent_at.timestamp()))
     content = b".".join((message_id.encode(), timestamp.encode(), body))
     signature = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
     return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{signature}"}
 
 
-def judge(response: HTTPResponse, now: datetime) -> None:
-    """Return if the lead was taken. Raises DeliveryError, with what the answer means for what waits."""
+def check_response(response: HTTPResponse, now: datetime) -> None:
+    """Raise DeliveryError unless the partner accepted the lead."""
     code = response.code
     if 200 <= code < 300:
         return
-    # Whatever it is, it came after the lead was shown, so this lead may be the cause: all of them count.
+    # The partner has read the lead, so this lead may be the cause: each failure counts against it.
     said = f"June Homes answered {code} {http.client.responses.get(code, '')}".strip()
     if code in (429, 503):
         retry_after = _retry_after(response.headers.get("Retry-After"), now)

@@ -33,8 +33,8 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 class CheckResult:
     """One result of a check; a check may have several.
 
-    id: the check's id. found: what the check found, in one line. fix: what to do; None if there is nothing to
-    do. state: OK; WARNING: leads are safe, but act soon; PROBLEM: leads or their mail are, or will be, lost or
+    id: the check's id. found: what the check found, in one line. fix: what to do; None if nothing.
+    state: OK; WARNING: leads are safe, but act soon; PROBLEM: leads or their mail are, or will be, lost or
     late until the operator acts.
     """
 

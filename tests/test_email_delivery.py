@@ -208,8 +208,8 @@ def failure(of: Callable[[], Any]) -> DeliveryError:
     return caught.value
 
 
-def verdict(error: DeliveryError) -> FailureKind:
-    return error.failure.verdict
+def kind(error: DeliveryError) -> FailureKind:
+    return error.failure.kind
 
 
 @pytest.fixture(scope="session")
@@ -268,7 +268,7 @@ def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, ex
     mailbox = Mailbox(**{command: reply})
     user = "leads" if command == "AUTH" else None
     error = failure(lambda: deliver(mailbox, user=user, auth_require_tls=False))
-    assert verdict(error) == expected
+    assert kind(error) == expected
     assert reply in str(error) and command in str(error)
     assert not mailbox.envelopes
 
@@ -279,12 +279,12 @@ def test_a_5xx_to_the_sender_points_to_its_setting() -> None:
 
 def test_a_5xx_to_the_login_points_to_its_setting() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", password="wrong", auth_require_tls=False))
-    assert verdict(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
+    assert kind(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
 
 
 def test_a_login_that_is_not_offered_waits_for_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", auth_require_tls=True))
-    assert verdict(error) == NEEDS_OPERATOR and "offers no login" in str(error)
+    assert kind(error) == NEEDS_OPERATOR and "offers no login" in str(error)
 
 
 def test_the_password_goes_in_the_clear_to_this_machine() -> None:
@@ -308,7 +308,7 @@ def other_address() -> str:
 def test_the_password_does_not_go_in_the_clear_to_another_machine(other_address: str) -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, host=other_address, user="leads", auth_require_tls=False))
-    assert verdict(error) == NEEDS_OPERATOR and "no encryption" in str(error)
+    assert kind(error) == NEEDS_OPERATOR and "no encryption" in str(error)
     assert not mailbox.logins
 
 
@@ -334,7 +334,7 @@ def test_starttls_never_does_not_even_if_it_is_offered(certificate: ssl.SSLConte
 def test_starttls_that_is_required_but_not_offered_waits_for_the_operator() -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, starttls="always"))
-    assert verdict(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
+    assert kind(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
     assert not mailbox.envelopes
 
 
@@ -349,14 +349,14 @@ def test_a_certificate_that_is_not_trusted_is_an_outage(mode: str, certificate: 
     stranger = server_context(trustme.CA(), "127.0.0.1")
     options: Any = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
     error = failure(lambda: deliver(Mailbox(), **options))
-    assert verdict(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert kind(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def test_a_certificate_of_another_name_is_an_outage(
     authority: trustme.CA, certificate: ssl.SSLContext
 ) -> None:
     error = failure(lambda: deliver(Mailbox(), tls_context=server_context(authority, "other.test")))
-    assert verdict(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert kind(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a..b"])
@@ -365,7 +365,7 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
         taken.bind(("127.0.0.1", 0))
         settings = SmtpServer(host, taken.getsockname()[1], False, "auto", None, None)
         error = failure(lambda: deliver_by(settings))
-    assert verdict(error) == UNREACHABLE and str(error).startswith(f"{host}:")
+    assert kind(error) == UNREACHABLE and str(error).startswith(f"{host}:")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
     ],
 )
 def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
-    assert verdict(failure(lambda: asyncio.run(converse(script)))) == UNREACHABLE
+    assert kind(failure(lambda: asyncio.run(converse(script)))) == UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
     ids=["MAIL", "RCPT", "DATA", "after the mail", "not SMTP"],
 )
 def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -> None:
-    assert verdict(failure(lambda: asyncio.run(converse(script)))) == TRANSIENT
+    assert kind(failure(lambda: asyncio.run(converse(script)))) == TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_a_server_that_never_answers_is_left_at_the_deadline(
 ) -> None:
     script = answers(*replies, then="silence")
     error = failure(lambda: asyncio.run(converse(script, seconds=0.2)))
-    assert verdict(error) == expected and "in time" in str(error)
+    assert kind(error) == expected and "in time" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -572,12 +572,12 @@ def test_an_agent_whose_address_is_not_ascii_gets_mail_by_smtputf8() -> None:
 
 def test_without_smtputf8_an_agent_whose_address_needs_it_is_permanent() -> None:
     error = failure(lambda: deliver(Mailbox(), to_agent("jürgen@maple.test")))
-    assert verdict(error) == PERMANENT and "building update" in str(error)
+    assert kind(error) == PERMANENT and "building update" in str(error)
 
 
 def test_without_smtputf8_a_sender_whose_address_needs_it_waits_for_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), mail_from="jürgen@maple.test"))
-    assert verdict(error) == NEEDS_OPERATOR and "LEADS_MAIL_FROM" in str(error)
+    assert kind(error) == NEEDS_OPERATOR and "LEADS_MAIL_FROM" in str(error)
 
 
 @pytest.mark.parametrize("agent", ["agent@maple.test", "agent@bücher.test"])
@@ -600,7 +600,7 @@ def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(
 ) -> None:
     nowhere = SmtpServer("no-such-host.invalid", 25, False, "never", None, None)
     error = failure(lambda: deliver_by(nowhere, parcel))
-    assert verdict(error) == PERMANENT and reason in str(error)
+    assert kind(error) == PERMANENT and reason in str(error)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: S
 async def test_a_stop_lets_what_is_on_its_way_arrive(harness: ServerHarness) -> None:
     harness.mail.gate.clear()
     await harness.lead(token="maple")
-    await until(lambda: harness.server.dispatcher._workers[0]._on_their_way)
+    await until(lambda: harness.server.dispatcher._workers[0]._running)
     stopping = asyncio.create_task(harness.server.stop())
     await asyncio.sleep(0.05)
     harness.mail.gate.set()
@@ -278,12 +278,12 @@ async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(harness: Se
     harness.mail.gate.clear()
     harness.mail.replies = ["451 Jane who?"]
     await harness.lead(token="maple")
-    await until(lambda: harness.server.dispatcher._workers[0]._on_their_way)
+    await until(lambda: harness.server.dispatcher._workers[0]._running)
     while (await harness.deliveries())[0]["state"] != "sending":
         await asyncio.sleep(0.005)
     await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
     harness.mail.gate.set()
-    await until(lambda: not harness.server.dispatcher._workers[0]._on_their_way)
+    await until(lambda: not harness.server.dispatcher._workers[0]._running)
     assert [(d["state"], d["reason"]) for d in await harness.deliveries()] == [("skipped", ERASED)]
     assert [a["outcome"] for a in (await harness.stored(1))["attempts"]] == [ERASED]
 
@@ -300,7 +300,7 @@ async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(harness: ServerHa
 async def test_a_watchdog_that_stumbles_goes_on(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_monitor, "LOOK_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(clock_monitor, "CHECK_SECONDS", 0.001)
     looks = []
 
     def wake() -> None:
@@ -315,7 +315,7 @@ async def test_a_watchdog_that_stumbles_goes_on(
 async def test_the_server_has_a_watchdog_that_wakes_the_outbox_without_the_scheduler(
     start_harness: StartHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock_monitor, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(clock_monitor, "CHECK_SECONDS", 0.01)
     harness = await start_harness()
     await harness.building()
     harness.server._scheduler.pause()
@@ -336,7 +336,7 @@ async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
     harness.mail.gate.clear()
     for _ in range(2):
         await harness.lead(token="maple")
-    await until(lambda: len(harness.server.dispatcher._workers[0]._on_their_way) == 2)
+    await until(lambda: len(harness.server.dispatcher._workers[0]._running) == 2)
     harness.mail.replies = ["421 too much"]
     harness.mail.gate.set()
     rows = await harness.settled()
@@ -362,7 +362,7 @@ async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for
 
 
 async def test_a_clock_set_back_an_hour_holds_nothing_up(harness: ServerHarness, clock: SteppedClock) -> None:
-    dog = ClockMonitor(
+    monitor = ClockMonitor(
         clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
     )
     harness.mail.replies = ["451 later", "421 closing"]
@@ -370,22 +370,22 @@ async def test_a_clock_set_back_an_hour_holds_nothing_up(harness: ServerHarness,
     await harness.lead(token="maple", listing_source="june_homes")
     await harness.settled()
     clock.set_time_of_day(-3_600)
-    await dog.look()
+    await monitor.check()
     clock.step(20)  # what they would have waited without it
-    await dog.look()
+    await monitor.check()
     assert {d["state"] for d in await harness.settled()} == {"delivered"}
     assert len(harness.mail.mails) == 2
 
 
 async def test_a_clock_set_on_an_hour_is_only_impatient(harness: ServerHarness, clock: SteppedClock) -> None:
-    dog = ClockMonitor(
+    monitor = ClockMonitor(
         clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
     )
     harness.mail.replies = ["451 later"]
     await harness.lead(token="maple")
     await harness.settled()
     clock.set_time_of_day(3_600)
-    await dog.look()
+    await monitor.check()
     assert {d["state"] for d in await harness.settled()} == {"delivered"}
 
 
@@ -413,7 +413,7 @@ async def test_a_settling_that_fails_is_made_again_until_it_is_done(
         return real(outcomes)
 
     monkeypatch.setattr(dispatcher, "settle", settle)
-    monkeypatch.setattr(dispatcher, "SETTLE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(dispatcher, "SETTLE_RETRY_SECONDS", 0.01)
     await harness.lead(token="maple")
     assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]
     assert len(harness.mail.mails) == 1

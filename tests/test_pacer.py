@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from jobs.pacer import BUSY, LONGEST_REST_SECONDS, Pacer, adapted
+from jobs.pacer import BUSY, MAX_REST_SECONDS, Pacer, next_rest
 
 
 class Processor:
@@ -22,7 +22,7 @@ class Processor:
             self.now += 0.0501
             self.used += 0.0501 * busy
             if leads:
-                self.pacer.lead_came()
+                self.pacer.lead_committed()
             rest = self.pacer.rest_seconds()
         return rest
 
@@ -32,7 +32,7 @@ def test_while_leads_keep_the_loop_busy_deliveries_rest_longer_and_longer(
 ) -> None:
     processor = Processor(monkeypatch)
     assert [processor.work(0.05, 1.0) for _ in range(6)] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.2]
-    assert processor.work(5, 1.0) == LONGEST_REST_SECONDS
+    assert processor.work(5, 1.0) == MAX_REST_SECONDS
 
 
 def test_with_time_left_they_rest_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,5 +52,5 @@ def test_a_loop_that_deliveries_alone_keep_busy_lets_them(monkeypatch: pytest.Mo
 def test_a_rest_is_never_longer_than_the_longest() -> None:
     rest = 0.0
     for _ in range(100):
-        rest = adapted(rest, 1.0)
-    assert rest == LONGEST_REST_SECONDS
+        rest = next_rest(rest, 1.0)
+    assert rest == MAX_REST_SECONDS

@@ -1,4 +1,4 @@
-"""Claims: who attempts which delivery now, and what becomes of it by how the attempt ended."""
+"""Claims: which deliveries are attempted now, and their next state by how the attempt ended."""
 
 import enum
 import random
@@ -30,8 +30,8 @@ from models.storage.cached_query import CachedInsert, CachedQuery
 
 CUT_OFF = "cut off: the server stopped before it knew the outcome"
 
-# How long a delivery waits after each failure of its own; one more failure and it is given up. Jitter only
-# adds to them, so the last try is at least the sum of them, 85 hours, after the first.
+# The backoff of a delivery: its wait after each failure of its own. After one more failure it is `failed`.
+# Jitter only adds to a delay, so at least 85 hours pass between the first attempt and the last.
 RETRY_DELAYS = tuple(
     timedelta(minutes=m) for m in (0.25, 1, 5, 15, 30, 60, 120, 240, 480, 720, 1080, 1080, 1320)
 )
@@ -39,7 +39,7 @@ RETRY_DELAYS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Asks for deliveries of one kind that are due, at most so many."""
+    """A request for due deliveries of one kind. limit: the most to claim."""
 
     kind: str
     limit: int
@@ -48,7 +48,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery that its claimer, and nobody else, is now to attempt."""
+    """A delivery that its claimer alone attempts now. attempt: its number, from 1."""
 
     delivery_id: int
     lead_id: int
@@ -57,29 +57,34 @@ class Claimed:
 
 
 class FailureKind(enum.Enum):
-    """What a failed attempt means for the delivery and for its destination."""
+    """What a failed attempt means for the delivery and for its destination.
 
-    TRANSIENT = enum.auto()  # this delivery failed, for a time: it backs off
-    PERMANENT = enum.auto()  # this delivery can't arrive: it is given up
-    UNREACHABLE = (
-        enum.auto()
-    )  # the destination failed: it is held for a while; not counted against the delivery
-    NEEDS_OPERATOR = enum.auto()  # the same, but only the operator is likely to mend it: held for an hour
-    AMBIGUOUS = enum.auto()  # the destination failed, perhaps at this delivery alone: held, and counted
+    TRANSIENT: the delivery failed for now; it backs off.
+    PERMANENT: the delivery can never arrive; it moves to `failed`.
+    UNREACHABLE: the destination failed; its circuit breaker trips, and nothing counts against the delivery.
+    NEEDS_OPERATOR: like UNREACHABLE, but only the operator can fix it; the breaker trips for an hour.
+    AMBIGUOUS: the destination failed, maybe because of this delivery; the breaker trips, the delivery backs off.
+    """
+
+    TRANSIENT = enum.auto()
+    PERMANENT = enum.auto()
+    UNREACHABLE = enum.auto()
+    NEEDS_OPERATOR = enum.auto()
+    AMBIGUOUS = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, in one line for the operator; retry_after: what the destination asked for."""
+    """Why an attempt failed. reason: one line for the operator. retry_after: as the destination asked."""
 
     reason: str
-    verdict: FailureKind = FailureKind.TRANSIENT
+    kind: FailureKind = FailureKind.TRANSIENT
     retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: delivered, unless there is a failure."""
+    """How an attempt ended. failure: None if it was delivered."""
 
     claimed: Claimed
     ended_at: datetime
@@ -87,25 +92,28 @@ class Outcome:
 
 
 def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
-    """Move the deliveries that are due to `sending` and count the attempt, before anything leaves."""
-    return [_claim(one) for one in claims]
+    """Move due deliveries to `sending`, and count the attempt before it begins. An operation of the writer.
+
+    Return the claimed deliveries of each claim, the longest due first.
+    """
+    return [_claim(request) for request in claims]
 
 
-def _claim(asked: Claim) -> list[Claimed]:
-    limit = asked.limit
-    match breaker_state(asked.kind, asked.now):
+def _claim(request: Claim) -> list[Claimed]:
+    limit = request.limit
+    match breaker_state(request.kind, request.now):
         case BreakerState.OPEN:
             return []
-        case BreakerState.HALF_OPEN:  # one, and only when no other is on its way
-            limit = 0 if _in_state(asked.kind, SENDING).exists() else 1
-    ids = [row_id for (row_id,) in _DUE.run(asked.kind, asked.now, limit)]
+        case BreakerState.HALF_OPEN:  # one probe, and only if none is running
+            limit = 0 if _in_state(request.kind, SENDING).exists() else 1
+    ids = [row_id for (row_id,) in _DUE.run(request.kind, request.now, limit)]
     if not ids:
         return []
     claimed = sorted(
-        (Claimed(row_id, lead_id, asked.kind, attempt) for row_id, lead_id, attempt in _MOVE.run(ids)),
+        (Claimed(row_id, lead_id, request.kind, attempt) for row_id, lead_id, attempt in _MOVE.run(ids)),
         key=lambda c: ids.index(c.delivery_id),
     )
-    _BEGIN_ATTEMPTS.run([(c.delivery_id, c.attempt, asked.now) for c in claimed])
+    _BEGIN_ATTEMPTS.run([(c.delivery_id, c.attempt, request.now) for c in claimed])
     return claimed
 
 
@@ -134,7 +142,7 @@ _BEGIN_ATTEMPTS = CachedInsert(
 
 
 def settle(outcomes: Sequence[Outcome]) -> list[str]:
-    """Record how attempts ended; answers with the state each delivery is in now."""
+    """Record how attempts ended. Return the new state of each delivery. An operation of the writer."""
     _settle_delivered([outcome for outcome in outcomes if outcome.failure is None])
     return [
         DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure)
@@ -169,24 +177,24 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     claimed, now = outcome.claimed, outcome.ended_at
     delivery = Delivery.get_or_none(Delivery.id == claimed.delivery_id)
     if delivery is None:
-        return SKIPPED  # gone, and its lead with it
-    erased = delivery.reason == ERASED  # meanwhile; and then the reason may quote whom nobody is to know of
+        return SKIPPED  # deleted meanwhile, with its lead
+    erased = delivery.reason == ERASED  # meanwhile; the failure's reason may quote the customer, so drop it
     DeliveryAttempt.update(ended_at=now, outcome=ERASED if erased else failure.reason).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
-    if failure.verdict in (FailureKind.TRANSIENT, FailureKind.PERMANENT):
+    if failure.kind in (FailureKind.TRANSIENT, FailureKind.PERMANENT):
         record_success(claimed.kind, now)
     else:
-        needs_operator = failure.verdict is FailureKind.NEEDS_OPERATOR
+        needs_operator = failure.kind is FailureKind.NEEDS_OPERATOR
         reason = ERASED if erased else failure.reason
         trip(claimed.kind, reason, now, failure.retry_after, needs_operator=needs_operator)
     if erased:
         return SKIPPED
     delivery.reason = failure.reason
-    if failure.verdict in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
+    if failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
         delivery.state = PENDING
-        delivery.due_at = now  # behind all that waited longer: each probe is another delivery
-    elif failure.verdict is FailureKind.PERMANENT or delivery.failures >= len(RETRY_DELAYS):
+        delivery.due_at = now  # behind those that wait longer, so that each probe is another delivery
+    elif failure.kind is FailureKind.PERMANENT or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, now
     else:
         delay = RETRY_DELAYS[delivery.failures] * (1 + random.random() * JITTER)
@@ -197,8 +205,10 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
 
 
 def open_outbox(configured: frozenset[str]) -> None:
-    """At a server's start: note which kinds have a destination, close the circuit breakers, and put back to
-    pending what a crash left in `sending`.
+    """Prepare the outbox at the start of a server: close the circuit breakers, and move deliveries that a
+    crash left in `sending` to `pending`.
+
+    configured: the kinds of delivery for which the settings have a destination.
     """
     configure_destinations(configured)
     sending = state_is(SENDING)

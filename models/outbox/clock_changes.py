@@ -1,4 +1,4 @@
-"""What a clock that was wrong, or is set, means for deliveries that wait in the outbox."""
+"""Corrections of the outbox after a change of the clock: due times and circuit breakers."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,14 +13,14 @@ from models.storage.cached_query import CachedQuery
 
 
 def shift_due_times(set_back_by: timedelta, now: datetime) -> None:
-    """The clock was set back to `now`: move due times and open circuit breakers back with it."""
+    """Move due times and open circuit breakers back, because the clock was set back to `now`."""
     for row in list(Delivery.select(Delivery.id, Delivery.due_at).where(_is_due_after(now))):
         _MOVE.run(row.due_at - set_back_by, row.id)
     shift_breakers(-set_back_by)
 
 
 def cap_due_times(now: datetime) -> None:
-    """Make due now what waits longer than its backoff allows, because the clock was ahead when it failed."""
+    """Make deliveries due now that wait longer than their backoff: the clock was ahead when they failed."""
     longest = [timedelta(0), *(delay * (1 + JITTER) for delay in RETRY_DELAYS)]  # by failures
     cases = [(_literal(failures), _literal(utc_text(now + d))) for failures, d in enumerate(longest)]
     latest = Case(Delivery.failures, cases)
@@ -31,9 +31,9 @@ _MOVE = CachedQuery(lambda due_at, row_id: Delivery.update(due_at=due_at).where(
 
 
 def _literal(value: object) -> Value:
-    return Value(value, converter=False)  # not as a value of the column that it is compared with
+    return Value(value, converter=False)  # not converted like the column that it is compared with
 
 
 def _is_due_after(now: datetime) -> Any:
-    """The condition that a delivery waits beyond this moment, so that the index of such rows serves it."""
+    """Return the condition that a delivery waits beyond this moment, worded so that SQLite uses the index."""
     return state_is(PENDING) & Delivery.kind.in_(KINDS) & (Delivery.due_at > now)

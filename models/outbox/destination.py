@@ -1,4 +1,4 @@
-"""Owns the destinations of deliveries: which may leave now, and how long one that is down is left alone."""
+"""Destinations of deliveries, each with a circuit breaker and a pause."""
 
 import enum
 import random
@@ -14,29 +14,29 @@ EMAIL = "email"
 JUNE_HOMES = "june_homes"
 KINDS = (EMAIL, JUNE_HOMES)
 
-# How long a destination that is down is left alone before one delivery probes it: longer each time.
+# How long the breaker stays open before one delivery probes the destination, by failures in a row.
 PROBE_DELAYS = tuple(timedelta(seconds=s) for s in (5, 10, 20, 40, 60, 120, 300))
-LONGEST_RETRY_AFTER = timedelta(days=1)
-OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator is likely to mend it
+OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator can fix the cause
+MAX_RETRY_AFTER = timedelta(days=1)
 JITTER = 0.2  # the most that is added to a delay, as a part of it
 
-NOT_HELD = {"failures": 0, "hold_until": None, "reason": None}
+_CLOSED = {"failures": 0, "hold_until": None, "reason": None}
 
 
 class Destination(Row):
-    """Where the deliveries of one kind go. While it is paused or held, none of them is claimed."""
+    """The destination of one kind of delivery. While it is paused or its breaker is open, none is claimed."""
 
     kind = TextField(primary_key=True)
-    configured = BooleanField(default=False)  # the server was started with an address for it
+    configured = BooleanField(default=False)  # the server's settings have a URL for it
     paused = BooleanField(default=False)  # until the operator resumes it
     pause_reason = TextField(null=True)
-    failures = IntegerField(default=0)  # in a row, of it as a whole; while > 0 one probe at a time
-    hold_until = UtcDateTimeField(null=True)
-    reason = TextField(null=True)  # of the hold
+    failures = IntegerField(default=0)  # of the destination, in a row; above 0 it is probed
+    hold_until = UtcDateTimeField(null=True)  # the breaker is open until then
+    reason = TextField(null=True)  # why the breaker tripped
 
 
 class BreakerState(enum.Enum):
-    """Whether deliveries of a kind may leave: all, one at a time to see if it is back, or none."""
+    """Which deliveries may leave. CLOSED: all; HALF_OPEN: one at a time, as a probe; OPEN: none."""
 
     CLOSED = enum.auto()
     HALF_OPEN = enum.auto()
@@ -44,7 +44,7 @@ class BreakerState(enum.Enum):
 
 
 def breaker_state(kind: str, now: datetime) -> BreakerState:
-    """Whether deliveries of this kind may leave now."""
+    """Return the state of this kind's breaker. While the kind is paused, that is OPEN."""
     [(paused, hold_until, failures)] = _STATE.run(kind)
     if paused or (hold_until is not None and hold_until > utc_text(now)):
         return BreakerState.OPEN
@@ -61,58 +61,62 @@ _STATE = CachedQuery(
 def trip(
     kind: str, reason: str, now: datetime, retry_after: timedelta | None, *, needs_operator: bool
 ) -> None:
-    """Let nothing leave for a while: longer each time, for an hour, or for retry_after if that is longer."""
+    """Open the breaker for a while: longer after each failure in a row, or an hour if needs_operator.
+
+    retry_after: what the destination asked for; it counts if it is longer. Concurrent failures count once.
+    """
     destination = Destination.get_by_id(kind)
-    held_until = destination.hold_until
-    if held_until is None or held_until <= now:  # else it is the same trouble, met by several at once
+    hold_until = destination.hold_until
+    if hold_until is None or hold_until <= now:  # else a concurrent delivery has tripped it already
         destination.failures += 1
     delay = PROBE_DELAYS[min(destination.failures, len(PROBE_DELAYS)) - 1]
     delay = (OPERATOR_DELAY if needs_operator else delay) * (1 + random.random() * JITTER)
     if retry_after is not None:
-        delay = min(max(retry_after, delay), LONGEST_RETRY_AFTER)
-    destination.hold_until = max(held_until or now, now + delay)
+        delay = min(max(retry_after, delay), MAX_RETRY_AFTER)
+    destination.hold_until = max(hold_until or now, now + delay)
     destination.reason = reason
     destination.save()
 
 
 def shift_breakers(step: timedelta) -> None:
-    """Move the ends of all holds by this much: the clock was set."""
+    """Move the time until which each breaker is open by this much, because the clock was set."""
     for destination in Destination.select().where(Destination.hold_until.is_null(False)):
         destination.hold_until += step
         destination.save()
 
 
 def record_success(kind: str, now: datetime) -> None:
-    """It answered, if only to refuse a delivery, so it is not down. A hold that runs is not cut short: what
-    answered had left before it began.
+    """Close the breaker, because the destination answered, even if it refused the delivery.
+
+    An open breaker stays open: the delivery that was answered had left before the breaker tripped.
     """
-    _LIFT_HOLD.run(kind, now)
+    _CLOSE_UNLESS_OPEN.run(kind, now)
 
 
-_LIFT_HOLD = CachedQuery(
-    lambda kind, now: Destination.update(**NOT_HELD).where(
+_CLOSE_UNLESS_OPEN = CachedQuery(
+    lambda kind, now: Destination.update(**_CLOSED).where(
         Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
     )
 )
 
 
 def configure_destinations(kinds: frozenset[str]) -> None:
-    """At a server's start: note which kinds have an address, and lift the holds: settings may be new."""
-    Destination.update(configured=Destination.kind.in_(kinds), **NOT_HELD).execute()
+    """Record which kinds the settings have a URL for, and close every breaker: the settings may be new."""
+    Destination.update(configured=Destination.kind.in_(kinds), **_CLOSED).execute()
 
 
 def pause(kind: str, reason: str = "by the operator") -> None:
-    """Claim nothing of this kind until it is resumed; what is on its way arrives."""
+    """Claim no delivery of this kind until it is resumed. Running deliveries finish."""
     Destination.update(paused=True, pause_reason=reason).where(Destination.kind == kind).execute()
 
 
 def resume(kind: str) -> None:
-    """Let this kind leave again at once, whatever held it."""
-    Destination.update(paused=False, pause_reason=None, **NOT_HELD).where(Destination.kind == kind).execute()
+    """End the pause of this kind, and close its breaker."""
+    Destination.update(paused=False, pause_reason=None, **_CLOSED).where(Destination.kind == kind).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:
-    """Why deliveries of this kind wait, for the operator; None if they don't."""
+    """Return why deliveries of this kind wait, for the operator; None if they don't."""
     if destination.paused:
         return f"paused {destination.pause_reason or 'by the operator'}"
     if not destination.configured:

@@ -294,9 +294,9 @@ async def quiet(harness: ServerHarness, looks: int = 300_000) -> None:
     server, still = harness.server, 0
 
     def busy() -> bool:
-        lanes = server.dispatcher._workers
-        on_their_way = any(lane._on_their_way or lane._awake.is_set() for lane in lanes)
-        return on_their_way or server.storage.writer.unanswered > 0
+        workers = server.dispatcher._workers
+        delivering = any(worker._running or worker._awake.is_set() for worker in workers)
+        return delivering or server.storage.writer.unanswered > 0
 
     server.dispatcher.wake()
     for _ in range(looks):

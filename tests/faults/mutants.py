@@ -160,10 +160,10 @@ def holds_no_destination(patch: Patch) -> None:
 
 @mutant
 def has_no_watchdog(patch: Patch) -> None:
-    async def look(self: jobs.clock_monitor.ClockMonitor) -> None:
+    async def check(self: jobs.clock_monitor.ClockMonitor) -> None:
         return None
 
-    patch.setattr(jobs.clock_monitor.ClockMonitor, "look", look)
+    patch.setattr(jobs.clock_monitor.ClockMonitor, "check", check)
 
 
 @mutant
