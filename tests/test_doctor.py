@@ -1,4 +1,4 @@
-"""What `doctor` promises: it looks at everything, says what to do, changes nothing and sends nothing."""
+"""The doctor: it checks everything, says what to do, and neither changes nor sends anything."""
 
 import asyncio
 import json
@@ -47,66 +47,66 @@ MIB, GIB = 2**20, 2**30
 
 
 class Report:
-    """What `doctor` said, as JSON."""
+    """The output of `doctor --json`."""
 
     def __init__(self, **settings: str) -> None:
         done = run("doctor", "--json", **settings)
         self.said = done.stdout + done.stderr
-        self.findings = [json.loads(line) for line in done.stdout.splitlines()]
+        self.results = [json.loads(line) for line in done.stdout.splitlines()]
         self.status = done.returncode
         titles = list(TITLES.values())
-        assert sorted({f["check"] for f in self.findings}, key=titles.index) == titles, self.said
-        problems = [f for f in self.findings if f["state"] == PROBLEM]
+        assert sorted({f["check"] for f in self.results}, key=titles.index) == titles, self.said
+        problems = [f for f in self.results if f["state"] == PROBLEM]
         assert self.status == (1 if problems else 0), self.said
         assert len(done.stderr.splitlines()) == self.status, done.stderr
-        for finding in self.findings:
-            assert list(finding) == ["check", "state", "found", "remedy", "id"]
-            assert bool(finding["remedy"]) == (finding["state"] != OK), finding
-            assert all(text is None or text.isprintable() for text in finding.values())
+        for result in self.results:
+            assert list(result) == ["check", "state", "found", "remedy", "id"]
+            assert bool(result["remedy"]) == (result["state"] != OK), result
+            assert all(text is None or text.isprintable() for text in result.values())
 
     def of(self, check: str) -> list[dict[str, Any]]:
-        return [finding for finding in self.findings if finding["check"] == check]
+        return [result for result in self.results if result["check"] == check]
 
     def one(self, check: str, state: str, *words: str) -> dict[str, Any]:
-        """The one finding of this check, in this state, with these words in it."""
-        [finding] = self.of(check)
-        assert finding["state"] == state, finding
-        assert all(word in f"{finding['found']} {finding['remedy']}" for word in words), finding
-        return finding
+        """Return the only result of this check, which must have this state and these words."""
+        [result] = self.of(check)
+        assert result["state"] == state, result
+        assert all(word in f"{result['found']} {result['remedy']}" for word in words), result
+        return result
 
 
 async def report(**settings: str) -> Report:
-    """The same, while this process's servers go on."""
+    """Return a report without blocking the servers of this process."""
     return await asyncio.to_thread(Report, **settings)
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data folder with a building, at rest."""
+    """A data folder with a building, which no process has open."""
     folder = tmp_path / "data"
     run("building", "add", "--name", "Maple", "--token", "maple", data_dir=str(folder))
     return folder
 
 
 def register_before(data_dir: Path, ago: timedelta) -> None:
-    """Have its building registered so long ago."""
+    """Backdate the registration of its building."""
     with closing(apsw.Connection(str(data_dir / "leads.db"))) as connection:
         connection.execute("UPDATE building SET created_at = ?", (utc_text(Clock().now() - ago),))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All that is in the folder."""
+    """Return the modification time and content of each file in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 class Web:
-    """A real HTTP server that gives one answer to everything. It keeps what it was asked."""
+    """An HTTP server with one response to everything. It keeps the requests."""
 
     def __init__(self, status: int = 200, body: bytes = b'{"status": "alive"}', **headers: str) -> None:
         self.status, self.body = status, body
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.asked: list[tuple[str, str, bytes]] = []
+        self.requests: list[tuple[str, str, bytes]] = []
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
@@ -114,7 +114,7 @@ class Web:
 
         class Anything(tornado.web.RequestHandler):
             def prepare(self) -> None:
-                web.asked.append((self.request.method or "", self.request.path, self.request.body))
+                web.requests.append((self.request.method or "", self.request.path, self.request.body))
                 self.set_status(web.status)
                 for name, value in web.headers.items():
                     self.set_header(name, value)
@@ -146,7 +146,7 @@ def smtp_url(port: int, scheme: str = "smtp", password: str = PASSWORD, query: s
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority for certificates that the program trusts."""
+    """A certificate authority that the program trusts."""
     trusted = trustme.CA()
     trusted.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -154,16 +154,16 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 
 def certificate(of: trustme.CA, name: str = "127.0.0.1", days: float = 60) -> ssl.SSLContext:
-    """A server's certificate that ends in so many days."""
+    """Return a server certificate that expires in so many days."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     of.issue_cert(name, not_after=datetime.now(UTC) + timedelta(days=days)).configure_cert(context)
     return context
 
 
-# ---- the whole
+# ---- the whole report
 
 
-def test_a_fresh_install_is_told_what_comes_next_and_nothing_is_made(tmp_path: Path) -> None:
+def test_fresh_install_gets_the_next_steps_and_no_files(tmp_path: Path) -> None:
     report = Report(data_dir=str(tmp_path / "data"))
     assert report.status == 0
     report.one("database", WARNING, "there is none yet", "'serve' or 'building add'", "--data-dir")
@@ -173,7 +173,7 @@ def test_a_fresh_install_is_told_what_comes_next_and_nothing_is_made(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_all_is_ok_beside_a_running_server_and_nothing_is_sent(
+async def test_all_is_ok_beside_a_running_server_without_sending(
     data_dir: Path, authority: trustme.CA
 ) -> None:
     run("backup", "create", data_dir=str(data_dir))
@@ -192,9 +192,9 @@ async def test_all_is_ok_beside_a_running_server_and_nothing_is_sent(
             )
             said.one("database", OK, "is whole", f"a server runs on it (process {server.process.pid})")
     assert said.status == 0
-    assert {finding["state"] for finding in said.findings} == {OK}, said.said
+    assert {result["state"] for result in said.results} == {OK}, said.said
     assert mailbox.logins == [(b"office", PASSWORD.encode())] and not mailbox.envelopes
-    assert partner.asked == [("HEAD", "/leads", b"")]
+    assert partner.requests == [("HEAD", "/leads", b"")]
     assert [clock["found"][:12] for clock in said.of("clock")] == [
         "it reads 202",
         "it goes with",
@@ -204,7 +204,7 @@ async def test_all_is_ok_beside_a_running_server_and_nothing_is_sent(
     assert PASSWORD not in said.said and SECRET not in said.said
 
 
-def test_people_get_a_line_each_with_what_to_do_below_it(data_dir: Path) -> None:
+def test_text_output_has_the_fix_below_each_result(data_dir: Path) -> None:
     register_before(data_dir, timedelta(days=3))
     done = run("doctor", data_dir=str(data_dir))
     lines = done.stdout.splitlines()
@@ -217,14 +217,14 @@ def test_people_get_a_line_each_with_what_to_do_below_it(data_dir: Path) -> None
     assert "..." not in done.stderr
 
 
-def test_whoever_waits_at_a_terminal_is_told_what_is_being_done(tmp_path: Path) -> None:
+def test_terminal_shows_progress(tmp_path: Path) -> None:
     status, shown = Commands(tmp_path / "data").on_terminal("doctor")
     assert status == 0
     assert "reading the database ..." in shown and "trying the mail server" in shown
     assert "0 problems, 2 warnings" in shown
 
 
-def test_it_changes_nothing_not_even_after_a_crash(data_dir: Path) -> None:
+def test_doctor_changes_nothing_even_after_a_crash(data_dir: Path) -> None:
     run("backup", "create", data_dir=str(data_dir))
     for name in ("leads.db-wal", "leads.db-shm"):
         (data_dir / name).unlink(missing_ok=True)
@@ -240,21 +240,21 @@ def test_it_changes_nothing_not_even_after_a_crash(data_dir: Path) -> None:
     Report(data_dir=str(data_dir)).one("database", OK, "no server runs on it")
     after = content(data_dir)
     for files in (before, after):
-        files.pop("leads.db-shm")  # what readers tell each other; it is made anew after a crash
+        files.pop("leads.db-shm")  # the shared memory of readers; SQLite rebuilds it after a crash
     assert after == before
 
 
-def test_a_check_that_stumbles_is_a_finding_that_gives_nothing_away(
+def test_failing_check_is_a_result_that_quotes_nothing(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(*args: Any) -> Any:
+    def fail(*args: Any) -> Any:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr("jobs.doctor.machine.check_database", stumble)
-    monkeypatch.setattr("jobs.doctor.network.check_login", stumble)
+    monkeypatch.setattr("jobs.doctor.machine.check_database", fail)
+    monkeypatch.setattr("jobs.doctor.network.check_login", fail)
     loaded = settings.load({"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1"}, environment={})
     found = check_machine(loaded, Clock(), lambda step: None) + check_network(loaded, Clock())
-    problems = [finding for finding in found if finding.title in ("database", "SMTP login")]
+    problems = [result for result in found if result.title in ("database", "SMTP login")]
     assert {(f.state, f.found) for f in problems} == {(PROBLEM, "the check itself failed (RuntimeError)")}
 
 
@@ -289,7 +289,7 @@ def leave_rows_dangling(file: Path) -> None:
     ],
     ids=["header", "inside", "dangling rows", "foreign", "journal alone", "restoring"],
 )
-def test_a_database_that_cannot_be_used_is_a_problem_and_is_left_as_it_is(
+def test_unusable_database_is_a_problem_and_is_not_changed(
     data_dir: Path, damage: Any, found: str, fix: str
 ) -> None:
     damage(data_dir / "leads.db")
@@ -301,14 +301,14 @@ def test_a_database_that_cannot_be_used_is_a_problem_and_is_left_as_it_is(
     assert content(data_dir) == before
 
 
-def test_a_restore_that_runs_is_left_to_come_to_its_end(data_dir: Path) -> None:
+def test_running_restore_is_reported_as_such(data_dir: Path) -> None:
     (data_dir / "leads.db.restoring").touch()
     with server_lock(data_dir):
         said = Report(data_dir=str(data_dir))
     said.one("database", PROBLEM, "a restore is under way (process ", "let it come to its end")
 
 
-def test_the_lock_is_free_again_after_it_was_looked_at(data_dir: Path) -> None:
+def test_lock_is_free_after_the_check(data_dir: Path) -> None:
     with server_lock(data_dir):
         Report(data_dir=str(data_dir)).one("database", OK, "a server runs on it")
         with pytest.raises(DatabaseUnusable):
@@ -318,7 +318,7 @@ def test_the_lock_is_free_again_after_it_was_looked_at(data_dir: Path) -> None:
         pass
 
 
-def test_a_newer_schema_is_a_problem(data_dir: Path) -> None:
+def test_newer_schema_is_a_problem(data_dir: Path) -> None:
     with closing(sqlite3.connect(data_dir / "leads.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.commit()
@@ -328,18 +328,18 @@ def test_a_newer_schema_is_a_problem(data_dir: Path) -> None:
     said.one("outbox", WARNING, "see 'schema'")
 
 
-def test_an_older_schema_is_upgraded_by_the_next_start_and_not_by_this(tmp_path: Path) -> None:
+def test_older_schema_is_reported_and_not_upgraded(tmp_path: Path) -> None:
     file = tmp_path / "leads.db"
     shutil.copyfile(ROOT / "tests/schemas/schema-1.db", file)
     before = content(tmp_path)
     said = Report(data_dir=str(tmp_path))
     said.one("schema", WARNING, f"1, older than this program's {NEWEST}", "upgrades it, with a backup before")
-    words = [finding["found"] for finding in said.of("outbox")]
+    words = [result["found"] for result in said.of("outbox")]
     assert words == ["email: 1 given up", "june_homes: 1 waiting, paused by the operator"]
     assert content(tmp_path) == before
 
 
-def test_a_file_that_was_made_and_not_filled_is_for_the_next_start(tmp_path: Path) -> None:
+def test_empty_database_file_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "leads.db").touch()
     said = Report(data_dir=str(tmp_path))
     said.one("database", OK)
@@ -347,14 +347,14 @@ def test_a_file_that_was_made_and_not_filled_is_for_the_next_start(tmp_path: Pat
     said.one("outbox", OK)
 
 
-async def test_what_waits_for_somebody_is_told_with_the_command_to_run(tmp_path: Path) -> None:
+async def test_waiting_deliveries_are_reported_with_the_command_to_run(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     now = Clock().now()
     leads = commands.leads(*({"at": now, "listing_source": "june_homes"} for _ in range(3)))
 
     def outbox() -> list[tuple[str, str]]:
         said = Report(data_dir=str(commands.data_dir))
-        return [(finding["found"], finding["remedy"] or "") for finding in said.of("outbox")]
+        return [(result["found"], result["remedy"] or "") for result in said.of("outbox")]
 
     unset = "no destination: LEADS_SMTP_URL is not set"
     assert outbox()[0] == (f"email: 3 waiting, {unset}", "set it, and start the server again")
@@ -391,18 +391,18 @@ async def test_what_waits_for_somebody_is_told_with_the_command_to_run(tmp_path:
         (GIB, GIB // 2 + 1, WARNING),
     ],
 )
-def test_a_disk_wants_room_for_leads_and_for_two_copies(free: int, database: int, state: str) -> None:
-    finding = check_space("the data", free, database)
-    assert finding.state == state and "free for the data" in finding.found
-    assert bool(finding.fix) == (state != OK)
+def test_disk_needs_room_for_two_copies_of_the_database(free: int, database: int, state: str) -> None:
+    result = check_space("the data", free, database)
+    assert result.state == state and "free for the data" in result.found
+    assert bool(result.fix) == (state != OK)
 
 
 @pytest.mark.parametrize(("files", "state"), [(None, OK), (1_000, OK), (999, PROBLEM), (0, PROBLEM)])
-def test_a_disk_wants_room_for_files_too_where_it_counts_them(files: int | None, state: str) -> None:
+def test_disk_needs_room_for_files_if_their_number_is_limited(files: int | None, state: str) -> None:
     assert check_space("the data", 10 * GIB, 0, files).state == state
 
 
-def test_each_file_system_is_looked_at_once(data_dir: Path) -> None:
+def test_each_file_system_is_checked_once(data_dir: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == data_dir.stat().st_dev:
         pytest.skip("this machine has one file system")
@@ -411,7 +411,7 @@ def test_each_file_system_is_looked_at_once(data_dir: Path) -> None:
     assert f"the data, in {data_dir}" in data["found"] and "for backups, in /dev/shm" in backups["found"]
 
 
-def test_a_clock_that_was_set_back_is_told_by_the_newest_lead(tmp_path: Path) -> None:
+def test_clock_behind_the_newest_lead_is_a_problem(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     ahead = Clock().now() + timedelta(days=3, hours=1)
     commands.leads({"at": ahead})
@@ -424,7 +424,7 @@ def test_a_clock_that_was_set_back_is_told_by_the_newest_lead(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("seconds", "state"), [(-5, OK), (0, OK), (1, WARNING), (60, WARNING), (61, PROBLEM)]
 )
-def test_a_clock_may_be_behind_the_newest_lead_by_a_little(seconds: int, state: str) -> None:
+def test_clock_slightly_behind_the_newest_lead_is_a_warning(seconds: int, state: str) -> None:
     assert check_clock(NOW + timedelta(seconds=seconds), NOW).state == state
     assert check_clock(None, NOW).state == OK
 
@@ -439,16 +439,16 @@ def test_a_clock_may_be_behind_the_newest_lead_by_a_little(seconds: int, state: 
         (timedelta(hours=-1), {"Age": "3600"}, OK, "it reads"),
     ],
 )
-async def test_a_clock_that_others_disagree_with_is_told(
+async def test_clock_that_differs_from_other_servers_is_reported(
     data_dir: Path, off: timedelta, headers: dict[str, str], state: str, words: str
 ) -> None:
     web = Web(405, b"", Date=format_datetime(datetime.now(UTC) + off, usegmt=True), **headers)
     async with web.listening() as url:
         said = await report(data_dir=str(data_dir), june_homes_url=url, june_homes_secret=SECRET)
-    finding = said.of("clock")[-1]
-    assert (finding["state"], words in finding["found"]) == (state, True), finding
+    result = said.of("clock")[-1]
+    assert (result["state"], words in result["found"]) == (state, True), result
     if state != OK:
-        assert "NTP" in finding["remedy"] and "5 minutes" in finding["remedy"]
+        assert "NTP" in result["remedy"] and "5 minutes" in result["remedy"]
 
 
 def back_up(data_dir: Path, ago: timedelta, why: str = "nightly") -> Path:
@@ -457,7 +457,7 @@ def back_up(data_dir: Path, ago: timedelta, why: str = "nightly") -> Path:
     return path
 
 
-def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: Path) -> None:
+def test_old_backup_is_a_problem_if_nightly_backups_are_on(data_dir: Path) -> None:
     def last_backup(state: str, *words: str, keep: str = "14") -> None:
         said = Report(data_dir=str(data_dir), backup_keep=keep)
         said.one("last backup", state, *words)
@@ -482,9 +482,7 @@ def test_a_backup_that_is_too_old_is_a_problem_if_one_was_to_be_made(data_dir: P
     last_backup(WARNING, f"{newest.name}.sha256 is missing", "'backup create'")
 
 
-def test_another_database_that_is_backed_up_to_the_same_folder_says_nothing_of_this_one(
-    data_dir: Path, tmp_path: Path
-) -> None:
+def test_backup_of_another_database_does_not_count(data_dir: Path, tmp_path: Path) -> None:
     register_before(data_dir, timedelta(days=3))
     other = Commands(tmp_path / "other")
     other.leads({})
@@ -492,7 +490,7 @@ def test_another_database_that_is_backed_up_to_the_same_folder_says_nothing_of_t
     Report(data_dir=str(data_dir)).one("last backup", PROBLEM, "there is none in")
 
 
-def test_a_database_that_was_being_made_is_undone_by_the_next_start(data_dir: Path) -> None:
+def test_interrupted_creation_of_a_database_is_a_warning(data_dir: Path) -> None:
     (data_dir / "leads.db-journal").write_bytes(b"")
     before = content(data_dir)
     Report(data_dir=str(data_dir)).one("database", WARNING, "was being made", "begins anew")
@@ -516,7 +514,7 @@ def test_a_database_that_was_being_made_is_undone_by_the_next_start(data_dir: Pa
         (PASSWORD, {"auth_require_tls": True}, "", "offers no login", "the user in LEADS_SMTP_URL"),
     ],
 )
-async def test_a_login_that_is_refused_is_a_problem_with_the_setting_to_look_at(
+async def test_refused_login_is_a_problem_that_names_the_setting(
     tmp_path: Path, password: str, options: dict[str, Any], query: str, found: str, fix: str
 ) -> None:
     mailbox = Mailbox()
@@ -526,7 +524,7 @@ async def test_a_login_that_is_refused_is_a_problem_with_the_setting_to_look_at(
     assert password not in said.said and not mailbox.envelopes
 
 
-async def test_a_login_without_encryption_is_told_as_such(tmp_path: Path) -> None:
+async def test_unencrypted_login_is_reported_as_such(tmp_path: Path) -> None:
     async with mail_server(Mailbox(), auth_require_tls=False) as port:
         said = await report(data_dir=str(tmp_path), smtp_url=smtp_url(port))
         said.one("SMTP login", OK, "took the login of office, not encrypted")
@@ -535,10 +533,10 @@ async def test_a_login_without_encryption_is_told_as_such(tmp_path: Path) -> Non
         said.one("SMTP login", OK, "answers; LEADS_SMTP_URL has no user")
 
 
-async def test_what_does_not_answer_is_a_problem_and_what_it_is_is_told(tmp_path: Path) -> None:
+async def test_unreachable_servers_are_problems_named_without_their_secrets(tmp_path: Path) -> None:
     [socket] = bind_sockets(0, "127.0.0.1")
     port = socket.getsockname()[1]
-    socket.close()  # so that nobody listens there
+    socket.close()  # so that nothing listens there
     said = await report(
         data_dir=str(tmp_path),
         smtp_url=smtp_url(port),
@@ -549,7 +547,7 @@ async def test_what_does_not_answer_is_a_problem_and_what_it_is_is_told(tmp_path
     said.one("SMTP login", PROBLEM, f"127.0.0.1:{port} failed at connecting", "LEADS_SMTP_URL")
     said.one("partner", PROBLEM, "can't be reached: Connection refused", "LEADS_JUNE_HOMES_URL")
     said.one("public URL", PROBLEM, "can't be reached", "check that the server runs", "DNS", "proxy")
-    [of_mail] = {finding["remedy"] for finding in said.of("certificates")}
+    [of_mail] = {result["remedy"] for result in said.of("certificates")}
     assert "see 'partner'" == of_mail
     assert PASSWORD not in said.said and SECRET not in said.said
 
@@ -559,7 +557,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> None:
+async def test_silent_servers_are_left_at_the_deadline(tmp_path: Path) -> None:
     def protocol() -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), silent)
 
@@ -573,7 +571,7 @@ async def test_what_never_answers_is_left_at_the_deadline(tmp_path: Path) -> Non
         }
         loaded = settings.load(given, environment={})
         found = await asyncio.to_thread(check_network, loaded, Clock(), 0.5)
-    states = {(finding.title, finding.state) for finding in found}
+    states = {(result.title, result.state) for result in found}
     problems = {("SMTP login", PROBLEM), ("partner", PROBLEM), ("public URL", PROBLEM)}
     assert states == problems | {("certificates", WARNING)}
     assert all("in time" in f.found for f in found if f.state == PROBLEM), found
@@ -586,12 +584,12 @@ from jobs.doctor.network import check_network
 from models.settings import load
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(600)
 given = {"smtp_url": "smtp://mail.office.test", "public_url": "https://leads.office.test"}
-for finding in check_network(load(given, environment={}), Clock(), 0.2):
-    print(finding.title, finding.state, finding.found)
+for result in check_network(load(given, environment={}), Clock(), 0.2):
+    print(result.title, result.state, result.found)
 """
 
 
-def test_a_name_that_is_looked_up_for_ever_holds_up_neither_the_findings_nor_the_end() -> None:
+def test_endless_name_lookup_delays_neither_results_nor_exit() -> None:
     command = [sys.executable, "-c", SLOW_RESOLVER]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -599,7 +597,7 @@ def test_a_name_that_is_looked_up_for_ever_holds_up_neither_the_findings_nor_the
     assert "public URL problem leads.office.test:443 gave no answer in time" in done.stdout
 
 
-async def test_what_speaks_something_else_is_a_problem(tmp_path: Path) -> None:
+async def test_server_of_another_protocol_is_a_problem(tmp_path: Path) -> None:
     def protocol() -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), answers("220 hello", "500 what?"))
 
@@ -618,12 +616,12 @@ async def test_what_speaks_something_else_is_a_problem(tmp_path: Path) -> None:
 # ---- the partner and the public URL
 
 
-async def looked_at(check: str, **given: str) -> CheckResult:
-    """The finding of this check of the ways out."""
+async def network_result(title: str, **given: str) -> CheckResult:
+    """Return the only result of this check over the network."""
     loaded = settings.load(given, environment={})
     found = await asyncio.to_thread(check_network, loaded, Clock())
-    [finding] = [finding for finding in found if finding.title == check]
-    return finding
+    [result] = [result for result in found if result.title == title]
+    return result
 
 
 @pytest.mark.parametrize(
@@ -633,15 +631,15 @@ async def looked_at(check: str, **given: str) -> CheckResult:
         *((status, WARNING) for status in (301, 307, 404, 410, 500, 502, 503)),
     ],
 )
-async def test_a_partner_that_answers_is_there_unless_it_says_otherwise(status: int, state: str) -> None:
+async def test_partner_status_decides_between_ok_and_warning(status: int, state: str) -> None:
     partner = Web(status, b"", **({"Location": "/elsewhere"} if status < 400 else {}))
     async with partner.listening() as url:
         given = {"june_homes_url": f"{url}/leads", "june_homes_secret": SECRET}
-        finding = await looked_at("partner", **given)
-    assert finding.state == state and str(status) in finding.found
+        result = await network_result("partner", **given)
+    assert result.state == state and str(status) in result.found
     if 300 <= status < 500 and state == WARNING:
-        assert "LEADS_JUNE_HOMES_URL" in (finding.fix or "")
-    assert partner.asked == [("HEAD", "/leads", b"")]  # once: a redirect is not followed
+        assert "LEADS_JUNE_HOMES_URL" in (result.fix or "")
+    assert partner.requests == [("HEAD", "/leads", b"")]  # once: a redirect is not followed
 
 
 @pytest.mark.parametrize(
@@ -656,14 +654,14 @@ async def test_a_partner_that_answers_is_there_unless_it_says_otherwise(status: 
         (502, b"", PROBLEM),
     ],
 )
-async def test_the_public_url_must_lead_to_a_server_of_ours(status: int, body: bytes, state: str) -> None:
+async def test_public_url_must_lead_to_this_program(status: int, body: bytes, state: str) -> None:
     web = Web(status, body, **({"Location": "/elsewhere"} if status == 301 else {}))
     async with web.listening() as url:
-        finding = await looked_at("public URL", public_url=f"{url}/")
-    assert finding.state == state, finding
-    assert web.asked == [("GET", "/livez", b"")]
+        result = await network_result("public URL", public_url=f"{url}/")
+    assert result.state == state, result
+    assert web.requests == [("GET", "/livez", b"")]
     if state == PROBLEM:
-        assert "LEADS_PUBLIC_URL" in (finding.fix or "")
+        assert "LEADS_PUBLIC_URL" in (result.fix or "")
 
 
 # ---- certificates
@@ -681,7 +679,7 @@ async def test_the_public_url_must_lead_to_a_server_of_ours(status: int, body: b
     ids=["good", "ends soon", "ended", "of a stranger", "of another name"],
 )
 @pytest.mark.parametrize("mode", ["smtps", "smtp"])
-async def test_each_certificate_is_looked_at_before_it_ends(
+async def test_each_certificate_is_checked_before_it_expires(
     tmp_path: Path,
     authority: trustme.CA,
     mode: str,
@@ -707,20 +705,20 @@ async def test_each_certificate_is_looked_at_before_it_ends(
             june_homes_secret=SECRET,
             public_url=public,
         )
-    findings = said.of("certificates")
-    assert [finding["state"] for finding in findings] == [state] * 3, said.said
-    for finding, place in zip(findings, (f"127.0.0.1:{port}", partner[8:], public[8:]), strict=True):
-        assert place in finding["found"] and words in finding["found"], finding
+    results = said.of("certificates")
+    assert [result["state"] for result in results] == [state] * 3, said.said
+    for result, place in zip(results, (f"127.0.0.1:{port}", partner[8:], public[8:]), strict=True):
+        assert place in result["found"] and words in result["found"], result
     of_others = [said.of(check)[0] for check in ("SMTP login", "partner", "public URL")]
     expected = (PROBLEM, "see 'certificates'") if state == PROBLEM else (OK, None)
-    assert {(finding["state"], finding["remedy"]) for finding in of_others} == {expected}, of_others
+    assert {(result["state"], result["remedy"]) for result in of_others} == {expected}, of_others
 
 
-def test_a_span_is_told_in_a_unit_that_people_would_use() -> None:
-    told = [
+def test_duration_text_uses_the_largest_fitting_unit() -> None:
+    texts = [
         duration_text(timedelta(seconds=s)) for s in (0, 1, 119, 120, 7_199, 7_200, 172_799, 172_800, -300)
     ]
-    assert told == [
+    assert texts == [
         "0 seconds",
         "1 second",
         "119 seconds",
@@ -733,7 +731,7 @@ def test_a_span_is_told_in_a_unit_that_people_would_use() -> None:
     ]
 
 
-def test_leads_that_nobody_was_told_of_are_told_here(tmp_path: Path) -> None:
+def test_unnotified_leads_are_reported(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     now = Clock().now()
     commands.leads(
@@ -741,16 +739,16 @@ def test_leads_that_nobody_was_told_of_are_told_here(tmp_path: Path) -> None:
     )
     commands.run("building", "add", "--name", "Mute", "--token", "mute")
     commands.leads({"at": now, "token": "mute"}, {"at": now, "token": "mute"})
-    unassigned, mute = Report(data_dir=str(commands.data_dir)).of("leads untold")
-    assert (unassigned["state"], mute["state"]) == (WARNING, WARNING)
+    unassigned, without_agent = Report(data_dir=str(commands.data_dir)).of("leads untold")
+    assert (unassigned["state"], without_agent["state"]) == (WARNING, WARNING)
     assert unassigned["found"] == "1 of the last 7 days matched no building"
     assert "'lead assign'" in unassigned["remedy"]
-    assert mute["found"] == "2 of the last 7 days are of buildings without an agent e-mail"
+    assert without_agent["found"] == "2 of the last 7 days are of buildings without an agent e-mail"
     commands.run("lead", "assign", "2", "1")
     commands.run("building", "update", "2", "--agent-email", "agent@mute.test")
     Report(data_dir=str(commands.data_dir)).one("leads untold", OK, "none in the last 7 days")
 
 
-def test_a_data_folder_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
+def test_data_folder_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     Report(data_dir=str(tmp_path / "file")).one("database", PROBLEM, "is no folder", "--data-dir")

@@ -1,4 +1,4 @@
-"""Handing mail to a mail server: real servers in the process, and what each of their answers comes to."""
+"""Delivery of mail by SMTP: sessions, encryption, login, and the kind of failure of each reply."""
 
 import asyncio
 import socket
@@ -40,7 +40,7 @@ BUILDING: dict[str, Any] = {
     "agent_email": "agent@maple.test",
     "time_zone": "UTC",
 }
-PARCEL = DeliveryContext("email_1", LEAD, BUILDING)
+CONTEXT = DeliveryContext("email_1", LEAD, BUILDING)
 PASSWORD = "correct horse"
 
 TRANSIENT, PERMANENT, UNREACHABLE = FailureKind.TRANSIENT, FailureKind.PERMANENT, FailureKind.UNREACHABLE
@@ -52,7 +52,7 @@ def to_agent(agent: str | None) -> DeliveryContext:
 
 
 class Mailbox:
-    """Takes mail, unless told to answer a command in another way. Keeps what it was sent."""
+    """Handler of a mail server: accepts and keeps mail, except for the given replies by command."""
 
     def __init__(self, **replies: str) -> None:
         self.replies = replies
@@ -90,10 +90,10 @@ class Mailbox:
 async def listening(
     protocol: Callable[[], asyncio.Protocol], host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """A server on a free port, which is answered with; left only once all its connections are closed."""
+    """Run a server and yield its free port. Wait for the end of all its connections."""
     connected: set[asyncio.Protocol] = set()
 
-    def watched() -> asyncio.Protocol:
+    def tracked() -> asyncio.Protocol:
         made = protocol()
         begin, end = made.connection_made, made.connection_lost
 
@@ -108,7 +108,7 @@ async def listening(
         made.connection_made, made.connection_lost = connection_made, connection_lost  # type: ignore
         return made
 
-    server = await asyncio.get_running_loop().create_server(watched, host, 0, ssl=tls)
+    server = await asyncio.get_running_loop().create_server(tracked, host, 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -117,27 +117,27 @@ async def listening(
             await asyncio.sleep(0.001)
 
 
-async def send(adapter: EmailAdapter, *parcels: DeliveryContext) -> None:
-    """Deliver these, one after the other, and be done."""
+async def send(adapter: EmailAdapter, *contexts: DeliveryContext) -> None:
+    """Deliver these contexts one after the other, and close the adapter."""
     try:
-        for parcel in parcels or [PARCEL]:
-            await adapter.deliver(parcel)
+        for context in contexts or [CONTEXT]:
+            await adapter.deliver(context)
     finally:
         await adapter.close()
 
 
-def deliver_by(server: SmtpServer, parcel: DeliveryContext = PARCEL) -> None:
-    """Deliver the parcel by whatever is there."""
+def deliver_by(server: SmtpServer, context: DeliveryContext = CONTEXT) -> None:
+    """Deliver the context by this server."""
 
-    async def conversation() -> None:
-        await send(EmailAdapter(server, "leads@example.test"), parcel)
+    async def run() -> None:
+        await send(EmailAdapter(server, "leads@example.test"), context)
 
-    asyncio.run(conversation())
+    asyncio.run(run())
 
 
 def deliver(
     mailbox: Mailbox,
-    parcel: DeliveryContext = PARCEL,
+    context: DeliveryContext = CONTEXT,
     *,
     mail_from: str = "leads@example.test",
     host: str = "127.0.0.1",
@@ -147,26 +147,28 @@ def deliver(
     implicit_tls: ssl.SSLContext | None = None,
     **server: Any,
 ) -> None:
-    """Deliver the parcel by a real server that keeps its mail in the mailbox."""
+    """Deliver the context by an SMTP server that keeps its mail in the mailbox."""
 
-    async def conversation() -> None:
+    async def run() -> None:
         def smtp() -> SMTP:
             return SMTP(mailbox, hostname="mx.test", authenticator=mailbox.authenticate, **server)
 
         async with listening(smtp, host, implicit_tls) as port:
             settings = SmtpServer(host, port, implicit_tls is not None, starttls, user, password)
-            await send(EmailAdapter(settings, mail_from), parcel)
+            await send(EmailAdapter(settings, mail_from), context)
 
-    asyncio.run(conversation())
+    asyncio.run(run())
 
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 def answers(*replies: str | None, then: str = "close") -> Script:
-    """A server that greets with the first reply and says one more at each line; then closes, or is silent."""
+    """Return a server that greets with the first reply and sends one more for each line; then it closes the
+    connection, or stays silent.
+    """
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         in_data = False
         for number, reply in enumerate(replies):
             if number:
@@ -182,10 +184,10 @@ def answers(*replies: str | None, then: str = "close") -> Script:
                     break
         writer.close()
 
-    return talk
+    return serve
 
 
-async def converse(
+async def deliver_to_script(
     script: Script, seconds: float = 30, user: str | None = None, starttls: str = "auto"
 ) -> None:
     def protocol() -> asyncio.Protocol:
@@ -199,7 +201,7 @@ async def converse(
 
 
 def failure(of: Callable[[], Any]) -> DeliveryError:
-    """The error that it ends with; whatever it is, its reason is fit to be shown."""
+    """Return the error that it raises, whose reason must be fit to be shown."""
     with pytest.raises(DeliveryError) as caught:
         of()
     reason = str(caught.value)
@@ -219,7 +221,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def certificate(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's certificate for 127.0.0.1, whose authority the client trusts."""
+    """A server certificate for 127.0.0.1 of an authority that the client trusts."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     return server_context(authority, "127.0.0.1")
@@ -231,7 +233,7 @@ def server_context(authority: trustme.CA, name: str) -> ssl.SSLContext:
     return context
 
 
-def test_the_agent_gets_the_mail_from_the_configured_sender() -> None:
+def test_agent_gets_mail_from_configured_sender() -> None:
     mailbox = Mailbox()
     deliver(mailbox)
     (envelope,) = mailbox.envelopes
@@ -240,7 +242,7 @@ def test_the_agent_gets_the_mail_from_the_configured_sender() -> None:
     assert b"\r\n..dots\r\n" in envelope.content
 
 
-def test_a_second_attempt_sends_the_same_bytes() -> None:
+def test_second_attempt_sends_same_bytes() -> None:
     mailbox = Mailbox()
     deliver(mailbox)
     deliver(mailbox)
@@ -264,7 +266,9 @@ def test_a_second_attempt_sends_the_same_bytes() -> None:
         ("DATA", "421 4.3.2 closing", AMBIGUOUS),
     ],
 )
-def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, expected: FailureKind) -> None:
+def test_each_rejection_has_a_failure_kind_and_is_quoted(
+    command: str, reply: str, expected: FailureKind
+) -> None:
     mailbox = Mailbox(**{command: reply})
     user = "leads" if command == "AUTH" else None
     error = failure(lambda: deliver(mailbox, user=user, auth_require_tls=False))
@@ -273,21 +277,21 @@ def test_each_refusal_has_its_verdict_and_is_quoted(command: str, reply: str, ex
     assert not mailbox.envelopes
 
 
-def test_a_5xx_to_the_sender_points_to_its_setting() -> None:
+def test_5xx_at_mail_from_names_the_setting() -> None:
     assert "LEADS_MAIL_FROM" in str(failure(lambda: deliver(Mailbox(MAIL="550 no"))))
 
 
-def test_a_5xx_to_the_login_points_to_its_setting() -> None:
+def test_5xx_at_auth_names_the_setting() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", password="wrong", auth_require_tls=False))
     assert kind(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
 
 
-def test_a_login_that_is_not_offered_waits_for_the_operator() -> None:
+def test_missing_auth_needs_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), user="leads", auth_require_tls=True))
     assert kind(error) == NEEDS_OPERATOR and "offers no login" in str(error)
 
 
-def test_the_password_goes_in_the_clear_to_this_machine() -> None:
+def test_password_is_sent_unencrypted_to_loopback() -> None:
     mailbox = Mailbox()
     deliver(mailbox, user="leads", auth_require_tls=False)
     assert mailbox.logins == [(b"leads", PASSWORD.encode())] and len(mailbox.envelopes) == 1
@@ -295,7 +299,7 @@ def test_the_password_goes_in_the_clear_to_this_machine() -> None:
 
 @pytest.fixture
 def other_address() -> str:
-    """An address of this machine that is not its loopback."""
+    """An address of this machine that is not a loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # nothing is sent
@@ -305,14 +309,14 @@ def other_address() -> str:
         return address
 
 
-def test_the_password_does_not_go_in_the_clear_to_another_machine(other_address: str) -> None:
+def test_password_is_not_sent_unencrypted_to_another_machine(other_address: str) -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, host=other_address, user="leads", auth_require_tls=False))
     assert kind(error) == NEEDS_OPERATOR and "no encryption" in str(error)
     assert not mailbox.logins
 
 
-def test_the_password_goes_in_the_clear_if_the_operator_says_so(other_address: str) -> None:
+def test_starttls_never_sends_the_password_unencrypted(other_address: str) -> None:
     mailbox = Mailbox()
     deliver(mailbox, host=other_address, user="leads", starttls="never", auth_require_tls=False)
     assert mailbox.logins and mailbox.envelopes
@@ -325,13 +329,13 @@ def test_starttls_encrypts_mail_and_login(starttls: str, certificate: ssl.SSLCon
     assert mailbox.encrypted == [True] and mailbox.logins
 
 
-def test_starttls_never_does_not_even_if_it_is_offered(certificate: ssl.SSLContext) -> None:
+def test_starttls_never_ignores_an_offer(certificate: ssl.SSLContext) -> None:
     mailbox = Mailbox()
     deliver(mailbox, starttls="never", tls_context=certificate)
     assert mailbox.encrypted == [False]
 
 
-def test_starttls_that_is_required_but_not_offered_waits_for_the_operator() -> None:
+def test_missing_required_starttls_needs_the_operator() -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, starttls="always"))
     assert kind(error) == NEEDS_OPERATOR and "LEADS_SMTP_URL" in str(error)
@@ -345,14 +349,14 @@ def test_implicit_tls_encrypts_from_the_start(certificate: ssl.SSLContext) -> No
 
 
 @pytest.mark.parametrize("mode", ["implicit", "starttls"])
-def test_a_certificate_that_is_not_trusted_is_an_outage(mode: str, certificate: ssl.SSLContext) -> None:
-    stranger = server_context(trustme.CA(), "127.0.0.1")
-    options: Any = {"implicit_tls": stranger} if mode == "implicit" else {"tls_context": stranger}
+def test_untrusted_certificate_is_unreachable(mode: str, certificate: ssl.SSLContext) -> None:
+    untrusted = server_context(trustme.CA(), "127.0.0.1")
+    options: Any = {"implicit_tls": untrusted} if mode == "implicit" else {"tls_context": untrusted}
     error = failure(lambda: deliver(Mailbox(), **options))
     assert kind(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def test_a_certificate_of_another_name_is_an_outage(
+def test_certificate_of_another_name_is_unreachable(
     authority: trustme.CA, certificate: ssl.SSLContext
 ) -> None:
     error = failure(lambda: deliver(Mailbox(), tls_context=server_context(authority, "other.test")))
@@ -360,7 +364,7 @@ def test_a_certificate_of_another_name_is_an_outage(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a..b"])
-def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
+def test_refused_or_unknown_host_is_unreachable(host: str) -> None:
     with socket.socket() as taken:  # bound but not listening: refuses
         taken.bind(("127.0.0.1", 0))
         settings = SmtpServer(host, taken.getsockname()[1], False, "auto", None, None)
@@ -393,8 +397,8 @@ def test_a_server_that_cannot_be_reached_is_an_outage(host: str) -> None:
         "closed in the handshake",
     ],
 )
-def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
-    assert kind(failure(lambda: asyncio.run(converse(script)))) == UNREACHABLE
+def test_any_failure_before_mail_from_is_unreachable(script: Script) -> None:
+    assert kind(failure(lambda: asyncio.run(deliver_to_script(script)))) == UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -408,8 +412,8 @@ def test_whatever_fails_before_the_sender_is_an_outage(script: Script) -> None:
     ],
     ids=["MAIL", "RCPT", "DATA", "after the mail", "not SMTP"],
 )
-def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -> None:
-    assert kind(failure(lambda: asyncio.run(converse(script)))) == TRANSIENT
+def test_connection_lost_after_mail_from_is_transient(script: Script) -> None:
+    assert kind(failure(lambda: asyncio.run(deliver_to_script(script)))) == TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -423,11 +427,9 @@ def test_a_connection_lost_after_the_sender_may_be_tried_again(script: Script) -
     ],
     ids=["greeting", "EHLO", "TLS handshake", "MAIL", "after the mail"],
 )
-def test_a_server_that_never_answers_is_left_at_the_deadline(
-    replies: list[str], expected: FailureKind
-) -> None:
+def test_silent_server_is_left_at_the_deadline(replies: list[str], expected: FailureKind) -> None:
     script = answers(*replies, then="silence")
-    error = failure(lambda: asyncio.run(converse(script, seconds=0.2)))
+    error = failure(lambda: asyncio.run(deliver_to_script(script, seconds=0.2)))
     assert kind(error) == expected and "in time" in str(error)
 
 
@@ -440,40 +442,40 @@ def test_a_server_that_never_answers_is_left_at_the_deadline(
     ],
     ids=["closed", "refused", "silence"],
 )
-def test_once_the_mail_is_taken_a_failed_goodbye_is_ignored(script: Script) -> None:
-    asyncio.run(converse(script, seconds=0.5))
+def test_failed_quit_after_accepted_mail_is_ignored(script: Script) -> None:
+    asyncio.run(deliver_to_script(script, seconds=0.5))
 
 
-def test_a_reason_repeats_neither_the_renter_nor_the_password() -> None:
+def test_reason_quotes_neither_renter_nor_password() -> None:
     phrase = b64encode(f"\0leads\0{PASSWORD}".encode()).decode()
     login = answers("220 hello", "250-mx\r\n250 AUTH PLAIN", f"535 no: AUTH PLAIN {phrase} is {PASSWORD}")
-    error = failure(lambda: asyncio.run(converse(login, user="leads")))
+    error = failure(lambda: asyncio.run(deliver_to_script(login, user="leads")))
     assert phrase not in str(error) and "535 no: AUTH PLAIN *** is ***" in str(error)
     error = failure(lambda: deliver(Mailbox(DATA="554 spam: JANE DOE <jane@home.test> +15551234567")))
     assert "554 spam: *** <***> ***" in str(error)
 
 
-def test_a_reason_is_one_short_line_whatever_the_server_says() -> None:
+def test_reason_is_one_short_line_for_any_reply() -> None:
     script = answers("220 hello", "250 mx", "550-first\r\n550-\udcff\udcfe\x1b[31m\r\n550 " + "long " * 500)
-    assert "550 first" in str(failure(lambda: asyncio.run(converse(script))))
+    assert "550 first" in str(failure(lambda: asyncio.run(deliver_to_script(script))))
 
 
-def a_burst(script: Script, mails: int) -> int:
-    """Deliver so many mails one after the other; how many connections that took."""
+def connections_for(script: Script, mails: int) -> int:
+    """Deliver so many mails one after the other. Return the number of connections."""
     connections = 0
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
         await script(reader, writer)
 
     async def run() -> None:
         def protocol() -> asyncio.Protocol:
-            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), talk)
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), serve)
 
         async with listening(protocol) as port:
             settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
-            await send(EmailAdapter(settings, "leads@example.test"), *[PARCEL] * mails)
+            await send(EmailAdapter(settings, "leads@example.test"), *[CONTEXT] * mails)
 
     asyncio.run(run())
     return connections
@@ -482,10 +484,10 @@ def a_burst(script: Script, mails: int) -> int:
 HELLO, MAIL = ("220 hello", "250 mx"), ("250 OK", "250 OK", "354 go on", "250 taken")
 
 
-def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
+def test_burst_of_mails_takes_one_session_and_one_login() -> None:
     mailbox = Mailbox()
 
-    async def conversation() -> None:
+    async def run() -> None:
         def smtp() -> SMTP:
             return SMTP(
                 mailbox, hostname="mx.test", authenticator=mailbox.authenticate, auth_require_tls=False
@@ -493,9 +495,9 @@ def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
 
         async with listening(smtp) as port:
             settings = SmtpServer("127.0.0.1", port, False, "auto", "leads", PASSWORD)
-            await send(EmailAdapter(settings, "leads@example.test"), PARCEL, PARCEL, PARCEL)
+            await send(EmailAdapter(settings, "leads@example.test"), CONTEXT, CONTEXT, CONTEXT)
 
-    asyncio.run(conversation())
+    asyncio.run(run())
     assert len(mailbox.envelopes) == 3 and len(mailbox.logins) == 1
 
 
@@ -512,15 +514,13 @@ def test_a_burst_of_mails_takes_one_conversation_and_one_login() -> None:
     ],
     ids=["closed", "421", "4xx", "5xx", "silence", "421 at RCPT", "5xx at RCPT"],
 )
-def test_a_server_that_takes_one_mail_at_a_time_gets_them_in_as_many_conversations(
-    script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stale_kept_session_is_replaced_by_a_new_one(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.email.smtp.REUSE_SECONDS", 0.1)
     monkeypatch.setattr("jobs.email.smtp.QUIT_SECONDS", 0.1)
-    assert a_burst(script, 3) == 3
+    assert connections_for(script, 3) == 3
 
 
-def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
+def test_reason_quotes_no_renter_of_an_earlier_mail() -> None:
     script = answers(*HELLO, *MAIL, "250 OK", "250 OK", "354 go on", "554 like that of jane@home.test")
     other = DeliveryContext(
         "email_2", {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}, BUILDING
@@ -532,36 +532,36 @@ def test_a_reason_repeats_no_renter_of_an_earlier_mail_either() -> None:
     async def run() -> None:
         async with listening(protocol) as port:
             settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
-            await send(EmailAdapter(settings, "leads@example.test"), PARCEL, other)
+            await send(EmailAdapter(settings, "leads@example.test"), CONTEXT, other)
 
     assert "554 like that of ***" in str(failure(lambda: asyncio.run(run())))
 
 
-def test_a_conversation_has_its_end_after_so_many_mails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_ends_after_its_maximum_of_mails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.email.smtp.MAX_MAILS", 2)
-    assert a_burst(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
+    assert connections_for(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
 
 
-def test_a_conversation_that_nobody_needs_ends_with_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_session_ends_with_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.email.smtp.KEEP_SECONDS", 0.01)
 
     async def run() -> None:
-        quit_came = asyncio.Event()
+        quit_received = asyncio.Event()
 
-        class Polite(SMTP):
+        class QuitServer(SMTP):
             async def smtp_QUIT(self, arg: str) -> None:
-                quit_came.set()
+                quit_received.set()
                 await super().smtp_QUIT(arg)
 
-        async with listening(lambda: Polite(Mailbox(), hostname="mx.test")) as port:
+        async with listening(lambda: QuitServer(Mailbox(), hostname="mx.test")) as port:
             settings = SmtpServer("127.0.0.1", port, False, "auto", None, None)
-            await EmailAdapter(settings, "leads@example.test").deliver(PARCEL)
-            await asyncio.wait_for(quit_came.wait(), 10)
+            await EmailAdapter(settings, "leads@example.test").deliver(CONTEXT)
+            await asyncio.wait_for(quit_received.wait(), 10)
 
     asyncio.run(run())
 
 
-def test_an_agent_whose_address_is_not_ascii_gets_mail_by_smtputf8() -> None:
+def test_agent_address_outside_ascii_uses_smtputf8() -> None:
     mailbox = Mailbox()
     deliver(mailbox, to_agent("jürgen@bücher.test"), enable_SMTPUTF8=True)
     (envelope,) = mailbox.envelopes
@@ -570,18 +570,18 @@ def test_an_agent_whose_address_is_not_ascii_gets_mail_by_smtputf8() -> None:
     assert "To: jürgen@bücher.test\r\n".encode() in envelope.content
 
 
-def test_without_smtputf8_an_agent_whose_address_needs_it_is_permanent() -> None:
+def test_agent_address_outside_ascii_without_smtputf8_is_permanent() -> None:
     error = failure(lambda: deliver(Mailbox(), to_agent("jürgen@maple.test")))
     assert kind(error) == PERMANENT and "building update" in str(error)
 
 
-def test_without_smtputf8_a_sender_whose_address_needs_it_waits_for_the_operator() -> None:
+def test_sender_outside_ascii_without_smtputf8_needs_the_operator() -> None:
     error = failure(lambda: deliver(Mailbox(), mail_from="jürgen@maple.test"))
     assert kind(error) == NEEDS_OPERATOR and "LEADS_MAIL_FROM" in str(error)
 
 
 @pytest.mark.parametrize("agent", ["agent@maple.test", "agent@bücher.test"])
-def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
+def test_smtputf8_is_not_requested_for_ascii_addresses(agent: str) -> None:
     mailbox = Mailbox()
     deliver(mailbox, to_agent(agent), enable_SMTPUTF8=True)
     (envelope,) = mailbox.envelopes
@@ -589,33 +589,33 @@ def test_smtputf8_is_not_asked_for_without_need(agent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parcel", "reason"),
+    ("context", "reason"),
     [
         (DeliveryContext("email_1", LEAD, None), "no building matched the lead"),
         (to_agent(None), "the building has no agent e-mail"),
     ],
 )
-def test_what_can_not_be_mailed_is_permanent_and_no_server_is_asked(
-    parcel: DeliveryContext, reason: str
+def test_lead_without_agent_address_is_permanent_without_connecting(
+    context: DeliveryContext, reason: str
 ) -> None:
     nowhere = SmtpServer("no-such-host.invalid", 25, False, "never", None, None)
-    error = failure(lambda: deliver_by(nowhere, parcel))
+    error = failure(lambda: deliver_by(nowhere, context))
     assert kind(error) == PERMANENT and reason in str(error)
 
 
 @pytest.mark.parametrize(
     "replies", [[], ["220 hello", "250 mx"], ["220 hello", "250-mx\r\n250 STARTTLS", "220 ok"]]
 )
-def test_a_cancelled_delivery_stays_cancelled_and_hangs_up(replies: list[str]) -> None:
+def test_cancelled_delivery_stays_cancelled_and_closes_the_connection(replies: list[str]) -> None:
     async def cancelled() -> None:
         silent = asyncio.Event()
         script = answers(*replies, then="silence")
 
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             asyncio.get_running_loop().call_later(0.05, silent.set)
             await script(reader, writer)
 
-        delivery = asyncio.create_task(converse(talk))
+        delivery = asyncio.create_task(deliver_to_script(serve))
         await silent.wait()
         delivery.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The agent's mail: every fact in it, and nothing that a renter types can be more than text."""
+"""The agent's mail: it shows every field, and text that a renter types never becomes markup or a header."""
 
 import email.policy
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ def content(message: EmailMessage, subtype: str) -> str:
 
 
 class Page(HTMLParser):
-    """What a mail program makes of the HTML: its text, its tags, where its links go."""
+    """The HTML as a mail program reads it: its text, tags, attributes and links."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def invitation(message: EmailMessage) -> Any:
     return Calendar.from_ical(content(message, "calendar")).walk("VEVENT")[0]
 
 
-def test_the_headers_say_who_where_and_which_unit() -> None:
+def test_headers_name_renter_building_and_unit() -> None:
     message = rendered()
     assert message.keys() == HEADERS
     assert message["Subject"] == "New lead: Jane Doe for unit 4B at The Maple"
@@ -136,12 +136,12 @@ def test_the_headers_say_who_where_and_which_unit() -> None:
         ({"requestor_name": "x" * 101}, f"New lead: {'x' * 99}… for unit 4B at The Maple"),
     ],
 )
-def test_the_subject_is_one_safe_line(lead: dict[str, Any], subject: str) -> None:
+def test_subject_is_one_safe_line(lead: dict[str, Any], subject: str) -> None:
     assert rendered(lead)["Subject"] == subject
 
 
 @pytest.mark.parametrize("subtype", ["plain", "html"])
-def test_both_bodies_show_every_field_that_was_given(subtype: str) -> None:
+def test_both_bodies_show_every_field_sent(subtype: str) -> None:
     text = content(rendered(), subtype)
     if subtype == "html":
         text = Page(text).text
@@ -178,7 +178,7 @@ def test_blank_fields_are_not_shown(subtype: str) -> None:
     assert "jane+rent@home.test" in text and "no" in text
 
 
-def test_the_plain_text_is_short_and_in_order() -> None:
+def test_plain_text_shows_its_facts_in_order() -> None:
     lines = content(rendered({**BLANK, "requestor_name": "Jane Doe"}), "plain").splitlines()
     assert lines == [
         "Jane Doe",
@@ -197,7 +197,7 @@ def test_the_plain_text_is_short_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slot", "zone", "spoken"),
+    ("slot", "zone", "text"),
     [
         (
             "2026-07-01T04:30:00.000000Z",
@@ -210,11 +210,11 @@ def test_the_plain_text_is_short_and_in_order() -> None:
         ("9999-12-31T23:59:00.000000Z", "Asia/Tokyo", "Friday, December 31, 9999 at 11:59 PM UTC\n"),
     ],
 )
-def test_the_tour_is_told_in_the_buildings_time_zone(slot: str, zone: str, spoken: str) -> None:
-    assert spoken in content(rendered({"slot": slot}, {"time_zone": zone}), "plain")
+def test_C10_tour_is_shown_in_the_buildings_time_zone(slot: str, zone: str, text: str) -> None:
+    assert text in content(rendered({"slot": slot}, {"time_zone": zone}), "plain")
 
 
-def test_a_tour_comes_with_an_invitation_inline_and_as_a_file() -> None:
+def test_tour_has_an_invitation_inline_and_attached() -> None:
     message = rendered()
     assert [part.get_content_type() for part in message.walk()] == [
         "multipart/mixed",
@@ -231,7 +231,7 @@ def test_a_tour_comes_with_an_invitation_inline_and_as_a_file() -> None:
     assert attachment.get_payload(decode=True) == inline.get_payload(decode=True)
 
 
-def test_the_invitation_is_half_an_hour_in_utc_tentative_and_asks_for_no_answer() -> None:
+def test_invitation_is_tentative_half_an_hour_in_utc_without_rsvp() -> None:
     event = invitation(rendered())
     assert event.decoded("dtstart") == datetime(2026, 12, 1, 15, tzinfo=UTC)
     assert event.decoded("dtend") == datetime(2026, 12, 1, 15, 30, tzinfo=UTC)
@@ -247,7 +247,7 @@ def test_the_invitation_is_half_an_hour_in_utc_tentative_and_asks_for_no_answer(
 
 
 @pytest.mark.parametrize("slot", [None, "9999-12-31T23:59:00.000000Z"])
-def test_without_a_tour_that_a_calendar_can_hold_there_is_no_invitation(slot: str | None) -> None:
+def test_no_invitation_without_a_tour_that_a_calendar_can_hold(slot: str | None) -> None:
     message = rendered({"slot": slot})
     assert [part.get_content_type() for part in message.walk()] == [
         "multipart/mixed",
@@ -270,11 +270,11 @@ def test_without_a_tour_that_a_calendar_can_hold_there_is_no_invitation(slot: st
         ({"requestor_email": "jürgen@x.test", "requestor_phone": None}, ["mailto:j%C3%BCrgen@x.test"]),
     ],
 )
-def test_links_are_mailto_and_tel_alone_and_encoded(lead: dict[str, Any], links: list[str]) -> None:
+def test_links_are_encoded_and_only_mailto_or_tel(lead: dict[str, Any], links: list[str]) -> None:
     assert Page(content(rendered(lead), "html")).links == links
 
 
-def test_what_a_renter_types_is_never_live_html() -> None:
+def test_renter_text_is_escaped_in_html() -> None:
     attack = "</div><script>alert(1)</script><img src=x onerror=alert(1)>{{ 1 + 1 }}"
     lead = dict.fromkeys(BLANK, attack) | {"slot": None, "utm_data": {attack: attack}}
     page = Page(content(rendered(lead, {"name": attack}), "html"))
@@ -286,14 +286,14 @@ def test_what_a_renter_types_is_never_live_html() -> None:
 @pytest.mark.parametrize(
     "name", ['Doe, "Jane" <x@y.test>', "Zoë Doe, Ünïted", "=?utf-8?q?x?=", "\\", "李 " * 40]
 )
-def test_a_display_name_never_becomes_an_address(name: str) -> None:
+def test_display_name_never_becomes_an_address(name: str) -> None:
     (address,) = rendered({"requestor_name": name})["Reply-To"].addresses
     assert address.addr_spec == "jane+rent@home.test"
     # Without spaces: Python's parser puts one between encoded words.
     assert address.display_name.replace(" ", "") == name.replace(" ", "")
 
 
-def test_a_local_part_that_is_not_ascii_needs_smtputf8() -> None:
+def test_local_part_outside_ascii_needs_smtputf8() -> None:
     lead = {"requestor_email": "jürgen@bücher.test"}
     without = render(context(lead), "leads@example.test", utf8=False)
     assert without.isascii() and "Reply-To" not in parse(without)
@@ -302,14 +302,14 @@ def test_a_local_part_that_is_not_ascii_needs_smtputf8() -> None:
     assert 'Reply-To: "Jane Doe" <jürgen@bücher.test>\r\n'.encode() in with_it
 
 
-def test_a_domain_that_is_not_ascii_is_written_in_idna() -> None:
+def test_domain_outside_ascii_is_written_in_idna() -> None:
     mail = render(context({"requestor_email": "jane@bücher.test"}), "leads@straße.test", utf8=True)
     assert mail.isascii()
     assert parse(mail)["Reply-To"].addresses[0].addr_spec == "jane@xn--bcher-kva.test"
     assert parse(mail)["Message-ID"] == "<email_01-aB@xn--strae-oqa.test>"
 
 
-def test_a_mail_that_nobody_can_be_sent_is_refused() -> None:
+def test_mail_without_a_writable_agent_address_raises() -> None:
     with pytest.raises(ValueError, match="no agent"):
         render(context(building={"agent_email": None}), "leads@example.test", utf8=True)
     with pytest.raises(ValueError, match="SMTPUTF8"):

@@ -1,4 +1,4 @@
-"""The copy that June Homes gets: what is in it, how it is signed, and what each answer means."""
+"""Delivery to June Homes: the body, the signature, and the meaning of each response."""
 
 import json
 from datetime import timedelta
@@ -14,12 +14,12 @@ async def sent(harness: ServerHarness, **fields: str) -> tuple[dict[str, str], b
     return harness.partner.calls[-1]
 
 
-async def test_C23_it_is_signed_the_standard_webhooks_way(
+async def test_C23_signature_follows_standard_webhooks(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers, body = await sent(harness)
     small = {name.lower(): value for name, value in headers.items()}
-    # The reference implementation looks at the machine's clock; the server went by the test's.
+    # The reference implementation uses the machine's clock, the server the test's.
     monkeypatch.setattr(Webhook, "_Webhook__verify_timestamp", lambda self, text: harness.clock.now())
     Webhook(SECRET).verify(body, small)
     with pytest.raises(WebhookVerificationError):
@@ -28,7 +28,7 @@ async def test_C23_it_is_signed_the_standard_webhooks_way(
     assert small["content-type"] == "application/json"
 
 
-async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(harness: ServerHarness) -> None:
+async def test_C23_body_has_the_lead_and_its_building(harness: ServerHarness) -> None:
     _, body = await sent(
         harness,
         requestor_name="Jané",
@@ -45,7 +45,7 @@ async def test_C23_it_holds_what_the_renter_sent_and_for_which_building(harness:
     assert not {"customer", "deal", "deliveries"} & set(data)
 
 
-async def test_C23_a_resend_has_the_same_id_and_body(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_C23_retry_has_the_same_id_and_body(harness: ServerHarness, clock: SteppedClock) -> None:
     harness.partner.replies = [(500, {})]
     first = await sent(harness)
     clock.step(20)
@@ -58,7 +58,7 @@ async def test_C23_a_resend_has_the_same_id_and_body(harness: ServerHarness, clo
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 408, 425])
-async def test_C24_a_passing_refusal_is_tried_again(
+async def test_C24_transient_failure_is_retried(
     harness: ServerHarness, clock: SteppedClock, status: int
 ) -> None:
     harness.partner.replies = [(status, {})]
@@ -69,7 +69,7 @@ async def test_C24_a_passing_refusal_is_tried_again(
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
-async def test_C24_a_permanent_refusal_is_given_up_and_kept(harness: ServerHarness, status: int) -> None:
+async def test_C24_permanent_failure_is_kept_as_failed(harness: ServerHarness, status: int) -> None:
     harness.partner.replies = [(status, {})]
     await sent(harness)
     (delivery,) = await harness.settled(kind="june_homes")
@@ -79,7 +79,7 @@ async def test_C24_a_permanent_refusal_is_given_up_and_kept(harness: ServerHarne
 
 @pytest.mark.parametrize("retry_after", ["600", "Mon, 23 Nov 2026 15:10:00 GMT"])
 @pytest.mark.parametrize("status", [429, 503])
-async def test_C24_retry_after_is_honoured_for_all_that_goes_there(
+async def test_C24_retry_after_holds_the_whole_destination(
     harness: ServerHarness, clock: SteppedClock, status: int, retry_after: str
 ) -> None:
     harness.partner.replies = [(status, {"Retry-After": retry_after})]
@@ -99,7 +99,7 @@ async def test_C24_retry_after_is_honoured_for_all_that_goes_there(
     ["soon", "-5", "99999999999999999999", "", "Mon, 99 Foo 2026"]
     + ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "Mon, 01 Jan 2026 00:00:00 +99999999999999"],
 )
-async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
+async def test_C24_invalid_retry_after_is_ignored(
     harness: ServerHarness, clock: SteppedClock, garbage: str
 ) -> None:
     harness.partner.replies = [(503, {"Retry-After": garbage})]
@@ -119,7 +119,7 @@ async def test_C24_a_garbled_retry_after_is_no_reason_to_stumble(
         (403, "LEADS_JUNE_HOMES_SECRET"),
     ],
 )
-async def test_C24_what_the_operator_is_to_mend_is_told_and_tried_again(
+async def test_C24_failure_names_the_setting_to_check_and_is_retried(
     harness: ServerHarness, clock: SteppedClock, status: int, hint: str
 ) -> None:
     harness.partner.replies = [(status, {"Location": harness.partner.url})]
@@ -133,7 +133,7 @@ async def test_C24_what_the_operator_is_to_mend_is_told_and_tried_again(
     assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"] * 2
 
 
-async def test_C24_one_lead_that_is_always_refused_does_not_hold_the_others_for_good(
+async def test_C24_one_always_refused_lead_does_not_block_others(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     harness.partner.refused = b"OR 1=1"
@@ -148,21 +148,21 @@ async def test_C24_one_lead_that_is_always_refused_does_not_hold_the_others_for_
     assert (await harness.deliveries(kind="june_homes"))[0]["state"] == "failed"
 
 
-async def test_C24_an_answer_of_any_length_counts_by_its_status(harness: ServerHarness) -> None:
+async def test_C24_only_the_status_of_a_long_response_counts(harness: ServerHarness) -> None:
     harness.partner.answer = b"x" * 3_000_000
     await sent(harness)
     assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]
     assert len(harness.partner.calls) == 1
 
 
-async def test_what_the_partner_says_besides_the_status_is_not_repeated(harness: ServerHarness) -> None:
+async def test_reason_does_not_quote_the_partners_reason_phrase(harness: ServerHarness) -> None:
     harness.partner.replies = [(403, {"X-Why": "jane@renter.test"})]
     harness.partner.reason = "jane@renter.test is blocked"
     await sent(harness)
     assert "jane" not in (await harness.destination("june_homes"))["waits_because"]
 
 
-async def test_C24_a_lead_that_is_answered_503_again_and_again_is_given_up_at_last(
+async def test_C24_lead_with_503_for_days_fails_in_the_end(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     harness.partner.replies = [(503, {})] * 1_000
@@ -174,9 +174,7 @@ async def test_C24_a_lead_that_is_answered_503_again_and_again_is_given_up_at_la
     assert (await harness.deliveries(kind="june_homes"))[0]["state"] == "failed"
 
 
-async def test_C24_a_partner_that_cannot_be_reached_is_held_and_probed(
-    start_harness: StartHarness, clock: SteppedClock
-) -> None:
+async def test_C24_unreachable_partner_is_held(start_harness: StartHarness, clock: SteppedClock) -> None:
     harness = await start_harness(june_homes_url="http://127.0.0.1:1/leads")
     await harness.building()
     await harness.lead(token="maple", listing_source="june_homes")

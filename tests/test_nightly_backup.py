@@ -1,4 +1,4 @@
-"""What the nightly backup promises: one a night, at once where the last is too old, and the newest kept."""
+"""The nightly backup: one a night, at once if the last is too old, and rotation."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ OFFICE = ZoneInfo("America/New_York")
 
 @pytest.fixture(autouse=True)
 def office_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The machine stands in New York; it is ten in the morning there as a SteppedClock begins."""
+    """Set the machine's time zone to New York, where a SteppedClock begins at ten in the morning."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", OFFICE.key)
         time.tzset()
@@ -42,7 +42,7 @@ Nightly = Callable[..., NightlyBackup]
 
 @pytest.fixture
 def nightly(commands: Commands, folder: Path, clock: SteppedClock) -> Nightly:
-    """Makes the job, on a database with a lead in it."""
+    """A function that makes the job, on a database with a lead in it."""
     commands.leads({})
     return lambda keep=14: NightlyBackup(commands.data_dir, folder, keep, clock)
 
@@ -53,19 +53,19 @@ def set_to(clock: SteppedClock, day: int, hour: int, minute: int = 0) -> None:
 
 
 def times(folder: Path, of: str | None = None) -> list[datetime]:
-    """When the nightly backups there (of this database) were made, by the office's clock."""
+    """Return when the nightly backups there (of this database) were made, in New York time."""
     made = [backup.made_at for backup in list_backups(folder, of) if backup.why == "nightly"]
     return sorted(at.astimezone(OFFICE) for at in made)
 
 
 async def each_hour(job: NightlyBackup, clock: SteppedClock, hours: int) -> None:
-    """Ask it every hour for so many hours."""
+    """Call the job every hour for so many hours."""
     for _ in range(hours):
         clock.step(HOUR)
         await job.make_if_due()
 
 
-async def test_where_there_is_none_one_is_made_at_once_whole_and_private(
+async def test_first_backup_is_made_at_once_whole_and_private(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
     await nightly().make_if_due()
@@ -78,7 +78,7 @@ async def test_where_there_is_none_one_is_made_at_once_whole_and_private(
     assert modes == [0o700, 0o600, 0o600]
 
 
-async def test_then_one_is_made_each_night_at_three(
+async def test_one_backup_is_made_each_night_at_three(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
     set_to(clock, 20, 3, 10)
@@ -88,7 +88,7 @@ async def test_then_one_is_made_each_night_at_three(
     assert [(at.day, at.hour) for at in times(folder)] == [(20, 3), (21, 3), (22, 3), (23, 3)]
 
 
-async def test_a_server_that_was_first_started_by_day_makes_the_next_at_three(
+async def test_server_started_by_day_makes_its_next_backup_at_three(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
     set_to(clock, 20, 10)
@@ -98,7 +98,7 @@ async def test_a_server_that_was_first_started_by_day_makes_the_next_at_three(
     assert [(at.day, at.hour) for at in times(folder)] == [(20, 10), (21, 3), (22, 3)]
 
 
-async def test_a_machine_that_is_off_at_three_makes_up_for_it_when_it_is_on_again(
+async def test_backup_missed_at_three_is_made_later(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
     job = nightly()
@@ -110,7 +110,7 @@ async def test_a_machine_that_is_off_at_three_makes_up_for_it_when_it_is_on_agai
 
 
 @pytest.mark.parametrize("day", [datetime(2026, 3, 8), datetime(2026, 11, 1)])  # of 23 hours, and of 25
-async def test_a_night_in_which_the_clocks_are_changed_has_one_too(
+async def test_night_of_a_daylight_saving_change_has_one_backup(
     nightly: Nightly, folder: Path, clock: SteppedClock, day: datetime
 ) -> None:
     began = day.replace(tzinfo=OFFICE) - timedelta(hours=6)
@@ -121,7 +121,7 @@ async def test_a_night_in_which_the_clocks_are_changed_has_one_too(
     assert [(at.day, at.hour) for at in times(folder)] == [(began.day, 18), (day.day, 3)]
 
 
-async def test_one_that_the_operator_made_counts(
+async def test_manual_backup_counts(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
     create_backup(commands.data_dir, new_path(commands.data_dir, folder, "manual", clock.now()))
@@ -129,7 +129,7 @@ async def test_one_that_the_operator_made_counts(
     assert times(folder) == []
 
 
-async def test_one_from_the_future_does_not_count(
+async def test_backup_from_the_future_does_not_count(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
     clock.set_time_of_day(400 * 24 * HOUR)
@@ -142,7 +142,7 @@ async def test_one_from_the_future_does_not_count(
     assert len(times(folder)) == 2
 
 
-async def test_nor_does_it_take_the_place_of_one_that_does(
+async def test_backup_from_the_future_displaces_no_other(
     nightly: Nightly, folder: Path, clock: SteppedClock
 ) -> None:
     job = nightly(keep=2)
@@ -156,7 +156,7 @@ async def test_nor_does_it_take_the_place_of_one_that_does(
     assert [at for at in times(folder) if at <= clock.now()] == [before]
 
 
-async def test_the_newest_so_many_are_kept_and_nothing_but_nightly_ones_removed(
+async def test_rotation_keeps_the_newest_and_removes_only_nightly_backups(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands
 ) -> None:
     folder.mkdir()
@@ -173,7 +173,7 @@ async def test_the_newest_so_many_are_kept_and_nothing_but_nightly_ones_removed(
         "notes.txt",
     ]
     for name in others:
-        (folder / name).write_text("dear to somebody")
+        (folder / name).write_text("to be kept")
     for _ in range(5):
         await job.make_if_due()
         clock.step(27 * HOUR)
@@ -185,7 +185,7 @@ async def test_the_newest_so_many_are_kept_and_nothing_but_nightly_ones_removed(
     )
 
 
-async def test_what_a_night_that_was_cut_off_left_is_removed_and_nothing_else(
+async def test_only_partial_files_of_interrupted_nightly_backups_are_removed(
     nightly: Nightly, folder: Path, commands: Commands
 ) -> None:
     folder.mkdir()
@@ -212,7 +212,7 @@ async def test_what_a_night_that_was_cut_off_left_is_removed_and_nothing_else(
     )
 
 
-async def test_one_without_its_checksum_does_not_count(
+async def test_backup_without_its_checksum_does_not_count(
     nightly: Nightly, folder: Path, commands: Commands, clock: SteppedClock
 ) -> None:
     folder.mkdir()
@@ -222,7 +222,7 @@ async def test_one_without_its_checksum_does_not_count(
     assert len(times(folder)) == 1
 
 
-async def test_two_databases_can_be_backed_up_to_one_folder(
+async def test_two_databases_can_share_a_backup_folder(
     nightly: Nightly, folder: Path, clock: SteppedClock, tmp_path: Path
 ) -> None:
     other = Commands(tmp_path / "other")
@@ -235,24 +235,24 @@ async def test_two_databases_can_be_backed_up_to_one_folder(
     assert len(list_backups(folder)) == 2 and len(list_backups(folder, installation_of(other.data_dir))) == 1
 
 
-async def test_a_failure_is_logged_and_tried_again_an_hour_later(
+async def test_failure_is_logged_and_retried_an_hour_later(
     nightly: Nightly, folder: Path, clock: SteppedClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder.write_text("in the way")
+    folder.write_text("not a folder")
     job = nightly()
     for _ in range(2):
         for _ in range(60):
             await job.make_if_due()
             clock.step(60)
-    told = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.getMessage() for record in told] == ["the backup failed"] * 2
-    assert all(str(folder) in record.__dict__["reason"] for record in told)
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in logged] == ["the backup failed"] * 2
+    assert all(str(folder) in record.__dict__["reason"] for record in logged)
     folder.unlink()
     await job.make_if_due()
     assert len(times(folder)) == 1
 
 
-async def test_a_database_that_is_damaged_takes_the_place_of_no_backup(
+async def test_damaged_database_displaces_no_backup(
     nightly: Nightly, folder: Path, clock: SteppedClock, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = nightly(keep=1)
@@ -265,19 +265,19 @@ async def test_a_database_that_is_damaged_takes_the_place_of_no_backup(
     assert list_backups(folder) == [good] and verify_backup(good.path).leads == 1
 
 
-async def test_why_the_disk_failed_it_is_in_the_log(
+async def test_log_says_why_the_disk_failed(
     nightly: Nightly, folder: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = nightly()
     with commands.database(), failing_writes():  # open, as beside a server
         await job.make_if_due()
-    [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert told.getMessage() == "the backup failed"
-    assert f"to {folder} failed: disk I/O error" in told.__dict__["reason"]
+    [logged] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert logged.getMessage() == "the backup failed"
+    assert f"to {folder} failed: disk I/O error" in logged.__dict__["reason"]
     assert list(folder.iterdir()) == []
 
 
-async def test_a_server_makes_one_by_itself(
+async def test_running_server_makes_backups(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.BACKUP_CHECK_MINUTES", 0.001)

@@ -1,4 +1,4 @@
-"""What follows a 201: the outbox, its retries, and that no destination delays another."""
+"""The outbox: deliveries after a 201, retries, circuit breakers, independence of destinations."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from models.storage import StorageError
 from models.storage.sqlite.connection import database
 
 
-async def test_C22_the_buildings_agent_gets_one_email(harness: ServerHarness) -> None:
+async def test_C22_agent_of_the_building_gets_one_email(harness: ServerHarness) -> None:
     await harness.lead(token="maple", requestor_name="Jane Doe")
     assert await harness.settled() == [
         {
@@ -41,7 +41,7 @@ async def test_C22_the_buildings_agent_gets_one_email(harness: ServerHarness) ->
     assert "renter.test" not in harness.mail.mails[0]["From"]
 
 
-async def test_C22_why_nobody_is_notified_is_kept_with_the_lead(harness: ServerHarness) -> None:
+async def test_C22_skip_reason_is_kept_with_the_lead(harness: ServerHarness) -> None:
     await harness.building(token="mute", agent_email=None)
     await harness.lead(token="maple")
     await harness.change(lambda: flag_spam(find_customer(1), True))
@@ -70,7 +70,7 @@ async def test_C23_only_june_homes_leads_go_to_june_homes(harness: ServerHarness
     assert len(harness.partner.calls) == 1
 
 
-async def test_C24_a_dead_mail_server_does_not_delay_june_homes(start_harness: StartHarness) -> None:
+async def test_C24_dead_mail_server_does_not_delay_june_homes(start_harness: StartHarness) -> None:
     harness = await start_harness(smtp_url="smtp://127.0.0.1:1")
     await harness.building()
     for _ in range(20):
@@ -83,7 +83,7 @@ async def test_C24_a_dead_mail_server_does_not_delay_june_homes(start_harness: S
     assert (await harness.destination("email"))["waits_because"].startswith("held until 2026-11-23T15:00:0")
 
 
-async def test_C24_a_slow_mail_server_does_not_delay_june_homes(harness: ServerHarness) -> None:
+async def test_C24_slow_mail_server_does_not_delay_june_homes(harness: ServerHarness) -> None:
     harness.mail.gate.clear()
     for _ in range(20):
         await harness.lead(token="maple", listing_source="june_homes")
@@ -93,7 +93,7 @@ async def test_C24_a_slow_mail_server_does_not_delay_june_homes(harness: ServerH
     assert len(await harness.settled(kind="email", state="delivered")) == 20
 
 
-async def test_C24_a_passing_failure_is_tried_again_with_backoff_for_more_than_72_hours(
+async def test_C24_transient_failure_backs_off_for_more_than_72_hours(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     harness.mail.replies = ["451 come back later"] * 1_000
@@ -115,7 +115,7 @@ async def test_C24_a_passing_failure_is_tried_again_with_backoff_for_more_than_7
     )
 
 
-async def test_C24_what_was_given_up_can_be_replayed(harness: ServerHarness) -> None:
+async def test_C24_failed_delivery_can_be_retried(harness: ServerHarness) -> None:
     harness.mail.replies = ["554 no"]
     await harness.lead(token="maple")
     assert (await harness.settled())[0]["state"] == "failed"
@@ -124,7 +124,7 @@ async def test_C24_what_was_given_up_can_be_replayed(harness: ServerHarness) -> 
     assert (delivery["state"], delivery["attempts"], len(harness.mail.mails)) == ("delivered", 2, 1)
 
 
-async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_somebody(
+async def test_C24_skipped_lead_can_be_sent_once_an_agent_exists(
     harness: ServerHarness,
 ) -> None:
     await harness.building(token="mute", agent_email=None)
@@ -136,7 +136,7 @@ async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_someb
 
 
 @pytest.mark.parametrize("state", ["delivered", "none"])
-async def test_what_is_delivered_or_unknown_is_not_sent_again(harness: ServerHarness, state: str) -> None:
+async def test_delivered_or_unknown_delivery_can_not_be_retried(harness: ServerHarness, state: str) -> None:
     await harness.lead(token="maple")
     await harness.settled()
     with pytest.raises(ActionError):
@@ -145,7 +145,7 @@ async def test_what_is_delivered_or_unknown_is_not_sent_again(harness: ServerHar
         )
 
 
-async def test_a_resend_has_the_same_message_id_and_bytes(
+async def test_resent_mail_has_the_same_message_id_and_bytes(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     await harness.lead(token="maple", requestor_name="Jane", slot="2026-12-01T10:00", message="héllo")
@@ -159,7 +159,7 @@ async def test_a_resend_has_the_same_message_id_and_bytes(
     assert harness.mail.mails[0]["Message-ID"] == harness.mail.mails[1]["Message-ID"]
 
 
-async def test_without_a_mail_server_mail_waits_visibly_and_leaves_once_there_is_one(
+async def test_mail_without_a_server_waits_until_one_is_configured(
     start_harness: StartHarness,
 ) -> None:
     harness = await start_harness(smtp_url="", june_homes_url="")
@@ -177,7 +177,7 @@ async def test_without_a_mail_server_mail_waits_visibly_and_leaves_once_there_is
     assert (len(harness.mail.mails), len(harness.partner.calls)) == (5, 5)
 
 
-async def test_a_destination_that_is_down_is_probed_by_one_delivery_at_a_time(
+async def test_unreachable_destination_is_probed_by_one_delivery_at_a_time(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     await harness.mail.stop()
@@ -186,13 +186,13 @@ async def test_a_destination_that_is_down_is_probed_by_one_delivery_at_a_time(
     await harness.settled()
     for probes in range(1, 12):
         attempts = sum(d["attempts"] for d in await harness.settled())
-        clock.step(361)  # beyond the longest hold, jitter and all
+        clock.step(361)  # longer than the longest hold with jitter
         await harness.settled()
         assert sum(d["attempts"] for d in await harness.deliveries()) == attempts + 1, probes
     assert {d["state"] for d in await harness.deliveries()} == {"pending"}
 
 
-async def test_a_destination_that_is_back_gets_all_that_waited(
+async def test_recovered_destination_gets_all_waiting_deliveries(
     start_harness: StartHarness, clock: SteppedClock
 ) -> None:
     harness = await start_harness()
@@ -209,7 +209,7 @@ async def test_a_destination_that_is_back_gets_all_that_waited(
     assert (await harness.destination("email"))["waits_because"] is None
 
 
-async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: ServerHarness) -> None:
+async def test_paused_destination_sends_nothing_until_resumed(harness: ServerHarness) -> None:
     await harness.change(lambda: destination.pause("email"))
     await harness.lead(token="maple", listing_source="june_homes")
     await harness.settled()
@@ -223,7 +223,7 @@ async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: S
     assert len(harness.mail.mails) == 1
 
 
-async def test_a_stop_lets_what_is_on_its_way_arrive(harness: ServerHarness) -> None:
+async def test_stop_lets_running_deliveries_finish(harness: ServerHarness) -> None:
     harness.mail.gate.clear()
     await harness.lead(token="maple")
     await until(lambda: harness.server.dispatcher._workers[0]._running)
@@ -236,22 +236,22 @@ async def test_a_stop_lets_what_is_on_its_way_arrive(harness: ServerHarness) -> 
     assert len(harness.mail.mails) == 1
 
 
-async def test_what_a_crash_left_in_sending_is_sent_at_the_next_start(harness: ServerHarness) -> None:
+async def test_delivery_left_sending_by_a_crash_is_sent_at_start(harness: ServerHarness) -> None:
     await harness.lead(token="maple")
     await harness.settled()
 
-    def as_a_crash_leaves_it() -> None:
+    def leave_as_after_a_crash() -> None:
         Delivery.update(state="sending", attempts=2, due_at=harness.clock.now()).execute()
         DeliveryAttempt.insert(delivery=1, number=2, started_at=harness.clock.now()).execute()
 
-    await harness.change(as_a_crash_leaves_it)
+    await harness.change(leave_as_after_a_crash)
     await harness.restart()
     assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 3)]
     outcomes = [attempt["outcome"] for attempt in (await harness.stored(1))["attempts"]]
     assert outcomes == ["delivered", claims.CUT_OFF, "delivered"]
 
 
-async def test_an_erased_customers_mail_does_not_leave(harness: ServerHarness) -> None:
+async def test_mail_of_an_erased_customer_does_not_leave(harness: ServerHarness) -> None:
     await harness.change(lambda: destination.pause("email"))
     await harness.lead(token="maple")
     await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
@@ -262,7 +262,7 @@ async def test_an_erased_customers_mail_does_not_leave(harness: ServerHarness) -
     assert harness.mail.mails == []
 
 
-async def test_the_attempts_of_a_lead_can_be_read_back(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_attempts_of_a_lead_are_kept(harness: ServerHarness, clock: SteppedClock) -> None:
     harness.mail.replies = ["451 later"]
     await harness.lead(token="maple")
     await harness.settled()
@@ -274,7 +274,7 @@ async def test_the_attempts_of_a_lead_can_be_read_back(harness: ServerHarness, c
     assert second["outcome"] == "delivered"
 
 
-async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(harness: ServerHarness) -> None:
+async def test_reply_about_a_customer_erased_meanwhile_is_not_kept(harness: ServerHarness) -> None:
     harness.mail.gate.clear()
     harness.mail.replies = ["451 Jane who?"]
     await harness.lead(token="maple")
@@ -288,7 +288,7 @@ async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(harness: Se
     assert [a["outcome"] for a in (await harness.stored(1))["attempts"]] == [ERASED]
 
 
-async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(harness: ServerHarness) -> None:
+async def test_erasure_removes_the_reason_of_a_hold(harness: ServerHarness) -> None:
     harness.mail.replies = ["421 Jane who?"]
     await harness.lead(token="maple")
     await harness.settled()
@@ -297,22 +297,22 @@ async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(harness: ServerHa
     assert (await harness.destination("email"))["waits_because"].endswith(ERASED)
 
 
-async def test_a_watchdog_that_stumbles_goes_on(
+async def test_clock_monitor_goes_on_after_an_error(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_monitor, "CHECK_SECONDS", 0.001)
-    looks = []
+    checks = []
 
     def wake() -> None:
-        looks.append(1)
+        checks.append(1)
         raise OverflowError
 
-    watching = asyncio.create_task(clock_monitor.monitor_clock(clock, harness.server.storage, wake, wake))
-    await until(lambda: len(looks) > 3)
-    watching.cancel()
+    task = asyncio.create_task(clock_monitor.monitor_clock(clock, harness.server.storage, wake, wake))
+    await until(lambda: len(checks) > 3)
+    task.cancel()
 
 
-async def test_the_server_has_a_watchdog_that_wakes_the_outbox_without_the_scheduler(
+async def test_clock_monitor_wakes_the_outbox_without_the_scheduler(
     start_harness: StartHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock_monitor, "CHECK_SECONDS", 0.01)
@@ -330,7 +330,7 @@ async def test_the_server_has_a_watchdog_that_wakes_the_outbox_without_the_sched
         await asyncio.sleep(0.005)
 
 
-async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
+async def test_success_of_an_earlier_delivery_does_not_end_a_hold(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     harness.mail.gate.clear()
@@ -344,7 +344,7 @@ async def test_an_answer_that_had_left_before_does_not_cut_a_hold_short(
     assert "421 too much" in (await harness.destination("email"))["waits_because"]
 
 
-async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for_good(
+async def test_one_mail_always_answered_421_does_not_block_others(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     await harness.building(token="oak", agent_email="bad@oak.test")
@@ -361,7 +361,7 @@ async def test_one_mail_that_is_always_answered_421_does_not_hold_the_others_for
     assert (await harness.deliveries())[0]["state"] == "failed"
 
 
-async def test_a_clock_set_back_an_hour_holds_nothing_up(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_clock_set_back_an_hour_delays_nothing(harness: ServerHarness, clock: SteppedClock) -> None:
     monitor = ClockMonitor(
         clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
     )
@@ -371,13 +371,15 @@ async def test_a_clock_set_back_an_hour_holds_nothing_up(harness: ServerHarness,
     await harness.settled()
     clock.set_time_of_day(-3_600)
     await monitor.check()
-    clock.step(20)  # what they would have waited without it
+    clock.step(20)  # their delay if the clock had not been set
     await monitor.check()
     assert {d["state"] for d in await harness.settled()} == {"delivered"}
     assert len(harness.mail.mails) == 2
 
 
-async def test_a_clock_set_on_an_hour_is_only_impatient(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_clock_set_forward_an_hour_makes_retries_due(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
     monitor = ClockMonitor(
         clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs
     )
@@ -390,7 +392,7 @@ async def test_a_clock_set_on_an_hour_is_only_impatient(harness: ServerHarness, 
 
 
 @pytest.mark.parametrize("ahead", [3_600, 10 * 365 * 86_400])
-async def test_what_a_clock_that_was_ahead_put_off_leaves_at_the_next_start(
+async def test_deliveries_delayed_by_a_clock_ahead_leave_at_start(
     harness: ServerHarness, clock: SteppedClock, ahead: int
 ) -> None:
     clock.set_time_of_day(ahead)
@@ -402,7 +404,7 @@ async def test_what_a_clock_that_was_ahead_put_off_leaves_at_the_next_start(
     assert [d["state"] for d in await harness.settled()] == ["delivered"]
 
 
-async def test_a_settling_that_fails_is_made_again_until_it_is_done(
+async def test_failed_settlement_is_retried_until_stored(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failures = claims.settle, [ValueError("odd"), StorageError("disk I/O error")]
@@ -419,7 +421,7 @@ async def test_a_settling_that_fails_is_made_again_until_it_is_done(
     assert len(harness.mail.mails) == 1
 
 
-async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(harness: ServerHarness) -> None:
+async def test_unreadable_lead_fails_without_blocking_others(harness: ServerHarness) -> None:
     await harness.change(lambda: pause("email"))
     bad, good = [await harness.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
     await harness.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
@@ -428,7 +430,7 @@ async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(ha
     assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
 
 
-async def test_a_claim_that_the_disk_fails_is_made_again(
+async def test_claim_that_the_disk_failed_is_retried(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []

@@ -1,4 +1,4 @@
-"""What the pacer of deliveries promises: short turns while leads keep the loop busy, and no longer."""
+"""The pacer: deliveries rest while leads arrive on a busy loop, and only then."""
 
 import time
 
@@ -8,7 +8,7 @@ from jobs.pacer import BUSY, MAX_REST_SECONDS, Pacer, next_rest
 
 
 class Processor:
-    """A running time and a used time that the test steps."""
+    """A monotonic clock and a thread time that the test steps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.used = 100.0
@@ -17,7 +17,7 @@ class Processor:
         self.pacer = Pacer(lambda: 0.0)
 
     def work(self, seconds: float, busy: float, leads: bool = True) -> float:
-        """Go on for so long, busy for this part of it; the rest that is asked for then."""
+        """Step the clock so far, busy for this part of it. Return the pacer's rest at the end."""
         for _ in range(round(seconds / 0.05)):
             self.now += 0.0501
             self.used += 0.0501 * busy
@@ -27,7 +27,7 @@ class Processor:
         return rest
 
 
-def test_while_leads_keep_the_loop_busy_deliveries_rest_longer_and_longer(
+def test_rests_double_while_leads_keep_the_loop_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     processor = Processor(monkeypatch)
@@ -35,21 +35,21 @@ def test_while_leads_keep_the_loop_busy_deliveries_rest_longer_and_longer(
     assert processor.work(5, 1.0) == MAX_REST_SECONDS
 
 
-def test_with_time_left_they_rest_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rests_shrink_once_the_loop_has_time(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch)
     processor.work(1, 1.0)
     rests = [processor.work(0.05, BUSY / 2) for _ in range(6)]
     assert rests == sorted(rests, reverse=True) and rests[-1] == 0
 
 
-def test_a_loop_that_deliveries_alone_keep_busy_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rest_without_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch)
     assert processor.work(1, 1.0, leads=False) == 0
     processor.work(1, 1.0)
     assert processor.work(0.2, 1.0, leads=False) == 0
 
 
-def test_a_rest_is_never_longer_than_the_longest() -> None:
+def test_rest_has_an_upper_limit() -> None:
     rest = 0.0
     for _ in range(100):
         rest = next_rest(rest, 1.0)

@@ -63,7 +63,8 @@ class FailureKind(enum.Enum):
     PERMANENT: the delivery can never arrive; it moves to `failed`.
     UNREACHABLE: the destination failed; its circuit breaker trips, and nothing counts against the delivery.
     NEEDS_OPERATOR: like UNREACHABLE, but only the operator can fix it; the breaker trips for an hour.
-    AMBIGUOUS: the destination failed, maybe because of this delivery; the breaker trips, the delivery backs off.
+    AMBIGUOUS: the destination failed, maybe because of this delivery; the breaker trips, and the delivery
+    backs off.
     """
 
     TRANSIENT = enum.auto()
