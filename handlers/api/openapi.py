@@ -5,8 +5,7 @@ from typing import Any
 from handlers.api.handler import EXPOSED, MAX_BODY_BYTES, THROTTLED
 from handlers.api.leads import LONGEST_KEY, OLDER_PATH, PATH
 from handlers.api.validation import SCHEMA
-
-VERSION = "1"
+from models.version import VERSION
 
 Json = dict[str, Any]
 

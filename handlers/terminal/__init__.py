@@ -12,6 +12,7 @@ from models.errors import ActionError
 from models.settings import SettingError, Settings, load, names
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.storage.sqlite.failures import is_storage_failure
+from models.version import VERSION
 
 OK, SAID_NO, USAGE = 0, 1, 2
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the signal, as shells have it
@@ -41,7 +42,7 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: docto
     """
     os.umask(0o077)  # whatever a command makes holds renters' data
     prepare_output()
-    parser = _parser(programs, run_checks)
+    parser = make_parser(programs, run_checks)
     try:
         args = parser.parse_args(argv)
     except SystemExit as done:  # argparse has said what there is to say
@@ -73,12 +74,14 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: docto
         return _say_no(f"the database failed: {error}; {outcome}, try again")
 
 
-def _parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -> argparse.ArgumentParser:
+def make_parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         description="Takes the leads of buildings' websites, and tells their agents.",
         epilog="Each command has its own --help. Settings go by flag, LEADS_* variable or --config FILE.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"leads {VERSION}")
     nouns: Nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, program in programs.items():
         text = PROGRAM_HELP[name]
