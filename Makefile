@@ -5,13 +5,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LINE   := 110
 DIST   := dist
-CODE   := server.py integrations handlers jobs models tests bench
+CODE   := server.py integrations handlers jobs models tests bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sandbox serve test faults bench binary check format lock install clean
+.PHONY: help demo sandbox serve test faults bench docs screenshots binary check format lock install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## a throwaway server with a building, a mailbox and a partner to try it on
 	@$(BIN)/python server.py demo
@@ -52,6 +52,12 @@ check: $(VENV)/.dev ## format, lint, types and imports
 format: $(VENV)/.dev ## write the code the way `make check` wants it
 	@$(BIN)/ruff check --quiet --select I --fix --line-length $(LINE) $(CODE)
 	@$(BIN)/ruff format --quiet --line-length $(LINE) $(CODE)
+
+docs: $(VENV)/.runtime ## write the generated tables of docs/
+	@$(BIN)/python -m docs.tables
+
+screenshots: $(VENV)/.dev ## take the pictures of docs/images/ (needs chromium)
+	@PYTHONPATH=tests:integrations/pytest $(BIN)/python docs/screenshots.py
 
 lock: ## pin the requirements anew, with hashes (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \

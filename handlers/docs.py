@@ -1,11 +1,14 @@
 """Owns the pages for those who integrate: the reference with its samples, and the API's description."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tornado.template import Loader
 
+from handlers.api.handler import THROTTLED
+from handlers.api.leads import PATH
 from handlers.api.openapi import document
 from handlers.api.validation import SCHEMA, TOUR_REQUEST
 from handlers.base import Handler
@@ -70,12 +73,14 @@ class Docs(Handler):
                 token=token,
                 can_run=self._token is not None,
                 samples=[(sample, filled(sample, url, token)) for sample in SAMPLES],
-                fields=_fields(),
+                fields=field_rows(),
+                answers=answer_rows(),
             )
         )
 
 
-def _fields() -> list[tuple[str, str, str]]:
+def field_rows() -> list[tuple[str, str, str]]:
+    """Return name, meaning and limit of each field of a request."""
     top = [(name, rules) for name, rules in SCHEMA.items() if rules["type"] != "dict"]
     inner = [(f"tour_request.{name}", rules) for name, rules in TOUR_REQUEST.items()]
     return [(name, rules["meta"]["description"], _limit(rules)) for name, rules in (*top, *inner)]
@@ -86,6 +91,18 @@ def _limit(rules: dict[str, object]) -> str:
         return ", ".join(map(str, rules["allowed"]))  # type: ignore[call-overload]
     required = "required; " if rules.get("required") else ""
     return f"{required}at most {rules['maxlength']:,} characters"
+
+
+def answer_rows() -> list[tuple[str, str, str]]:
+    """Return status, example body and meaning of each answer to a lead."""
+    responses = document()["paths"][PATH]["post"]["responses"]
+    return [(status, _example(status), response["description"]) for status, response in responses.items()]
+
+
+def _example(status: str) -> str:
+    if status == "429":
+        return f'{{"error": {json.dumps(THROTTLED)}}}'
+    return {"201": '{"id": 1}', "303": ""}.get(status, '{"error": "…"}')
 
 
 class OpenApi(Handler):

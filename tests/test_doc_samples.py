@@ -1,35 +1,37 @@
-"""The README: its curl lines do what it says, and it leaves no setting and no command out."""
+"""README and guides: each shell block with an expected output prints that output."""
 
-import re
-import subprocess
+import shutil
+import sys
+from pathlib import Path
 
-from server_process import ROOT, run, started
+import pytest
+from doc_blocks import Document
+from server_process import ROOT, started
 
-from models import settings
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SAMPLE = re.compile(r"```sh\n(curl .*?)```\n```json\n(.*?)\n```", re.DOTALL)
+URL = "http://127.0.0.1:8080"
+SERVER = str(ROOT / "server.py")
 
 
-def test_its_curl_lines_answer_as_it_says() -> None:
-    samples = SAMPLE.findall(README)
-    assert len(samples) == README.count("\ncurl ") >= 3
+@pytest.mark.parametrize("file, at_least", [("README.md", 1), ("docs/integrating.md", 3)])
+def test_the_samples_answer_as_the_document_says(tmp_path: Path, file: str, at_least: int) -> None:
+    document = Document(file)
+    assert len(document.samples) >= at_least
+    assert document.text.count("curl -sS ") == sum(s.text.count("curl -sS ") for s in document.samples)
     with started("demo") as demo:
-        for line, expected in samples:
-            line = line.replace("http://127.0.0.1:8080", demo.url)
-            done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=True)
-            assert done.stdout == expected, line
+        document.run(tmp_path, {URL: demo.url})
+    for sample in document.samples:
+        assert sample.expected, f"nothing is said of what this prints:\n{sample.text}"
+        assert sample.keeps_its_promise, f"{sample.text}\nprinted {sample.printed}"
 
 
-def test_every_setting_is_in_it() -> None:
-    for name in settings.names():
-        assert f"`LEADS_{name.upper()}`" in README
-
-
-def test_every_command_is_in_it() -> None:
-    assert "| `serve`, `sandbox`, `demo` |" in README and "| `doctor` |" in README
-    for noun in ("building", "token", "lead", "customer", "outbox", "backup", "config"):
-        verbs = re.findall(r"^    ([\w-]+)(?:  |$)", run(noun, "--help").stdout, re.MULTILINE)
-        row = re.search(rf"\| `{noun} ([^`]+)`", README)
-        assert row
-        assert row[1].split("\\|") == verbs
+def test_the_operators_commands_print_what_the_guide_says(tmp_path: Path) -> None:
+    document = Document("docs/operating.md")
+    for name, text in document.files.items():
+        (tmp_path / name).write_text(text)
+    with started("serve", [sys.executable, SERVER], tmp_path, config="leads.toml") as server:
+        document.run(tmp_path, {URL: server.url, "server.py": SERVER}, config="leads.toml")
+    assert len(document.samples) >= 5
+    for sample in document.samples:
+        assert sample.keeps_its_promise, f"{sample.text}\nprinted {sample.printed}"

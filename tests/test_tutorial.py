@@ -1,24 +1,13 @@
-"""The tutorial: every command of it works, one after the other, and prints what it says."""
+"""Tutorial: every command works, one after the other, and prints what the text says."""
 
-import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from server_process import ROOT, environment
-
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-PYTHON = re.compile(r"(?:\$LEADS/)?\.venv/bin/python")
-BLOCK = re.compile(r"^```(\w*) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def blocks() -> list[tuple[str, str, str]]:
-    """The language, file name and text of each block."""
-    return BLOCK.findall(TUTORIAL)
+from doc_blocks import Document
+from server_process import ROOT
 
 
 def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
@@ -26,29 +15,14 @@ def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
         pytest.skip("there is no bash")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = ["set -euo pipefail", f"cd {ROOT}", f"export LEADS={ROOT}"]
-    expected: list[str | None] = []
-    for language, name, text in blocks():
-        if language == "sh":
-            text = PYTHON.sub(sys.executable, text).replace("8080", str(port))
-            script += [text.replace(" test_leads.py", f" {tmp_path}/test_leads.py"), "printf '\\0'"]
-            expected.append(None)
-        elif language == "python":
-            (tmp_path / name).write_text(text)
-        else:
-            expected[-1] = text.strip()
-    done = subprocess.run(
-        ["bash", "-c", "\n".join([*script, f"echo -n $url > {tmp_path}/url"])],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
+    tutorial = Document("docs/tutorial.md")
+    tutorial.run(
+        tmp_path,
+        {"8080": str(port), "server.py": str(ROOT / "server.py")},
+        ending="echo -n $url > url",
     )
-    assert done.returncode == 0, done.stderr
-    for printed, said in zip(done.stdout.split("\0"), expected, strict=False):
-        assert said is None or printed.strip() == said
-    assert done.stdout.count("\0") == len(expected)
+    for sample in tutorial.samples:
+        assert not sample.expected or sample.printed == sample.expected
     for sandbox in (f"http://127.0.0.1:{port}", (tmp_path / "url").read_text()):
         wait_until_gone(sandbox)  # the tutorial leaves none behind
 
@@ -64,5 +38,6 @@ def wait_until_gone(url: str) -> None:
 
 
 def test_it_has_a_command_for_each_thing_it_promises() -> None:
-    languages = [language for language, _, _ in blocks()]
-    assert languages.count("sh") >= 9 and languages.count("python") == 2
+    tutorial = Document("docs/tutorial.md")
+    assert len(tutorial.samples) >= 9 and len(tutorial.files) == 2
+    assert sum(1 for sample in tutorial.samples if sample.expected) >= 9
