@@ -6,8 +6,9 @@ import socket
 import ssl
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
+from models.building import BuildingDict
+from models.lead_record import LeadForDelivery
 from models.outbox.claims import Failure, FailureKind
 
 REASON_LIMIT = 300  # characters
@@ -21,12 +22,12 @@ class DeliveryContext:
     """One delivery, with all that its adapter needs. The same delivery is always the same context.
 
     stable_id: the same on every attempt, of letters, digits, '_' and '-' alone.
-    lead: `models.lead_record.lead_as_dict`; building: `models.building.building_as_dict`, None if unassigned.
+    building: None if the lead is unassigned.
     """
 
     stable_id: str
-    lead: dict[str, Any]
-    building: dict[str, Any] | None
+    lead: LeadForDelivery
+    building: BuildingDict | None
 
 
 class Adapter:

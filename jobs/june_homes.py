@@ -62,11 +62,11 @@ class JuneHomesAdapter(Adapter):
 
 def payload(context: DeliveryContext) -> bytes:
     """The body: what the renter sent, and for which building. Nothing in it changes between attempts."""
-    lead = {name: context.lead[name] for name in context.lead if name not in OURS}
+    lead = {name: value for name, value in context.lead.items() if name not in OURS}
     building: dict[str, Any] | None = None
     if context.building is not None:
         of_interest = ("id", "name", "address_line_one", "unified_address_id")
-        building = {name: context.building[name] for name in of_interest}
+        building = {name: value for name, value in context.building.items() if name in of_interest}
     message = {
         "type": "lead.created",
         "timestamp": lead["created_at"],

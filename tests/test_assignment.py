@@ -1,9 +1,8 @@
 """What `lead assign` promises: a lead that matched no building gets one, and its agent the mail."""
 
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock
 
-from models.building import find_building
 from models.lead_actions import assign_lead
 from models.outbox.destination import EMAIL, configure_destinations
 
@@ -18,8 +17,8 @@ async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is
     ]
     assert (await harness.stored(leads[0]))["slot"] == "2026-12-01T10:00:00.000000Z"
     now = clock.now()
-    why = await harness.change(lambda: [assign_lead(lead, find_building(oak), now) for lead in leads])
-    assert why == [None, None]
+    assigned = await harness.change(lambda: [assign_lead(ACTOR, lead, oak, now) for lead in leads])
+    assert [one.not_told for one in assigned] == [None, None]
     await harness.settled()
     assert harness.mail.recipients == [["agent@oak.test"]] * 2
     stored = [await harness.stored(lead) for lead in leads]

@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from command_line import ACTOR
 from conftest import ServerHarness, SteppedClock
 
-from models.building import find_building, issue_token, remove_building, revoke_token, rotate_token
+from models.building import issue_token, remove_building, revoke_token, rotate_token
 from models.errors import ActionError
 
 
@@ -62,7 +63,7 @@ async def test_C17_leads_of_one_batch_find_each_its_own_building(harness: Server
 
 
 async def test_C17_a_removed_building_matches_nothing(harness: ServerHarness) -> None:
-    await harness.change(lambda: remove_building(find_building(1), harness.clock.now()))
+    await harness.change(lambda: remove_building(ACTOR, 1, harness.clock.now()))
     assert await building_of(harness, token="maple") is None
     assert await building_of(harness, address_line_one="12 Maple Street") is None
 
@@ -70,13 +71,13 @@ async def test_C17_a_removed_building_matches_nothing(harness: ServerHarness) ->
 async def test_C18_a_token_belongs_to_one_building(harness: ServerHarness) -> None:
     other = await harness.building(token="oak")
     with pytest.raises(ActionError, match="belongs to building 1 already"):
-        await harness.change(lambda: issue_token(find_building(other), "maple", harness.clock.now()))
+        await harness.change(lambda: issue_token(ACTOR, other, "maple", harness.clock.now()))
 
 
 async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    rotated = await harness.change(lambda: rotate_token(find_building(1), timedelta(days=7), clock.now()))
+    rotated = await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(days=7), clock.now()))
     assert await building_of(harness, token="maple") == 1
     assert await building_of(harness, token=rotated.token) == 1
     clock.step(7 * 86_400 - 1)
@@ -89,14 +90,14 @@ async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
 async def test_C18_a_second_rotation_does_not_lengthen_the_first_overlap(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    await harness.change(lambda: rotate_token(find_building(1), timedelta(hours=1), clock.now()))
-    await harness.change(lambda: rotate_token(find_building(1), timedelta(days=7), clock.now()))
+    await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(hours=1), clock.now()))
+    await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(days=7), clock.now()))
     clock.step(3_600)
     assert await building_of(harness, token="maple") is None
 
 
 async def test_C18_a_revoked_token_works_no_more(harness: ServerHarness, clock: SteppedClock) -> None:
-    await harness.change(lambda: revoke_token("maple", clock.now()))
+    await harness.change(lambda: revoke_token(ACTOR, "maple", clock.now()))
     assert await building_of(harness, token="maple", address_line_one="12 Maple Street") is None
     with pytest.raises(ActionError, match="was revoked"):
-        await harness.change(lambda: revoke_token("maple", clock.now()))
+        await harness.change(lambda: revoke_token(ACTOR, "maple", clock.now()))

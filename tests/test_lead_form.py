@@ -237,7 +237,7 @@ def test_what_no_person_could_do_is_suspected_and_what_one_does_is_not(
         token="oak", website_url=website.url, agent_email="agent@oak.test", spam_defence="hold"
     )
     page.clock.install()
-    for seconds, state in ((1, "held"), (5, "delivered")):
+    for seconds, state in ((1, "quarantined"), (5, "delivered")):
         page.goto(website.url)
         fill_in(page)
         page.clock.fast_forward(1_000 * seconds)

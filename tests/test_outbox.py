@@ -6,17 +6,17 @@ from datetime import datetime, timedelta
 
 import apsw
 import pytest
+from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock, until
 
 from jobs import clock_monitor, dispatcher
 from jobs.clock_monitor import ClockMonitor
-from models.building import find_building, update_building
-from models.customer import find_customer, flag_spam
+from models.building import update_building
+from models.customer import flag_spam
 from models.erasure import erase_customer
 from models.errors import ActionError
 from models.outbox import actions, claims, destination
 from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
-from models.outbox.destination import pause, resume
 from models.storage import StorageError
 from models.storage.sqlite.connection import database
 
@@ -44,7 +44,7 @@ async def test_C22_the_buildings_agent_gets_one_email(harness: ServerHarness) ->
 async def test_C22_why_nobody_is_notified_is_kept_with_the_lead(harness: ServerHarness) -> None:
     await harness.building(token="mute", agent_email=None)
     await harness.lead(token="maple")
-    await harness.change(lambda: flag_spam(find_customer(1), True))
+    await harness.change(lambda: flag_spam(ACTOR, 1, True, harness.clock.now()))
     ids = [
         await harness.lead(token="maple"),
         await harness.lead(token="mute", requestor_email="b@renter.test"),
@@ -119,7 +119,7 @@ async def test_C24_what_was_given_up_can_be_replayed(harness: ServerHarness) -> 
     harness.mail.replies = ["554 no"]
     await harness.lead(token="maple")
     assert (await harness.settled())[0]["state"] == "failed"
-    await harness.change(lambda: actions.retry_failed(None, harness.clock.now()))
+    await harness.change(lambda: actions.retry_failed(ACTOR, None, harness.clock.now()))
     delivery = (await harness.settled())[0]
     assert (delivery["state"], delivery["attempts"], len(harness.mail.mails)) == ("delivered", 2, 1)
 
@@ -129,8 +129,10 @@ async def test_C24_a_lead_nobody_was_notified_of_can_be_sent_once_there_is_someb
 ) -> None:
     await harness.building(token="mute", agent_email=None)
     await harness.lead(token="mute")
-    await harness.change(lambda: update_building(find_building(2), {"agent_email": "new@maple.test"}))
-    await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+    await harness.change(
+        lambda: update_building(ACTOR, 2, {"agent_email": "new@maple.test"}, harness.clock.now())
+    )
+    await harness.change(lambda: actions.retry_deliveries(ACTOR, [1], harness.clock.now()))
     assert (await harness.settled())[0]["state"] == "delivered"
     assert harness.mail.recipients == [["new@maple.test"]]
 
@@ -141,7 +143,7 @@ async def test_what_is_delivered_or_unknown_is_not_sent_again(harness: ServerHar
     await harness.settled()
     with pytest.raises(ActionError):
         await harness.change(
-            lambda: actions.retry_deliveries([1 if state == "delivered" else 9], harness.clock.now())
+            lambda: actions.retry_deliveries(ACTOR, [1 if state == "delivered" else 9], harness.clock.now())
         )
 
 
@@ -210,7 +212,7 @@ async def test_a_destination_that_is_back_gets_all_that_waited(
 
 
 async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: ServerHarness) -> None:
-    await harness.change(lambda: destination.pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple", listing_source="june_homes")
     await harness.settled()
     assert (len(harness.mail.mails), len(harness.partner.calls)) == (0, 1)
@@ -218,7 +220,7 @@ async def test_a_paused_destination_sends_nothing_until_it_is_resumed(harness: S
     await harness.restart()
     await harness.settled()
     assert harness.mail.mails == []
-    await harness.change(lambda: destination.resume("email"))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     await harness.settled()
     assert len(harness.mail.mails) == 1
 
@@ -252,13 +254,13 @@ async def test_what_a_crash_left_in_sending_is_sent_at_the_next_start(harness: S
 
 
 async def test_an_erased_customers_mail_does_not_leave(harness: ServerHarness) -> None:
-    await harness.change(lambda: destination.pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple")
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
-    await harness.change(lambda: destination.resume("email"))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     assert [(d["state"], d["reason"]) for d in await harness.settled()] == [("skipped", ERASED)]
     with pytest.raises(ActionError, match="erased"):
-        await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+        await harness.change(lambda: actions.retry_deliveries(ACTOR, [1], harness.clock.now()))
     assert harness.mail.mails == []
 
 
@@ -281,7 +283,7 @@ async def test_what_is_said_of_a_renter_erased_meanwhile_is_not_kept(harness: Se
     await until(lambda: harness.server.dispatcher._workers[0]._on_their_way)
     while (await harness.deliveries())[0]["state"] != "sending":
         await asyncio.sleep(0.005)
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
     harness.mail.gate.set()
     await until(lambda: not harness.server.dispatcher._workers[0]._on_their_way)
     assert [(d["state"], d["reason"]) for d in await harness.deliveries()] == [("skipped", ERASED)]
@@ -293,7 +295,7 @@ async def test_nor_is_the_reason_of_a_hold_that_may_quote_them(harness: ServerHa
     await harness.lead(token="maple")
     await harness.settled()
     assert "Jane who?" in (await harness.destination("email"))["waits_because"]
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
     assert (await harness.destination("email"))["waits_because"].endswith(ERASED)
 
 
@@ -420,10 +422,10 @@ async def test_a_settling_that_fails_is_made_again_until_it_is_done(
 
 
 async def test_a_lead_that_cannot_be_read_is_given_up_and_keeps_no_other_back(harness: ServerHarness) -> None:
-    await harness.change(lambda: pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     bad, good = [await harness.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
     await harness.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
-    await harness.change(lambda: resume("email"))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     states = {d["lead_id"]: (d["state"], d["reason"]) for d in await harness.settled()}
     assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
 
@@ -437,10 +439,10 @@ async def test_a_claim_that_the_disk_fails_is_made_again(
         asked.append(lead_ids)
         raise apsw.IOError("disk I/O error")
 
-    await harness.change(lambda: pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple")
     with monkeypatch.context() as broken:
         broken.setattr("models.lead_record._load", fail)
-        await harness.change(lambda: resume("email"))
+        await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
         await until(lambda: asked)
     assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]

@@ -4,19 +4,19 @@ import asyncio
 from typing import Any
 
 import pytest
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock, held, queued
 
-from models.building import find_building, update_building
+from models.building import update_building
 from models.lead_actions import assign_lead, release_lead
 from models.spam import OFTEN, RecentText, SpamSignals
 
 TRAP = {"homepage": "https://pills.test"}
-HELD_BY_TRAP = "suspected of spam: the field that nobody sees was filled in"
+QUARANTINED_BY_HONEYPOT = "suspected of spam: the field that nobody sees was filled in"
 
 
 async def defend(harness: ServerHarness, how: str) -> None:
-    await harness.change(lambda: update_building(find_building(1), {"spam_defence": how}))
+    await harness.change(lambda: update_building(ACTOR, 1, {"spam_defence": how}, harness.clock.now()))
 
 
 async def states(harness: ServerHarness, lead: int) -> dict[str, tuple[str, str | None]]:
@@ -31,15 +31,15 @@ async def test_a_trap_that_is_filled_in_holds_the_mail_whatever_the_building_has
     stored = await harness.stored(lead)
     assert stored["suspected"] == "the field that nobody sees was filled in"
     assert await states(harness, lead) == {
-        "email": ("held", HELD_BY_TRAP),
-        "june_homes": ("held", HELD_BY_TRAP),
+        "email": ("quarantined", QUARANTINED_BY_HONEYPOT),
+        "june_homes": ("quarantined", QUARANTINED_BY_HONEYPOT),
     }
     assert harness.mail.mails == [] and harness.partner.calls == []
 
 
 async def test_a_release_lets_all_of_it_leave(harness: ServerHarness, clock: SteppedClock) -> None:
     lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
-    assert await harness.change(lambda: release_lead(lead, clock.now())) == 2
+    assert await harness.change(lambda: release_lead(ACTOR, lead, clock.now())) == 2
     harness.server.dispatcher.wake()
     assert await states(harness, lead) == {"email": ("delivered", None), "june_homes": ("delivered", None)}
     assert (await harness.stored(lead))["suspected"] is None
@@ -61,7 +61,7 @@ async def test_what_looks_like_spam_is_held_where_there_is_a_defence(
     await defend(harness, "hold")
     lead = await harness.lead(token="maple", **fields)
     assert (await harness.stored(lead))["suspected"] == reason
-    assert await states(harness, lead) == {"email": ("held", f"suspected of spam: {reason}")}
+    assert await states(harness, lead) == {"email": ("quarantined", f"suspected of spam: {reason}")}
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,9 @@ async def test_a_suspected_lead_of_no_building_is_held_once_it_is_given_one(
 ) -> None:
     lead = await harness.lead(token="unknown", **TRAP)
     assert (await states(harness, lead))["email"] == ("skipped", "no building matched")
-    assert await harness.change(lambda: assign_lead(lead, find_building(1), clock.now())) == HELD_BY_TRAP
-    assert (await states(harness, lead))["email"] == ("held", HELD_BY_TRAP)
+    assigned = await harness.change(lambda: assign_lead(ACTOR, lead, 1, clock.now()))
+    assert assigned.not_told == QUARANTINED_BY_HONEYPOT
+    assert (await states(harness, lead))["email"] == ("quarantined", QUARANTINED_BY_HONEYPOT)
 
 
 async def test_the_answer_tells_nobody_of_it(harness: ServerHarness) -> None:
@@ -180,7 +181,9 @@ async def test_the_version_of_the_consents_text_is_kept_with_its_evidence(harnes
 
 
 def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None:
-    plain, trapped = commands.leads({}, {"email": "spam@renter.test", "signs": SpamSignals(trap=True)})
+    plain, trapped = commands.leads(
+        {}, {"email": "spam@renter.test", "spam_signals": SpamSignals(honeypot=True)}
+    )
     assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [trapped]
     assert "'lead release 2' lets it leave" in commands.refusal("outbox", "retry", 2)
     assert commands.row("lead", "release", trapped) == {"id": trapped, "released": 1}
@@ -192,8 +195,8 @@ def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None
 
 def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Commands) -> None:
     commands.leads(
-        {"email": "a@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
-        {"email": "b@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
+        {"email": "a@renter.test", "phone": None, "spam_signals": SpamSignals(honeypot=True)},
+        {"email": "b@renter.test", "phone": None, "spam_signals": SpamSignals(honeypot=True)},
     )
     commands.run("outbox", "skip", 1)
     commands.run("customer", "erase", 2, "--yes")
@@ -205,7 +208,7 @@ def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Com
 
 
 def test_doctor_tells_of_what_is_held(commands: Commands) -> None:
-    commands.leads({"signs": SpamSignals(trap=True)})
+    commands.leads({"spam_signals": SpamSignals(honeypot=True)})
     said = commands.run("doctor", status=1).stdout
     assert "1 are held as they look like spam" in said and "lead release" in said
 

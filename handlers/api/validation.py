@@ -160,7 +160,7 @@ def read_submission(document: dict[str, Any], receipt: RequestMetadata) -> Submi
         )
         if consents
         else None,
-        signs=_read_signs(inner if isinstance(inner, dict) else {}),
+        spam_signals=_read_signs(inner if isinstance(inner, dict) else {}),
         keyed_request=receipt.keyed_request,
     )
 

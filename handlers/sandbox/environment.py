@@ -22,24 +22,26 @@ from handlers.sandbox.pages import sandbox_pages
 from handlers.sandbox.partner import Partner
 from handlers.sandbox.recording import RecordedHandler, RecordedLeadsHandler, Recorder
 from handlers.sandbox.request_log import MAILS, PARTNER_CALLS, Attempt, RequestLog
+from models.audit import SANDBOX, Actor, AuditEntry
 from models.building import (
     Building,
+    BuildingDict,
     BuildingToken,
     add_building,
     building_as_dict,
-    find_building,
     issue_token,
     match_buildings,
 )
 from models.clock import Clock, utc_text_or_none
 from models.customer import Customer
 from models.deal import Deal
-from models.errors import ActionError
+from models.errors import Invalid
 from models.idempotency import IdempotencyKey
 from models.intake import Submission, in_utc, property_type, why_not_told
 from models.lead import Lead
+from models.outbox.actions import resume
 from models.outbox.delivery import Delivery, DeliveryAttempt
-from models.outbox.destination import KINDS, resume
+from models.outbox.destination import KINDS
 from models.settings import Settings, SmtpServer
 from models.spam import RecentText, why_quarantined
 from models.storage import StorageError
@@ -49,6 +51,7 @@ from models.storage.sqlite.folder import open_database
 # How it is called, so that what is shown can be typed.
 PROGRAM = sys.executable if getattr(sys, "frozen", False) else ".venv/bin/python server.py"
 TOKEN = "demo"
+ACTOR = Actor(SANDBOX, "sandbox")
 FIRST = 1  # the id of the building that is always there
 BUILDING: dict[str, str | None] = {
     "name": "The Maple",
@@ -100,10 +103,10 @@ class SandboxEnvironment:
         self.context.readiness.forget()
         self.request_log.clear()
 
-    async def register(self, fields: dict[str, str]) -> dict[str, Any]:
-        """Register a building, with this token or a new one. Raises ActionError."""
+    async def register(self, fields: dict[str, str]) -> BuildingDict:
+        """Register a building, with this token or a new one. Raises Invalid or Conflict."""
         if unknown := fields.keys() - {*BUILDING, "token"}:
-            raise ActionError(
+            raise Invalid(
                 f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(BUILDING)}"
             )
         building = await self.context.storage.write(_register, fields, self.clock.now())
@@ -156,7 +159,7 @@ class SandboxEnvironment:
         self.request_log.add_attempt(attempt)
 
 
-def _facts_of(lead_id: int) -> tuple[dict[str, Any] | None, str | None]:
+def _facts_of(lead_id: int) -> tuple[BuildingDict | None, str | None]:
     lead = Lead.get_by_id(lead_id)
     building = lead.building
     not_told = why_not_told(lead.customer, building) or why_quarantined(lead.suspected, building)
@@ -187,9 +190,9 @@ def _preview(submission: Submission) -> dict[str, Any]:
     }
 
 
-def _register(fields: dict[str, str], now: datetime) -> dict[str, Any]:
+def _register(fields: dict[str, str], now: datetime) -> BuildingDict:
     columns: dict[str, str | None] = {"name": "", **fields}
-    building, token = add_building(columns, columns.pop("token", None), now)
+    building, token = add_building(ACTOR, columns, columns.pop("token", None), now)
     return building_as_dict(building, [token])
 
 
@@ -199,9 +202,10 @@ def _forget_all(now: datetime) -> None:
         table.delete().execute()
     Building.delete().where(Building.id != FIRST).execute()
     Building.update(**BUILDING, removed_at=None).where(Building.id == FIRST).execute()
-    issue_token(find_building(FIRST), TOKEN, now)
+    issue_token(ACTOR, FIRST, TOKEN, now)
     for kind in KINDS:
-        resume(kind)
+        resume(ACTOR, kind, now)
+    AuditEntry.delete().execute()
 
 
 @asynccontextmanager
@@ -233,7 +237,7 @@ def _seed(data_dir: Path, clock: Clock) -> None:
     """Register the building whose token is always 'demo'."""
     open_database(data_dir)
     with transaction():
-        add_building(BUILDING, TOKEN, clock.now())
+        add_building(ACTOR, BUILDING, TOKEN, clock.now())
     close_database()
 
 

@@ -179,8 +179,9 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
         found = f"{mute} of the last {span(RECENT)} are of buildings without an agent e-mail"
         fix = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
         findings.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
-    held = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state = 'held'"
-    if waiting := database.value(held):
+    # The state was 'held' until schema 5, and this check upgrades nothing.
+    quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state IN ('quarantined', 'held')"
+    if waiting := database.value(quarantined):
         fix = "see 'lead list --suspected', then 'lead release' those that are none, or 'outbox skip' them"
         findings.append(CheckResult(UNNOTIFIED, WARNING, f"{waiting} are held as they look like spam", fix))
     return findings or [CheckResult(UNNOTIFIED, OK, f"none in the last {span(RECENT)}")]

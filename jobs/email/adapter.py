@@ -33,7 +33,10 @@ class EmailAdapter(Adapter):
 
     async def deliver(self, context: DeliveryContext) -> None:
         agent = _agent_of(context)
-        renter = [context.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
+        lead = context.lead
+        renter = [
+            text or "" for text in (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
+        ]
 
         async def opening(session: SmtpSession) -> bytes:
             return await _address(session, context, self._mail_from, agent)
@@ -48,7 +51,7 @@ class EmailAdapter(Adapter):
 def _agent_of(context: DeliveryContext) -> str:
     if context.building is None:
         raise DeliveryError("no building matched the lead, so there is nobody to tell", FailureKind.PERMANENT)
-    agent: str | None = context.building["agent_email"]
+    agent = context.building["agent_email"]
     if not agent:
         raise DeliveryError(
             "the building has no agent e-mail; set one with 'building update' and retry",

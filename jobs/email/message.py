@@ -22,7 +22,9 @@ from icalendar import Calendar, Event, vCalAddress
 from tornado.template import Loader
 
 from jobs.adapter import DeliveryContext, one_line
+from models.building import BuildingDict
 from models.email_address import normal_form
+from models.lead_record import LeadForDelivery
 
 SENDER_NAME = "Website leads"
 TOUR_LENGTH = timedelta(minutes=30)
@@ -123,7 +125,7 @@ def _ascii_domain(address: str) -> str:
     return domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
 
 
-def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
+def _reply_to(lead: LeadForDelivery, *, utf8: bool) -> str | None:
     try:
         address = mailbox(lead["requestor_email"] or "", utf8=utf8)
     except ValueError:
@@ -132,8 +134,8 @@ def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
 
 
 def _letter(
-    lead: dict[str, Any],
-    building: dict[str, Any],
+    lead: LeadForDelivery,
+    building: BuildingDict,
     tour: Tour | None,
     received: datetime,
     *,
@@ -217,8 +219,8 @@ def _subject(letter: dict[str, Any]) -> str:
 
 def _invitation(
     letter: dict[str, Any],
-    lead: dict[str, Any],
-    building: dict[str, Any],
+    lead: LeadForDelivery,
+    building: BuildingDict,
     tour: Tour,
     received: datetime,
     unique: str,

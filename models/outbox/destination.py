@@ -101,16 +101,6 @@ def configure_destinations(kinds: frozenset[str]) -> None:
     Destination.update(configured=Destination.kind.in_(kinds), **NOT_HELD).execute()
 
 
-def pause(kind: str, reason: str = "by the operator") -> None:
-    """Claim nothing of this kind until it is resumed; what is on its way arrives."""
-    Destination.update(paused=True, pause_reason=reason).where(Destination.kind == kind).execute()
-
-
-def resume(kind: str) -> None:
-    """Let this kind leave again at once, whatever held it."""
-    Destination.update(paused=False, pause_reason=None, **NOT_HELD).where(Destination.kind == kind).execute()
-
-
 def why_waiting(destination: Destination, now: datetime) -> str | None:
     """Why deliveries of this kind wait, for the operator; None if they don't."""
     if destination.paused:
