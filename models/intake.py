@@ -7,7 +7,8 @@ from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from models.building import Building, BuildingKeys, BuildingRef, match_buildings
+from models.building import Building
+from models.building_match import BuildingKeys, BuildingRef, match_buildings
 from models.customer import Customer, CustomerRef, Renter, find_or_create
 from models.deal import open_deals
 from models.idempotency import KeyedRequest, KeyRecord, ScopedKey, find_key_records, save_key_records

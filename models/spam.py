@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 
 from peewee import BlobField, CompositeKey, ForeignKeyField
 
-from models.building import MARK, OFF, Building, BuildingRef
+from models.building import MARK, OFF, Building
+from models.building_match import BuildingRef
 from models.lead import Lead
 from models.storage.rows import Row, UtcDateTimeField
 

@@ -1,4 +1,4 @@
-"""Which building a lead is for, and the life of its tokens."""
+"""How a lead matches a building, and how tokens are rotated and revoked."""
 
 from datetime import timedelta
 
@@ -10,20 +10,20 @@ from models.building import issue_token, remove_building, revoke_token, rotate_t
 from models.errors import ActionError
 
 
-async def building_of(harness: ServerHarness, **clues: str | None) -> int | None:
-    lead_id = await harness.lead(**clues)
+async def building_of(harness: ServerHarness, **keys: str | None) -> int | None:
+    lead_id = await harness.lead(**keys)
     found: int | None = (await harness.stored(lead_id))["building_id"]
     return found
 
 
-async def test_C17_by_token_before_all_else(harness: ServerHarness) -> None:
+async def test_C17_a_token_takes_precedence(harness: ServerHarness) -> None:
     other = await harness.building(token="oak", unified_address_id="U2", address_line_one="2 Oak Street")
-    clues = {"unified_address_id": "U2", "address_line_one": "2 Oak Street"}
-    assert await building_of(harness, token="maple", **clues) == 1
+    keys = {"unified_address_id": "U2", "address_line_one": "2 Oak Street"}
+    assert await building_of(harness, token="maple", **keys) == 1
     assert await building_of(harness, token=" oak ") == other
 
 
-async def test_C17_by_unified_address_id_only_without_a_token(harness: ServerHarness) -> None:
+async def test_C17_a_unified_address_id_counts_only_without_a_token(harness: ServerHarness) -> None:
     other = await harness.building(token="oak", unified_address_id="U2")
     assert (
         await building_of(harness, token="", unified_address_id="U2", address_line_one="12 Maple Street")
@@ -32,7 +32,7 @@ async def test_C17_by_unified_address_id_only_without_a_token(harness: ServerHar
     assert await building_of(harness, unified_address_id="U9", address_line_one="12 Maple Street") is None
 
 
-async def test_C17_by_address_only_without_both(harness: ServerHarness) -> None:
+async def test_C17_an_address_counts_only_without_both(harness: ServerHarness) -> None:
     await harness.building(token="twin", address_line_one="12 Maple Street")
     assert await building_of(harness, address_line_one="  12 Maple Street ") == 1
     assert (
@@ -52,12 +52,12 @@ async def test_C17_an_unknown_token_does_not_fall_through(harness: ServerHarness
     assert harness.mail.mails == []
 
 
-async def test_C17_leads_of_one_batch_find_each_its_own_building(harness: ServerHarness) -> None:
+async def test_C17_each_lead_of_a_batch_matches_its_own_building(harness: ServerHarness) -> None:
     import asyncio
 
     await harness.building(token="oak", unified_address_id="U2")
-    clues = [{"token": "maple"}, {"token": "oak"}, {"unified_address_id": "U2"}, {"token": "x"}, {}] * 5
-    ids = await asyncio.gather(*(harness.lead(**c) for c in clues))
+    sent = [{"token": "maple"}, {"token": "oak"}, {"unified_address_id": "U2"}, {"token": "x"}, {}] * 5
+    ids = await asyncio.gather(*(harness.lead(**keys) for keys in sent))
     expected = [1, 2, 2, None, None] * 5
     assert [(await harness.stored(i))["building_id"] for i in ids] == expected
 
@@ -74,7 +74,7 @@ async def test_C18_a_token_belongs_to_one_building(harness: ServerHarness) -> No
         await harness.change(lambda: issue_token(ACTOR, other, "maple", harness.clock.now()))
 
 
-async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
+async def test_C18_a_rotated_token_works_until_the_overlap_ends(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     rotated = await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(days=7), clock.now()))
@@ -87,7 +87,7 @@ async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
     assert await building_of(harness, token=rotated.token) == 1
 
 
-async def test_C18_a_second_rotation_does_not_lengthen_the_first_overlap(
+async def test_C18_a_second_rotation_does_not_extend_the_first_overlap(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(hours=1), clock.now()))
@@ -96,7 +96,7 @@ async def test_C18_a_second_rotation_does_not_lengthen_the_first_overlap(
     assert await building_of(harness, token="maple") is None
 
 
-async def test_C18_a_revoked_token_works_no_more(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_C18_a_revoked_token_stops_working(harness: ServerHarness, clock: SteppedClock) -> None:
     await harness.change(lambda: revoke_token(ACTOR, "maple", clock.now()))
     assert await building_of(harness, token="maple", address_line_one="12 Maple Street") is None
     with pytest.raises(ActionError, match="was revoked"):

@@ -30,8 +30,8 @@ from models.building import (
     add_building,
     building_as_dict,
     issue_token,
-    match_buildings,
 )
+from models.building_match import match_buildings
 from models.clock import Clock, utc_text_or_none
 from models.customer import Customer
 from models.deal import Deal
