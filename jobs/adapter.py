@@ -6,8 +6,9 @@ import socket
 import ssl
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
+from models.building import BuildingDict
+from models.lead_record import LeadForDelivery
 from models.outbox.claims import Failure, FailureKind
 
 REASON_LIMIT = 300  # characters
@@ -20,13 +21,12 @@ _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u206
 class DeliveryContext:
     """A delivery's lead and building. Each attempt at the same delivery gets the same stable_id.
 
-    stable_id: only letters, digits, '_' and '-'. lead: `models.lead_record.lead_as_dict`.
-    building: `models.building.building_as_dict`; None if the lead is unassigned.
+    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned.
     """
 
     stable_id: str
-    lead: dict[str, Any]
-    building: dict[str, Any] | None
+    lead: LeadForDelivery
+    building: BuildingDict | None
 
 
 class Adapter:

@@ -63,11 +63,11 @@ class JuneHomesAdapter(Adapter):
 
 def payload(context: DeliveryContext) -> bytes:
     """Return the body: the lead and its building. It is the same at each attempt."""
-    lead = {name: context.lead[name] for name in context.lead if name not in INTERNAL_FIELDS}
+    lead = {name: value for name, value in context.lead.items() if name not in INTERNAL_FIELDS}
     building: dict[str, Any] | None = None
     if context.building is not None:
         fields = ("id", "name", "address_line_one", "unified_address_id")
-        building = {name: context.building[name] for name in fields}
+        building = {name: value for name, value in context.building.items() if name in fields}
     message = {
         "type": "lead.created",
         "timestamp": lead["created_at"],

@@ -1,25 +1,26 @@
-"""Owns customers: how a renter is recognised, and the spam flag."""
+"""Customers: how a renter is recognised, and the spam flag."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 import phonenumbers
 from peewee import AutoField, BooleanField, TextField
 
+from models.audit import Actor, record
 from models.clock import utc_text, utc_text_or_none
 from models.email_address import comparison_key
-from models.errors import ActionError
+from models.errors import Invalid, NotFound
 from models.storage.cached_query import CachedInsert, CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
 
-HOME_REGION = "US"  # where a phone number without a country code is from
+HOME_REGION = "US"  # of a phone number without a country code
 
 
 class Customer(Row):
-    """A renter. The keys are what a later lead is compared by; the rest is as it was typed first."""
+    """A renter. Later leads are matched by the keys; the other fields are as they were first typed."""
 
     id = AutoField()
     name = TextField(null=True)
@@ -32,22 +33,22 @@ class Customer(Row):
     erased_at = UtcDateTimeField(null=True)
 
 
-# How numbers of the home region are written, nine times of ten. A twentieth of the time that the whole
-# parsing takes; the tests hold the one to the other.
+# Nine of ten phone numbers match this pattern, which takes a twentieth of the time of `phonenumbers`. The
+# tests compare both.
 _HOME_NUMBER = re.compile(
     r"(?:\+?1[ .-]?)?(?:\(([2-9][0-9]{2})\) ?|([2-9][0-9]{2})[ .-]?)([2-9][0-9]{2})[ .-]?([0-9]{4})"
 )
 
 
 def phone_key(phone: str) -> str:
-    """The number in E.164, national numbers read as US; what can't be parsed stays as typed (C19)."""
+    """Return the number in E.164, or as typed if that fails. National numbers are read as US (C19)."""
     plain = _HOME_NUMBER.fullmatch(phone)
     if plain:
         return f"+1{plain[1] or plain[2]}{plain[3]}{plain[4]}"
-    return _key_of_any(phone)
+    return _parsed_phone_key(phone)
 
 
-def _key_of_any(phone: str) -> str:
+def _parsed_phone_key(phone: str) -> str:
     try:
         number = phonenumbers.parse(phone, HOME_REGION)
     except phonenumbers.NumberParseException:
@@ -57,7 +58,7 @@ def _key_of_any(phone: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Renter:
-    """Who a lead came from: as typed, and the keys made of it."""
+    """The sender of a lead: name and addresses as typed, and the keys made of these."""
 
     name: str | None
     email: str
@@ -68,7 +69,7 @@ class Renter:
 
 @dataclass(slots=True, eq=False)
 class CustomerRef:
-    """As much of a customer as a lead needs to know."""
+    """The part of a customer that intake needs."""
 
     id: int
     name: str | None
@@ -78,14 +79,14 @@ class CustomerRef:
     filled_in: bool = False
 
 
-NOT_STORED_YET = 0  # an id that is nobody's
+NOT_STORED_YET = 0  # the id of a customer without a row
 
 
 def find_or_create(renters: Sequence[Renter], now: datetime) -> list[CustomerRef]:
-    """The customer of each renter, in their order (C19).
+    """Return the customer of each renter, in their order (C19).
 
-    Found by e-mail, else by phone, else created. What a customer's record holds is never overwritten;
-    a blank name or phone is filled in. Renters see the customers that those before them made.
+    A customer is found by e-mail, else by phone, else created. Stored values are never overwritten; a blank
+    name or phone is filled in. A renter may match a customer that an earlier one in the list created.
     """
     by_email, by_phone = _known(renters)
     customers: list[CustomerRef] = []
@@ -101,12 +102,12 @@ def find_or_create(renters: Sequence[Renter], now: datetime) -> list[CustomerRef
         else:
             _fill_in(customer, renter)
         if customer.phone_key:
-            _remember(by_phone, customer.phone_key, customer)
+            _index_phone(by_phone, customer.phone_key, customer)
         customers.append(customer)
     _insert(created, now)
     for customer in {id(customer): customer for customer in customers if customer.filled_in}.values():
-        held = {"name": customer.name, "phone": customer.phone, "phone_key": customer.phone_key}
-        Customer.update(held).where(Customer.id == customer.id).execute()
+        values = {"name": customer.name, "phone": customer.phone, "phone_key": customer.phone_key}
+        Customer.update(values).where(Customer.id == customer.id).execute()
     return customers
 
 
@@ -126,18 +127,18 @@ def _known(renters: Iterable[Renter]) -> tuple[dict[str, CustomerRef], dict[str,
     phones = {renter.phone_key for renter in renters if renter.phone_key}
     by_email: dict[str, CustomerRef] = {}
     by_phone: dict[str, CustomerRef] = {}
-    # Not by an empty list: of 'or false' SQLite makes a look at every customer.
+    # Never an empty list: SQLite scans every customer for 'or false'.
     for email_key, *rest in _KNOWN.run(emails, phones or [None]):
         customer = CustomerRef(*rest)
         if email_key:
             by_email[email_key] = customer
         if customer.phone_key:
-            _remember(by_phone, customer.phone_key, customer)
+            _index_phone(by_phone, customer.phone_key, customer)
     return by_email, by_phone
 
 
-def _remember(by_phone: dict[str, CustomerRef], phone_key: str, customer: CustomerRef) -> None:
-    # Of several with one number it is the one that was registered first; one not yet stored comes last.
+def _index_phone(by_phone: dict[str, CustomerRef], phone_key: str, customer: CustomerRef) -> None:
+    # Of several customers with one number the oldest counts; one that is not stored yet comes last.
     first = by_phone.setdefault(phone_key, customer)
     if customer.id != NOT_STORED_YET and (first.id == NOT_STORED_YET or customer.id < first.id):
         by_phone[phone_key] = customer
@@ -175,33 +176,59 @@ def _insert(created: Mapping[str, tuple[CustomerRef, Renter]], now: datetime) ->
         created[email_key][0].id = row_id
 
 
+class CustomerBrief(TypedDict):
+    """A customer as JSON inside a lead."""
+
+    id: int
+    email: str | None
+    name: str | None
+    phone: str | None
+    spam: bool
+
+
+class CustomerDict(CustomerBrief):
+    """A customer as JSON."""
+
+    created_at: str
+    erased_at: str | None
+
+
 def find_customer(customer_id: int) -> Customer:
-    """The customer of this id. Raises ActionError if there is none."""
+    """Return the customer of this id. Raises NotFound."""
     found = Customer.get_or_none(Customer.id == customer_id)
     if found is None:
-        raise ActionError(f"there is no customer {customer_id}; see 'customer list'")
+        raise NotFound(f"there is no customer {customer_id}", "unknown_customer")
     return found
 
 
-def list_customers(email: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest customers, with this e-mail address if given. Raises ActionError if it isn't an address."""
+def list_customers(email: str | None, limit: int) -> list[CustomerDict]:
+    """Return the newest customers, with this e-mail address if given.
+
+    Raises Invalid if it isn't an address.
+    """
     rows = Customer.select().order_by(Customer.id.desc()).limit(limit)
     if email is not None:
         try:
             rows = rows.where(Customer.email_key == comparison_key(email))
         except ValueError as error:
-            raise ActionError(f"{email!r} is not an e-mail address: {error}") from None
+            raise Invalid(f"{email!r} is not an e-mail address: {error}", field="email") from None
     return [customer_as_dict(row) for row in rows]
 
 
-def flag_spam(customer: Customer, spam: bool) -> None:
-    """Mark a customer as spam, or take the mark off: later leads of a marked one notify nobody (C22)."""
+def flag_spam(actor: Actor, customer_id: int, spam: bool, now: datetime) -> Customer:
+    """Set or clear a customer's spam flag. Later leads of a flagged customer notify nobody (C22).
+
+    Raises NotFound.
+    """
+    customer = find_customer(customer_id)
     customer.spam = spam
     customer.save(only=[Customer.spam])
+    record(actor, f"customer.{'flag' if spam else 'unflag'}_spam", "customer", customer_id, now)
+    return customer
 
 
-def customer_in_brief(customer: Customer) -> dict[str, Any]:
-    """A customer as it stands in the record of a lead."""
+def customer_in_brief(customer: Customer) -> CustomerBrief:
+    """Return a customer as JSON inside a lead."""
     return {
         "id": customer.id,
         "email": customer.email,
@@ -211,8 +238,8 @@ def customer_in_brief(customer: Customer) -> dict[str, Any]:
     }
 
 
-def customer_as_dict(customer: Customer) -> dict[str, Any]:
-    """A customer as listings show it."""
+def customer_as_dict(customer: Customer) -> CustomerDict:
+    """Return a customer as JSON."""
     return {
         **customer_in_brief(customer),
         "created_at": utc_text(customer.created_at),

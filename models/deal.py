@@ -1,4 +1,4 @@
-"""Owns deals: a lead's place in the pipeline."""
+"""Deals: a lead's place in the pipeline."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from models.storage.rows import Row, UtcDateTimeField
 
 
 class PipelineStage(Row):
-    """A stage of the pipeline; the one of the lowest position is where a deal begins."""
+    """A stage of the pipeline. A deal begins in the stage of the lowest position."""
 
     id = AutoField()
     position = IntegerField(unique=True)
@@ -19,7 +19,7 @@ class PipelineStage(Row):
 
 
 class Deal(Row):
-    """What a lead may become. One for each lead."""
+    """A lead's progress through the pipeline; each lead has one."""
 
     id = AutoField()
     lead = ForeignKeyField(Lead, unique=True)
@@ -29,7 +29,7 @@ class Deal(Row):
 
 
 def open_deals(lead_ids: Sequence[int], now: datetime) -> None:
-    """Make the deal of each of these leads, in the pipeline's initial stage (C21)."""
+    """Create the deal of each lead, in the pipeline's initial stage (C21)."""
     _OPEN.run(now, lead_ids)
 
 

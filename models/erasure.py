@@ -1,9 +1,10 @@
-"""Owns erasure: taking a renter's data out of everything that was made of it."""
+"""Erasure: removing a renter's data from every row that holds it."""
 
 from datetime import datetime
 
-from models.customer import Customer
-from models.errors import ActionError
+from models.audit import Actor, record
+from models.customer import find_customer
+from models.errors import Conflict
 from models.lead import Lead
 from models.outbox.delivery import (
     DELIVERED,
@@ -20,25 +21,26 @@ from models.outbox.destination import Destination
 from models.spam import RecentText
 
 
-def erase_customer(customer: Customer, now: datetime) -> int:
-    """Erase the customer and what their leads hold of them; answers with the number of leads.
+def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
+    """Erase a customer's data, also in their leads, and return the number of these.
 
-    The rows stay, so that counts stay true; mail that has not left will not leave. Raises ActionError if it
-    was done before.
+    The rows stay, so that counts stay true. Deliveries that have not left are skipped. Raises NotFound, or
+    Conflict if the customer was erased before.
     """
+    customer = find_customer(customer_id)
     if customer.erased_at is not None:
-        raise ActionError(f"customer {customer.id} was erased already")
+        raise Conflict(f"customer {customer_id} was erased already")
     leads = Lead.select(Lead.id).where(Lead.customer == customer)
     Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
         Delivery.lead.in_(leads), Delivery.state.in_((QUARANTINED, PENDING, SENDING, FAILED))
     ).execute()
     RecentText.delete().where(RecentText.lead.in_(leads)).execute()
-    # What a mail server said of an attempt may quote the renter.
+    # A mail server's reply to an attempt may quote the renter.
     DeliveryAttempt.update(outcome=ERASED).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
         DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED),
     ).execute()
-    # And so may the reason of a hold.
+    # So may the reason of an open circuit breaker.
     Destination.update(reason=ERASED).where(Destination.reason.is_null(False)).execute()
     erased: int = (
         Lead.update(
@@ -68,4 +70,5 @@ def erase_customer(customer: Customer, now: datetime) -> int:
     customer.phone = customer.phone_key = None
     customer.erased_at = now
     customer.save()
+    record(actor, "customer.erase", "customer", customer_id, now)
     return erased

@@ -1,11 +1,12 @@
-"""Errors of actions: what was asked for can't be done, in words that a terminal and a page can both show."""
+"""Errors of actions: why one was refused, in words that a terminal and a page can both show."""
 
 
 class ActionError(Exception):
     """An action that was refused and changed nothing. The message says why, in one line.
 
-    code: names the trouble where there is a way out of it, so that the terminal and the console can each say
-    their own; facts: what that hint needs, such as ids. The message itself names no command and no button.
+    code: names the error where there is a way out of it, so that the terminal and the console can each add
+    their own hint. facts: the values that a hint or a form needs, such as an id or the name of a field. The
+    message itself names no command and no button.
     """
 
     def __init__(self, message: str, code: str = "", **facts: object) -> None:
@@ -15,11 +16,11 @@ class ActionError(Exception):
 
 
 class NotFound(ActionError):
-    """There is no such thing."""
+    """The subject of the action does not exist."""
 
 
 class Conflict(ActionError):
-    """The thing is in a state that doesn't allow the action."""
+    """The subject is in a state that does not allow the action."""
 
 
 class Invalid(ActionError):

@@ -1,4 +1,4 @@
-"""Owns Idempotency-Keys: a lead sent again under its key is answered as it was the first time (C20)."""
+"""Idempotency keys: a lead that is sent again with its key gets the first answer (C20)."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -14,10 +14,10 @@ KEPT_FOR = timedelta(hours=24)
 
 
 class IdempotencyKey(Row):
-    """A key under which a lead was sent. Only digests: a client may make its keys of a renter's address."""
+    """The key of a stored lead, as a digest: a client may derive its keys from a renter's address."""
 
-    digest = BlobField(primary_key=True)  # of the key, and of whose it is
-    body = BlobField()  # a digest
+    digest = BlobField(primary_key=True)  # of the key and its owner
+    body = BlobField()  # a digest of it
     lead = ForeignKeyField(Lead)
     lead_id: int
     created_at = UtcDateTimeField()
@@ -25,7 +25,7 @@ class IdempotencyKey(Row):
 
 @dataclass(frozen=True, slots=True)
 class ScopedKey:
-    """A key together with whose it is, and the body that came with it, as digests."""
+    """A key with its owner, and the body that it came with, as digests."""
 
     digest: bytes
     body: bytes
@@ -33,28 +33,28 @@ class ScopedKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """What makes a lead safe to send again: the client's key, where it came from, a digest of its body."""
+    """A lead's Idempotency-Key with its source, and the digest of its body."""
 
     key: str
     source: str
     body: bytes
 
     def scoped_to(self, building_id: int | None) -> ScopedKey:
-        """The key as the building's, or if there is none as its source's."""
+        """Return the key as owned by the building, or by the source if there is no building."""
         owner = f"source {self.source}" if building_id is None else f"building {building_id}"
         return ScopedKey(hashlib.sha256(f"{owner}\n{self.key}".encode()).digest(), self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What was made of the first lead under a key, and a digest of the body it had."""
+    """The first lead with a key, and the digest of its body."""
 
     lead_id: int
     body: bytes
 
 
 def find_key_records(digests: Collection[bytes], now: datetime) -> dict[bytes, KeyRecord]:
-    """What is kept of these keys."""
+    """Return the records of these keys that have not expired."""
     if not digests:
         return {}
     rows = IdempotencyKey.select().where(
@@ -63,14 +63,14 @@ def find_key_records(digests: Collection[bytes], now: datetime) -> dict[bytes, K
     return {bytes(row.digest): KeyRecord(row.lead_id, bytes(row.body)) for row in rows}
 
 
-def save_key_records(tries: Mapping[bytes, KeyRecord], now: datetime) -> None:
-    """Keep these, in the transaction of their leads, and forget those whose time is up."""
-    if not tries:
+def save_key_records(records: Mapping[bytes, KeyRecord], now: datetime) -> None:
+    """Save these records, in the transaction of their leads, and delete expired ones."""
+    if not records:
         return
     IdempotencyKey.delete().where(IdempotencyKey.created_at <= now - KEPT_FOR).execute()
     IdempotencyKey.insert_many(
         [
-            {"digest": digest, "body": one.body, "lead": one.lead_id, "created_at": now}
-            for digest, one in tries.items()
+            {"digest": digest, "body": first.body, "lead": first.lead_id, "created_at": now}
+            for digest, first in records.items()
         ]
     ).execute()

@@ -1,4 +1,4 @@
-"""Owns the one transaction behind a 201: customer, lead, deal and outbox rows, all or none."""
+"""Intake: the one transaction behind a 201 stores customer, lead, deal and deliveries, all or none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from models.building import Building, BuildingKeys, BuildingRef, match_buildings
+from models.building import Building
+from models.building_match import BuildingKeys, BuildingRef, match_buildings
 from models.customer import Customer, CustomerRef, Renter, find_or_create
 from models.deal import open_deals
 from models.idempotency import KeyedRequest, KeyRecord, ScopedKey, find_key_records, save_key_records
@@ -20,7 +21,7 @@ from models.storage.cached_query import CachedInsert
 
 @dataclass(frozen=True, slots=True)
 class SmsConsent:
-    """The evidence that goes with a consent to be texted (C14)."""
+    """The evidence of a consent to text messages (C14)."""
 
     at: datetime
     ip: str
@@ -31,7 +32,7 @@ class SmsConsent:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A lead as it was sent, checked: every text is clean and not blank, or None."""
+    """A lead as it was sent and validated: each text is clean and not blank, or None."""
 
     request_id: str
     received_at: datetime
@@ -47,13 +48,13 @@ class Submission:
     listing_source_original_id: str | None = None
     request_host: str | None = None
     sms_consent: SmsConsent | None = None
-    signs: SpamSignals | None = None  # of how it was filled in
-    keyed_request: KeyedRequest | None = None  # None: every time it is sent it is another lead
+    spam_signals: SpamSignals | None = None
+    keyed_request: KeyedRequest | None = None  # None: each time it is sent it is another lead
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A lead that is stored: its id, and why no agent is told of it, if none is. again: it was so before."""
+    """A stored lead. not_told: why no agent is mailed; replayed: an earlier request stored it."""
 
     lead_id: int
     not_told: str | None = None
@@ -62,22 +63,22 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class KeyReused:
-    """A lead that was not stored: its Idempotency-Key came with another body before."""
+    """A lead that was not stored: its Idempotency-Key belongs to another body."""
 
 
 def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused]:
-    """Store these leads with all that belongs to them. An operation of the writer.
+    """Store leads with their customers, deals and deliveries. An operation of the writer.
 
-    Of those that are the same by their Idempotency-Key the first is stored, if it isn't already, and all are
-    answered with its id: twins that come at once meet here, one behind the other.
+    Of leads with the same Idempotency-Key the first is stored, unless it was before, and all get its id.
+    Twins that arrive at once meet here, in the writer's order.
     """
     now = max(s.received_at for s in submissions)
     buildings = match_buildings((s.building_keys for s in submissions), now)
     keys = [_key(submission, buildings) for submission in submissions]
-    tries = find_key_records({key.digest for key in keys if key}, now)
+    records = find_key_records({key.digest for key in keys if key}, now)
     first_at: dict[bytes, int] = {}
     for position, key in enumerate(keys):
-        if key and key.digest not in tries:
+        if key and key.digest not in records:
             first_at.setdefault(key.digest, position)
     new = [at for at, key in enumerate(keys) if key is None or first_at.get(key.digest) == at]
     stored = dict(zip(new, _store([submissions[at] for at in new], buildings, now), strict=True))
@@ -87,9 +88,9 @@ def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused
         if key and at in stored
     }
     save_key_records(made, now)
-    tries |= made
+    records |= made
     return [
-        stored[at] if key is None or at in stored else _again(key, tries[key.digest])
+        stored[at] if key is None or at in stored else _replayed(key, records[key.digest])
         for at, key in enumerate(keys)
     ]
 
@@ -101,7 +102,7 @@ def _key(submission: Submission, buildings: Mapping[BuildingKeys, BuildingRef]) 
     return submission.keyed_request.scoped_to(None if building is None else building.id)
 
 
-def _again(key: ScopedKey, first: KeyRecord) -> Recorded | KeyReused:
+def _replayed(key: ScopedKey, first: KeyRecord) -> Recorded | KeyReused:
     return Recorded(first.lead_id, replayed=True) if key.body == first.body else KeyReused()
 
 
@@ -111,14 +112,14 @@ def _store(
     if not submissions:
         return []
     customers = find_or_create([s.renter for s in submissions], now)
-    suspects = [spam_check_of(s.signs, s.message, buildings.get(s.building_keys)) for s in submissions]
-    suspected = check_for_spam(suspects, now)
+    checks = [spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys)) for s in submissions]
+    suspected = check_for_spam(checks, now)
     rows = [
         _lead_row(submission, buildings.get(submission.building_keys), customer, reason)
         for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
     ]
     inserted = _INSERT.run([_values(row) for row in rows])
-    ids: dict[str, int] = dict(inserted)  # by request: the order of returned rows is nobody's promise
+    ids: dict[str, int] = dict(inserted)  # by request: SQLite promises no order of returned rows
     lead_ids = [ids[submission.request_id] for submission in submissions]
     open_deals(lead_ids, now)
     recorded: list[Recorded] = []
@@ -127,11 +128,11 @@ def _store(
         lead_ids, submissions, customers, suspected, strict=True
     ):
         building = buildings.get(submission.building_keys)
-        skip, hold = why_not_told(customer, building), why_quarantined(reason, building)
-        recorded.append(Recorded(lead_id, skip or hold))
-        deliveries += _deliveries(lead_id, submission, skip, hold)
+        skip_reason, quarantine_reason = why_not_told(customer, building), why_quarantined(reason, building)
+        recorded.append(Recorded(lead_id, skip_reason or quarantine_reason))
+        deliveries += _deliveries(lead_id, submission, skip_reason, quarantine_reason)
     enqueue(deliveries, now)
-    remember_texts(zip(lead_ids, suspects, strict=True), now)
+    remember_texts(zip(lead_ids, checks, strict=True), now)
     return recorded
 
 
@@ -177,28 +178,28 @@ def _lead_row(
 
 
 def property_type(submission: Submission) -> str:
-    """What the renter asks about (C15)."""
+    """Return what the renter asks about (C15)."""
     return "listing" if submission.unit_preference else "building"
 
 
 def in_utc(slot: datetime | None, building: Building | BuildingRef | None) -> datetime | None:
-    """The instant of a slot: without an offset it is in the building's time zone, UTC if there is none."""
+    """Return the instant of a slot. Without an offset it is in the building's time zone, else in UTC."""
     if slot is not None and slot.tzinfo is None:
         slot = slot.replace(tzinfo=ZoneInfo(building.time_zone) if building else UTC)
     return slot and slot.astimezone(UTC)
 
 
 def _deliveries(
-    lead_id: int, submission: Submission, skip: str | None, hold: str | None
+    lead_id: int, submission: Submission, skip_reason: str | None, quarantine_reason: str | None
 ) -> list[NewDelivery]:
-    deliveries = [NewDelivery(lead_id, EMAIL, skip, hold)]
+    deliveries = [NewDelivery(lead_id, EMAIL, skip_reason, quarantine_reason)]
     if submission.listing_source == JUNE_HOMES_SOURCE:
-        deliveries.append(NewDelivery(lead_id, JUNE_HOMES, quarantine_reason=hold))
+        deliveries.append(NewDelivery(lead_id, JUNE_HOMES, quarantine_reason=quarantine_reason))
     return deliveries
 
 
 def why_not_told(customer: Customer | CustomerRef, building: Building | BuildingRef | None) -> str | None:
-    """Why no agent gets a mail about a lead of this customer, for the operator; None if one does (C22)."""
+    """Return why no agent is mailed about a lead of this customer, for the operator; None if one is (C22)."""
     if building is None:
         return "no building matched"
     if not building.agent_email:

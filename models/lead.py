@@ -1,4 +1,4 @@
-"""Owns leads: what a renter sent, and what was made of it."""
+"""Leads: the table, and the values that its fields take."""
 
 from peewee import AutoField, BooleanField, ForeignKeyField, TextField
 
@@ -11,10 +11,10 @@ JUNE_HOMES_SOURCE = "june_homes"
 
 
 class Lead(Row):
-    """A lead. The `sent_` columns keep what was typed where something else was made of it."""
+    """A lead. A `sent_` column keeps the text that was sent where its value is stored in another form."""
 
     id = AutoField()
-    request_id = TextField()  # of the request that brought it; what stable ids are made of
+    request_id = TextField()  # of the HTTP request; delivery ids are derived from it
     created_at = UtcDateTimeField()
     building = ForeignKeyField(Building, null=True)  # null: unassigned
     building_id: int | None
@@ -42,5 +42,5 @@ class Lead(Row):
     sms_consent_ip = TextField(null=True)
     sms_consent_user_agent = TextField(null=True)
     sms_consent_host = TextField(null=True)
-    sms_consent_version = TextField(null=True)  # of the text that was consented to, as the form calls it
-    suspected = TextField(null=True)  # of spam, and why
+    sms_consent_version = TextField(null=True)  # of the consent text, as the form names it
+    suspected = TextField(null=True)  # why it looks like spam; null if it does not

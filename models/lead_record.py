@@ -1,15 +1,15 @@
-"""Owns the whole record of a lead, as listings and export show it: with customer, deal and deliveries."""
+"""Leads as JSON, with customer, deal and deliveries: for listings, for export, for delivery."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
-from models.building import Building, building_as_dict
+from models.building import Building, BuildingDict, building_as_dict
 from models.clock import utc_text, utc_text_or_none
-from models.customer import Customer, customer_in_brief
+from models.customer import Customer, CustomerBrief, customer_in_brief
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
 from models.outbox.claims import Claim, Claimed, claim
@@ -19,12 +19,98 @@ from models.storage.cached_query import CachedSelect
 log = logging.getLogger("leads.outbox")
 
 PAGE = 500
-# What is raised by a row that holds something else than it should.
+# The errors that a row with malformed values raises.
 UNREADABLE = (ValueError, TypeError, LookupError)
 
 
-def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> dict[str, Any]:
-    """One lead with all that belongs to it, ready for JSON. Times are UTC text."""
+class DealDict(TypedDict):
+    """A deal as JSON inside a lead."""
+
+    id: int
+    stage: str
+
+
+class DeliveryBrief(TypedDict):
+    """A delivery as JSON inside a lead."""
+
+    kind: str
+    state: str
+    attempts: int
+    reason: str | None
+
+
+class LeadDict(TypedDict):
+    """A lead as JSON, in listings and exports. Times are UTC text."""
+
+    id: int
+    created_at: str
+    building_id: int | None
+    customer: CustomerBrief
+    requestor_name: str | None
+    requestor_email: str | None
+    requestor_phone: str | None
+    message: str | None
+    slot: str | None
+    unit_preference: str | None
+    property_type: str
+    utm_data: dict[str, str] | None
+    listing_source: str | None
+    listing_source_original_id: str | None
+    request_host: str | None
+    sms_consent: bool
+    lead_source: str
+    deal: DealDict | None
+    deliveries: list[DeliveryBrief]
+
+
+class LeadForDelivery(LeadDict):
+    """A lead as adapters get it: without deal and deliveries, with the reason why it looks like spam."""
+
+    suspected: str | None
+
+
+class SentDict(TypedDict):
+    """The texts that a lead came with and that are stored in another form."""
+
+    unified_address_id: str | None
+    address_line_one: str | None
+    token: str | None
+    slot: str | None
+    utm_data: str | None
+
+
+class ConsentDict(TypedDict):
+    """The evidence of a consent to text messages."""
+
+    at: str | None
+    ip: str | None
+    user_agent: str | None
+    host: str | None
+    version: str | None
+
+
+class AttemptDict(TypedDict):
+    """One attempt at a delivery as JSON."""
+
+    kind: str
+    number: int
+    started_at: str
+    ended_at: str | None
+    outcome: str | None
+
+
+class LeadRecordDict(LeadDict):
+    """All that is stored of one lead, as JSON."""
+
+    request_id: str
+    suspected: str | None
+    sent: SentDict
+    sms_consent_evidence: ConsentDict | None
+    attempts: list[AttemptDict]
+
+
+def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> LeadDict:
+    """Return a lead as JSON, with its deal and deliveries."""
     return {
         "id": lead.id,
         "created_at": utc_text(lead.created_at),
@@ -59,8 +145,8 @@ def list_leads(
     since: datetime | None = None,
     limit: int | None = None,
     newest_first: bool = True,
-) -> Iterator[dict[str, Any]]:
-    """Leads as dicts, fetched a page at a time, so that a million of them need no memory."""
+) -> Iterator[LeadDict]:
+    """Yield leads, fetched a page at a time, so that a million of them need little memory."""
     conditions = []
     if building_id is not None:
         conditions.append(Lead.building == building_id)
@@ -90,41 +176,42 @@ def list_leads(
 
 
 def count_leads() -> int:
-    """How many leads there are."""
+    """Return the number of leads."""
     count: int = Lead.select().count()
     return count
 
 
 @dataclass(frozen=True, slots=True)
 class LeadRecord:
-    """A lead as a dict, without deal and deliveries, but with what it is suspected of; its building as one,
-    None if it has none; and the id of its request.
-    """
+    """A lead for its adapter, its building, and the id of the HTTP request that it came with."""
 
-    lead: dict[str, Any]
-    building: dict[str, Any] | None
+    lead: LeadForDelivery
+    building: BuildingDict | None
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRecord:
-    """A delivery that was claimed, with its lead; None if that can't be read."""
+    """A claimed delivery with its lead; None if that can't be read."""
 
     claimed: Claimed
     record: LeadRecord | None
 
 
 def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
-    """`outbox.claim`, with all that it takes to deliver what is claimed. An operation of the writer."""
-    answers = claim(claims)
-    records = _load_all({claimed.lead_id for answer in answers for claimed in answer})
-    return [[ClaimedRecord(claimed, records[claimed.lead_id]) for claimed in answer] for answer in answers]
+    """Claim deliveries, and return each with its lead and building. An operation of the writer."""
+    claimed_lists = claim(claims)
+    records = _load_all({claimed.lead_id for claimed_list in claimed_lists for claimed in claimed_list})
+    return [
+        [ClaimedRecord(claimed, records[claimed.lead_id]) for claimed in claimed_list]
+        for claimed_list in claimed_lists
+    ]
 
 
 def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadRecord | None]:
     with suppress(*UNREADABLE):
         return _load(lead_ids)
-    # One that holds what nobody can make sense of must not keep the others back.
+    # One unreadable lead must not delay the others.
     return {lead_id: _load_one(lead_id) for lead_id in lead_ids}
 
 
@@ -149,13 +236,13 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
     buildings = {row.id: building_as_dict(row) for (row,) in _BUILDINGS.run(building_ids)}
     for lead, customer in rows:
         lead.customer = customer
-        as_dict = {**lead_as_dict(lead, None, ()), "suspected": lead.suspected}
+        as_dict: LeadForDelivery = {**lead_as_dict(lead, None, ()), "suspected": lead.suspected}
         records[lead.id] = LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
     return records
 
 
-def show_lead(lead_id: int) -> dict[str, Any] | None:
-    """All that is known of one lead: besides its record what was typed, the consent, the attempts."""
+def show_lead(lead_id: int) -> LeadRecordDict | None:
+    """Return all that is stored of one lead: also the sent texts, the consent, the attempts."""
     lead = _leads().where(Lead.id == lead_id).first()
     if lead is None:
         return None
@@ -202,7 +289,7 @@ def _leads() -> Any:
     return Lead.select(Lead, Customer).join(Customer)
 
 
-def _as_dicts(leads: Sequence[Lead]) -> Iterator[dict[str, Any]]:
+def _as_dicts(leads: Sequence[Lead]) -> Iterator[LeadDict]:
     ids = [lead.id for lead in leads]
     deals = {
         deal.lead_id: deal

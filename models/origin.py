@@ -1,4 +1,4 @@
-"""Owns what a web origin is: scheme, host and port of a page, as a browser writes them."""
+"""Web origins: the scheme, host and port of a page, as a browser writes them."""
 
 import ipaddress
 import re
@@ -10,7 +10,7 @@ HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]
 
 
 def origin_of(url: str) -> str:
-    """The origin of an http(s) URL as a browser writes it: lower case, IDNA, no default port, no path.
+    """Return the origin of an http(s) URL as a browser writes it: lower case, IDNA, no default port, no path.
 
     Raises ValueError, saying what is wrong, if it isn't one.
     """
@@ -35,7 +35,7 @@ def origin_of(url: str) -> str:
 
 
 def is_origin(text: str) -> bool:
-    """True if the text is an origin as a browser writes it, and no more than that."""
+    """Return True if the text is an origin, and nothing more, as a browser writes it."""
     try:
         return origin_of(text) == text
     except ValueError:

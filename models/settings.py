@@ -1,4 +1,4 @@
-"""Owns the settings: parsed once, checked, each with its origin. Flag > LEADS_* > file > default."""
+"""Settings: parsed and checked once, each with its origin. Flag > LEADS_* > file > default."""
 
 import base64
 import ipaddress
@@ -25,7 +25,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many requests in so many seconds; also how many may come at once."""
+    """A rate limit: requests in seconds. As many requests may come at once."""
 
     requests: int
     seconds: int
@@ -36,7 +36,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """A mail server to hand mail to. starttls: always, auto (when it is offered), never."""
+    """The address and login of a mail server. starttls: always, auto (if the server offers it), never."""
 
     host: str
     port: int
@@ -90,11 +90,11 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
 
 
 def parse_partner_url(text: str) -> str:
-    """An https URL, or http to this machine alone; '' stays. Raises ValueError."""
+    """Check an https URL, or an http URL of this machine; '' stays. Raises ValueError."""
     parts = urlsplit(text)
     if text and not (
         parts.hostname
-        and parts.port != 0  # which raises ValueError for a port that is no number
+        and parts.port != 0  # it raises ValueError for a port that is no number
         and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)))
     ):
         raise ValueError
@@ -102,7 +102,7 @@ def parse_partner_url(text: str) -> str:
 
 
 def parse_signing_secret(text: str) -> bytes:
-    """The bytes of a key: base64 behind 'whsec_', or else the text's own. Raises ValueError."""
+    """Return the bytes of a key: base64 after 'whsec_', else the text itself. Raises ValueError."""
     if text.startswith("whsec_"):
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)  # binascii.Error is a ValueError
         if not key:
@@ -112,14 +112,14 @@ def parse_signing_secret(text: str) -> bytes:
 
 
 def parse_public_url(text: str) -> str:
-    """An http(s) URL, without the slash at its end; '' stays. Raises ValueError."""
+    """Check an http(s) URL and return it without a final slash; '' stays. Raises ValueError."""
     if text:
         origin_of(text)
     return text.rstrip("/")
 
 
 def parse_mail_from(text: str) -> str:
-    """A bare e-mail address; '' stays. Raises ValueError."""
+    """Check a bare e-mail address; '' stays. Raises ValueError."""
     if text:
         normal_form(text)
     return text
@@ -142,7 +142,7 @@ def parse_count(text: str) -> int:
 
 
 def parse_log_format(text: str) -> str:
-    """'text' or 'json'. Raises ValueError."""
+    """Check that the text is 'text' or 'json'. Raises ValueError."""
     if text not in ("text", "json"):
         raise ValueError
     return text
@@ -164,7 +164,7 @@ def _setting(default: str, parse: Callable[[str], Any], takes: str, help: str, s
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that a server or a command can be told. `load` makes one."""
+    """The settings of a server or a command. `load` makes them."""
 
     host: str = _setting("127.0.0.1", str, "an address", "the address to listen on")
     port: int = _setting("8080", parse_port, "a port number, or 0 for any", "the port to listen on")
@@ -219,21 +219,21 @@ class Settings:
     )
     log_format: str = _setting("text", parse_log_format, "text or json", "how the log is written")
 
-    # For each setting its text as given, and where it came from: the flag, the variable, the file.
+    # By name: the text of a setting, and its origin: the flag, the variable, the file.
     given: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     def origin(self, name: str) -> str:
-        """Where the setting's value came from: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""
+        """Return the setting's origin: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""
         return self.given[name][1]
 
 
 def names() -> list[str]:
-    """The names of all settings, in the order they are shown."""
+    """Return the names of all settings, in the order of listings."""
     return [f.name for f in fields(Settings) if f.metadata]
 
 
 def about(name: str) -> Mapping[str, Any]:
-    """What is known of a setting: default, parse, takes, help, secret."""
+    """Return the metadata of a setting: default, parse, takes, help, secret."""
     return next(f.metadata for f in fields(Settings) if f.name == name)
 
 
@@ -242,7 +242,7 @@ def load(
     environment: Mapping[str, str] = os.environ,
     file: Path | None = None,
 ) -> Settings:
-    """The settings from flags, LEADS_* variables, a TOML file and the defaults, in that order.
+    """Return the settings from flags, LEADS_* variables, a TOML file and the defaults, in that order.
 
     Raises SettingError for a value that can't be used, a name that doesn't exist, a file that can't be read.
     """
@@ -304,7 +304,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def masked(name: str, text: str) -> str:
-    """A setting's text with what is secret in it as ***: all of a secret, of any URL its password."""
+    """Return a setting's text with *** for its secret part: all of a secret, or the password in a URL."""
     if about(name)["secret"] and name != "smtp_url":
         return text and "***"
     return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)

@@ -1,8 +1,8 @@
-"""Owns the quiet defence against spam: what looks like it, and what becomes of that. Nothing is refused.
+"""Spam checks: which leads look like spam, and why. No lead is refused for it.
 
-A lead that is suspected is stored as any other, with the reason. What would leave because of it is held until
-the operator releases it, or leaves marked, as the building has it. Without a defence a building's leads are
-suspected only if they fill in the trap, a field that no person sees.
+A suspected lead is stored like any other, with the reason. Its deliveries are quarantined until the operator
+releases the lead, or its mail is marked: the building's `spam_defence` decides. Without a defence only the
+honeypot field marks spam.
 """
 
 import hashlib
@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 
 from peewee import BlobField, CompositeKey, ForeignKeyField
 
-from models.building import MARK, OFF, Building, BuildingRef
+from models.building import MARK, OFF, Building
+from models.building_match import BuildingRef
 from models.lead import Lead
 from models.storage.rows import Row, UtcDateTimeField
 
-FASTEST_SECONDS = 3.0  # nobody reads and fills in a form in less
-OFTEN = 5  # how often one text may come to a building within the time below: some forms have one ready
+FASTEST_SECONDS = 3.0  # no person reads and fills in a form faster
+OFTEN = 5  # leads with one text that a building may get WITHIN the time: some forms suggest a text
 WITHIN = timedelta(minutes=10)
 
 _LINK = re.compile(r"(?:https?://|www\.)[!-~]+", re.IGNORECASE)
@@ -27,7 +28,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class RecentText(Row):
-    """A text that came with a lead of late, as a digest, to a building that has a defence."""
+    """The digest of a recent lead's message, kept for buildings that have a defence."""
 
     building = ForeignKeyField(Building)
     digest = BlobField()
@@ -40,59 +41,61 @@ class RecentText(Row):
 
 @dataclass(frozen=True, slots=True)
 class SpamSignals:
-    """What a lead says of how it was filled in. trap: there is something in the field that nobody sees;
-    seconds: how long it took, if that is known.
+    """How a form was filled in. honeypot: the field that no person sees has text in it; seconds: the time
+    that it took, None if unknown.
     """
 
-    trap: bool = False
+    honeypot: bool = False
     seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SpamCheck:
-    """What is looked at of a lead. defended: it came to a building that has a defence; text: its message then
-    as it is compared with others, the building's id and a digest.
+    """What a lead is checked by. defended: its building has a defence; text: then the building's id and the
+    digest of the message, for comparison with others.
     """
 
-    signs: SpamSignals | None
+    signals: SpamSignals | None
     message: str | None
     defended: bool
     text: tuple[int, bytes] | None
 
 
-def spam_check_of(signs: SpamSignals | None, message: str | None, building: BuildingRef | None) -> SpamCheck:
-    """What is looked at of a lead with these signs and this message, to this building."""
+def spam_check_of(
+    signals: SpamSignals | None, message: str | None, building: BuildingRef | None
+) -> SpamCheck:
+    """Return the check of a lead with these signals and this message, to this building."""
     if building is None or building.spam_defence == OFF:
-        return SpamCheck(signs, message, False, None)
-    return SpamCheck(signs, message, True, (building.id, _digest(message)) if message else None)
+        return SpamCheck(signals, message, False, None)
+    return SpamCheck(signals, message, True, (building.id, _digest(message)) if message else None)
 
 
-def check_for_spam(suspects: Sequence[SpamCheck], now: datetime) -> list[str | None]:
-    """Why each of these looks like spam, in their order; None if it doesn't."""
-    before: Counter[tuple[int, bytes]] = Counter()  # among these
-    return [_suspicion(suspect, before, now) for suspect in suspects]
+def check_for_spam(checks: Sequence[SpamCheck], now: datetime) -> list[str | None]:
+    """Return why each lead looks like spam, in their order; None if it doesn't."""
+    earlier: Counter[tuple[int, bytes]] = Counter()  # texts of this batch
+    return [_spam_reason(check, earlier, now) for check in checks]
 
 
-def _suspicion(suspect: SpamCheck, before: Counter[tuple[int, bytes]], now: datetime) -> str | None:
-    signs, message = suspect.signs or SpamSignals(), suspect.message
-    if signs.trap:
+def _spam_reason(check: SpamCheck, earlier: Counter[tuple[int, bytes]], now: datetime) -> str | None:
+    signals, message = check.signals or SpamSignals(), check.message
+    if signals.honeypot:
         return "the field that nobody sees was filled in"
-    if not suspect.defended:
+    if not check.defended:
         return None
-    flooded = suspect.text is not None and _comes_too_often(suspect.text, before, now)
-    if signs.seconds is not None and signs.seconds < FASTEST_SECONDS:
-        return f"it was filled in within {max(0.0, signs.seconds):.1f} s"
+    flooded = check.text is not None and _is_flood(check.text, earlier, now)
+    if signals.seconds is not None and signals.seconds < FASTEST_SECONDS:
+        return f"it was filled in within {max(0.0, signals.seconds):.1f} s"
     if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
         return "its message is links alone"
     return f"the same text came {OFTEN} times and more within ten minutes" if flooded else None
 
 
 def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> None:
-    """Remember the messages of these leads for a while, in their transaction, where there is a defence."""
+    """Store the digests of these leads' messages where there is a defence, and delete old ones."""
     rows = [
-        {"building": suspect.text[0], "digest": suspect.text[1], "lead": lead_id, "created_at": now}
-        for lead_id, suspect in leads
-        if suspect.text is not None
+        {"building": check.text[0], "digest": check.text[1], "lead": lead_id, "created_at": now}
+        for lead_id, check in leads
+        if check.text is not None
     ]
     if rows:
         old_or_ahead = (RecentText.created_at <= now - WITHIN) | (RecentText.created_at > now)
@@ -101,13 +104,13 @@ def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> Non
 
 
 def why_quarantined(suspected: str | None, building: Building | BuildingRef | None) -> str | None:
-    """Why what would leave because of a lead is held, for the operator; None if it isn't."""
+    """Return why a lead's deliveries are quarantined, for the operator; None if they aren't."""
     if suspected is None or (building is not None and building.spam_defence == MARK):
         return None
     return f"suspected of spam: {suspected}"
 
 
-def _comes_too_often(text: tuple[int, bytes], before: Counter[tuple[int, bytes]], now: datetime) -> bool:
+def _is_flood(text: tuple[int, bytes], earlier: Counter[tuple[int, bytes]], now: datetime) -> bool:
     building_id, digest = text
     rows = (
         RecentText.select(RecentText.lead)
@@ -117,13 +120,13 @@ def _comes_too_often(text: tuple[int, bytes], before: Counter[tuple[int, bytes]]
             RecentText.created_at > now - WITHIN,
             RecentText.created_at <= now,
         )
-        .limit(OFTEN)  # more of them would say no more
+        .limit(OFTEN)
     )
-    earlier = before[text] + len(list(rows.tuples()))
-    before[text] += 1
-    return earlier >= OFTEN
+    count = earlier[text] + len(list(rows.tuples()))
+    earlier[text] += 1
+    return count >= OFTEN
 
 
 def _digest(message: str) -> bytes:
-    # However it is spaced and whatever its case.
+    # Case and spacing make no difference.
     return hashlib.sha256(" ".join(message.casefold().split()).encode()).digest()

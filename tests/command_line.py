@@ -15,13 +15,16 @@ from typing import Any
 
 from server_process import ROOT, environment
 
-from models.building import BuildingKeys, add_building
+from models.audit import COMMAND_LINE, Actor
+from models.building import add_building
+from models.building_match import BuildingKeys
 from models.customer import Customer, Renter, phone_key
 from models.intake import Recorded, Submission, record_leads
 from models.storage.sqlite.connection import close_database, transaction
 from models.storage.sqlite.folder import open_database
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+ACTOR = Actor(COMMAND_LINE, "tester")
 
 
 @dataclass
@@ -103,7 +106,8 @@ class Commands:
         """Record leads, of a building of the token 'maple' that is made with the first."""
         with self.database():
             if Customer.select().count() == 0:
-                add_building({"name": "Maple Court", "agent_email": "agent@maple.test"}, "maple", NOW)
+                fields = {"name": "Maple Court", "agent_email": "agent@maple.test"}
+                add_building(ACTOR, fields, "maple", NOW)
             recorded = record_leads([_submission(**renter) for renter in renters])
             return [lead.lead_id for lead in recorded if isinstance(lead, Recorded)]
 

@@ -18,7 +18,7 @@ import apsw
 import pytest
 import tornado.web
 from aiosmtpd.smtp import SMTP, AuthResult
-from command_line import Commands
+from command_line import ACTOR, Commands
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
@@ -276,18 +276,19 @@ class ServerHarness:
     async def stored(self, lead_id: int) -> dict[str, Any]:
         found = await self.server.storage.read(show_lead, lead_id)
         assert found is not None
-        return found
+        return dict(found)
 
     async def leads(self) -> list[dict[str, Any]]:
-        return await self.server.storage.read(lambda: list(list_leads(newest_first=False)))
+        return await self.server.storage.read(lambda: [dict(lead) for lead in list_leads(newest_first=False)])
 
     async def deliveries(self, **only: Any) -> list[dict[str, Any]]:
         rows = await self.server.storage.read(list_deliveries, None, None, 100_000, self.clock.now())
-        return [row for row in reversed(rows) if all(row[name] == value for name, value in only.items())]
+        records: list[dict[str, Any]] = [dict(row) for row in reversed(rows)]
+        return [row for row in records if all(row[name] == value for name, value in only.items())]
 
     async def destination(self, kind: str) -> dict[str, Any]:
         rows = await self.server.storage.read(list_destinations, self.clock.now())
-        return next(row for row in rows if row["kind"] == kind)
+        return next(dict(row) for row in rows if row["kind"] == kind)
 
     async def settled(self, **only: Any) -> list[dict[str, Any]]:
         """The deliveries, once none of them is on its way or due."""
@@ -316,7 +317,7 @@ class ServerHarness:
     async def building(self, token: str | None = "maple", **fields: str | None) -> int:
         """Register a building; gives its id."""
         values = {"name": "The Maple", "agent_email": "agent@maple.test", **fields}
-        added, _ = await self.change(lambda: building.add_building(values, token, self.clock.now()))
+        added, _ = await self.change(lambda: building.add_building(ACTOR, values, token, self.clock.now()))
         return int(added.id)
 
 

@@ -1,14 +1,13 @@
-"""What `lead assign` promises: a lead that matched no building gets one, and its agent the mail."""
+"""`lead assign`: an unassigned lead gets a building, and its agent the mail."""
 
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock
 
-from models.building import find_building
 from models.lead_actions import assign_lead
 from models.outbox.destination import EMAIL, configure_destinations
 
 
-async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is_told(
+async def test_C17_an_assigned_lead_mails_the_agent_of_its_building(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     oak = await harness.building(token="oak", agent_email="agent@oak.test", time_zone="America/New_York")
@@ -18,8 +17,8 @@ async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is
     ]
     assert (await harness.stored(leads[0]))["slot"] == "2026-12-01T10:00:00.000000Z"
     now = clock.now()
-    why = await harness.change(lambda: [assign_lead(lead, find_building(oak), now) for lead in leads])
-    assert why == [None, None]
+    assigned = await harness.change(lambda: [assign_lead(ACTOR, lead, oak, now) for lead in leads])
+    assert [one.not_told for one in assigned] == [None, None]
     await harness.settled()
     assert harness.mail.recipients == [["agent@oak.test"]] * 2
     stored = [await harness.stored(lead) for lead in leads]
@@ -27,7 +26,7 @@ async def test_C17_a_lead_that_matched_no_building_is_given_one_and_its_agent_is
     assert {lead["building_id"] for lead in stored} == {oak}
 
 
-def test_it_says_what_it_did_and_whether_the_mail_can_leave(commands: Commands) -> None:
+def test_the_output_says_whether_the_mail_can_leave(commands: Commands) -> None:
     commands.leads({}, {"token": "unknown"}, {"token": "unknown"})
     said = commands.run("lead", "assign", 2, 1).stdout
     assert said == (
@@ -40,14 +39,14 @@ def test_it_says_what_it_did_and_whether_the_mail_can_leave(commands: Commands) 
     assert said == ("Lead 3 is of building 1 now: Maple Court\nThe mail to agent@maple.test is on its way.\n")
 
 
-def test_one_that_has_a_building_keeps_it(commands: Commands) -> None:
+def test_a_lead_with_a_building_is_not_reassigned(commands: Commands) -> None:
     commands.leads({})
     assert commands.refusal("lead", "assign", 1, 1) == "lead 1 is of building 1 already"
     assert commands.refusal("lead", "assign", 7, 1) == "there is no lead 7; see 'lead list --unassigned'"
     assert commands.refusal("lead", "assign", 1, 7).startswith("there is no building 7")
 
 
-def test_C22_it_is_said_why_nobody_is_mailed(commands: Commands) -> None:
+def test_C22_the_output_says_why_no_agent_is_mailed(commands: Commands) -> None:
     commands.leads({"token": "unknown"})
     commands.run("building", "update", 1, "--agent-email", "")
     assert commands.row("lead", "assign", 1, 1) == {
@@ -60,7 +59,7 @@ def test_C22_it_is_said_why_nobody_is_mailed(commands: Commands) -> None:
     assert (delivery["state"], delivery["reason"]) == ("skipped", "the building has no agent e-mail")
 
 
-def test_the_mail_of_an_unassigned_lead_is_not_to_be_retried(commands: Commands) -> None:
+def test_the_mail_of_an_unassigned_lead_can_not_be_retried(commands: Commands) -> None:
     commands.leads({"token": "unknown"})
     said = commands.refusal("outbox", "retry", 1)
     assert said == "lead 1 has no building, and so no agent; give it one by 'lead assign'"

@@ -1,28 +1,29 @@
-"""Which building a lead is for, and the life of its tokens."""
+"""How a lead matches a building, and how tokens are rotated and revoked."""
 
 from datetime import timedelta
 
 import pytest
+from command_line import ACTOR
 from conftest import ServerHarness, SteppedClock
 
-from models.building import find_building, issue_token, remove_building, revoke_token, rotate_token
+from models.building import issue_token, remove_building, revoke_token, rotate_token
 from models.errors import ActionError
 
 
-async def building_of(harness: ServerHarness, **clues: str | None) -> int | None:
-    lead_id = await harness.lead(**clues)
+async def building_of(harness: ServerHarness, **keys: str | None) -> int | None:
+    lead_id = await harness.lead(**keys)
     found: int | None = (await harness.stored(lead_id))["building_id"]
     return found
 
 
-async def test_C17_by_token_before_all_else(harness: ServerHarness) -> None:
+async def test_C17_a_token_takes_precedence(harness: ServerHarness) -> None:
     other = await harness.building(token="oak", unified_address_id="U2", address_line_one="2 Oak Street")
-    clues = {"unified_address_id": "U2", "address_line_one": "2 Oak Street"}
-    assert await building_of(harness, token="maple", **clues) == 1
+    keys = {"unified_address_id": "U2", "address_line_one": "2 Oak Street"}
+    assert await building_of(harness, token="maple", **keys) == 1
     assert await building_of(harness, token=" oak ") == other
 
 
-async def test_C17_by_unified_address_id_only_without_a_token(harness: ServerHarness) -> None:
+async def test_C17_a_unified_address_id_counts_only_without_a_token(harness: ServerHarness) -> None:
     other = await harness.building(token="oak", unified_address_id="U2")
     assert (
         await building_of(harness, token="", unified_address_id="U2", address_line_one="12 Maple Street")
@@ -31,7 +32,7 @@ async def test_C17_by_unified_address_id_only_without_a_token(harness: ServerHar
     assert await building_of(harness, unified_address_id="U9", address_line_one="12 Maple Street") is None
 
 
-async def test_C17_by_address_only_without_both(harness: ServerHarness) -> None:
+async def test_C17_an_address_counts_only_without_both(harness: ServerHarness) -> None:
     await harness.building(token="twin", address_line_one="12 Maple Street")
     assert await building_of(harness, address_line_one="  12 Maple Street ") == 1
     assert (
@@ -51,18 +52,18 @@ async def test_C17_an_unknown_token_does_not_fall_through(harness: ServerHarness
     assert harness.mail.mails == []
 
 
-async def test_C17_leads_of_one_batch_find_each_its_own_building(harness: ServerHarness) -> None:
+async def test_C17_each_lead_of_a_batch_matches_its_own_building(harness: ServerHarness) -> None:
     import asyncio
 
     await harness.building(token="oak", unified_address_id="U2")
-    clues = [{"token": "maple"}, {"token": "oak"}, {"unified_address_id": "U2"}, {"token": "x"}, {}] * 5
-    ids = await asyncio.gather(*(harness.lead(**c) for c in clues))
+    sent = [{"token": "maple"}, {"token": "oak"}, {"unified_address_id": "U2"}, {"token": "x"}, {}] * 5
+    ids = await asyncio.gather(*(harness.lead(**keys) for keys in sent))
     expected = [1, 2, 2, None, None] * 5
     assert [(await harness.stored(i))["building_id"] for i in ids] == expected
 
 
 async def test_C17_a_removed_building_matches_nothing(harness: ServerHarness) -> None:
-    await harness.change(lambda: remove_building(find_building(1), harness.clock.now()))
+    await harness.change(lambda: remove_building(ACTOR, 1, harness.clock.now()))
     assert await building_of(harness, token="maple") is None
     assert await building_of(harness, address_line_one="12 Maple Street") is None
 
@@ -70,13 +71,13 @@ async def test_C17_a_removed_building_matches_nothing(harness: ServerHarness) ->
 async def test_C18_a_token_belongs_to_one_building(harness: ServerHarness) -> None:
     other = await harness.building(token="oak")
     with pytest.raises(ActionError, match="belongs to building 1 already"):
-        await harness.change(lambda: issue_token(find_building(other), "maple", harness.clock.now()))
+        await harness.change(lambda: issue_token(ACTOR, other, "maple", harness.clock.now()))
 
 
-async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
+async def test_C18_a_rotated_token_works_until_the_overlap_ends(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    rotated = await harness.change(lambda: rotate_token(find_building(1), timedelta(days=7), clock.now()))
+    rotated = await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(days=7), clock.now()))
     assert await building_of(harness, token="maple") == 1
     assert await building_of(harness, token=rotated.token) == 1
     clock.step(7 * 86_400 - 1)
@@ -86,17 +87,17 @@ async def test_C18_a_rotated_token_works_through_the_overlap_and_no_longer(
     assert await building_of(harness, token=rotated.token) == 1
 
 
-async def test_C18_a_second_rotation_does_not_lengthen_the_first_overlap(
+async def test_C18_a_second_rotation_does_not_extend_the_first_overlap(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    await harness.change(lambda: rotate_token(find_building(1), timedelta(hours=1), clock.now()))
-    await harness.change(lambda: rotate_token(find_building(1), timedelta(days=7), clock.now()))
+    await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(hours=1), clock.now()))
+    await harness.change(lambda: rotate_token(ACTOR, 1, timedelta(days=7), clock.now()))
     clock.step(3_600)
     assert await building_of(harness, token="maple") is None
 
 
-async def test_C18_a_revoked_token_works_no_more(harness: ServerHarness, clock: SteppedClock) -> None:
-    await harness.change(lambda: revoke_token("maple", clock.now()))
+async def test_C18_a_revoked_token_stops_working(harness: ServerHarness, clock: SteppedClock) -> None:
+    await harness.change(lambda: revoke_token(ACTOR, "maple", clock.now()))
     assert await building_of(harness, token="maple", address_line_one="12 Maple Street") is None
     with pytest.raises(ActionError, match="was revoked"):
-        await harness.change(lambda: revoke_token("maple", clock.now()))
+        await harness.change(lambda: revoke_token(ACTOR, "maple", clock.now()))

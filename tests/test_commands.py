@@ -1,4 +1,4 @@
-"""Owns the promises of the operator's commands: each run as a process of its own, on real files."""
+"""The operator's commands, each run as a process of its own on real files."""
 
 import csv
 import io
@@ -46,13 +46,13 @@ def test_the_program_alone_prints_its_commands(commands: Commands) -> None:
         "sandbox --smtp-url smtp://mail.example.com",
     ],
 )
-def test_a_command_that_cannot_be_understood_exits_with_2(commands: Commands, args: str) -> None:
+def test_an_invalid_command_exits_with_status_2(commands: Commands, args: str) -> None:
     commands.data_dir.mkdir()
     commands.leads({})
     assert "usage: " in commands.run(*args.split(), status=2).stderr
 
 
-def test_a_listing_of_a_wrong_folder_says_so_and_makes_nothing(commands: Commands) -> None:
+def test_a_listing_of_a_wrong_folder_is_refused_and_creates_nothing(commands: Commands) -> None:
     for command in ("lead list", "building show 1"):
         said = commands.refusal(*command.split(), "--data-dir", "nowhere")
         assert said == "there is no leads.db in nowhere; give --data-dir"
@@ -60,7 +60,7 @@ def test_a_listing_of_a_wrong_folder_says_so_and_makes_nothing(commands: Command
     assert not (commands.data_dir.parent / "nowhere").exists()
 
 
-def test_a_building_is_added_shown_changed_and_removed(commands: Commands) -> None:
+def test_a_building_is_added_shown_updated_and_removed(commands: Commands) -> None:
     everything = {
         "--name": "Maple Court",
         "--address": "1 Maple St",
@@ -100,7 +100,7 @@ def test_a_building_is_added_shown_changed_and_removed(commands: Commands) -> No
     assert commands.refusal("building", "show", 1) == "there is no building 1; see 'building list'"
 
 
-def test_adding_a_building_says_what_to_paste_and_what_is_missing(commands: Commands) -> None:
+def test_adding_a_building_prints_its_token_and_missing_fields(commands: Commands) -> None:
     commands.settings["public_url"] = "https://leads.test"
     added = commands.run("building", "add", "--name", "Oak")
     [token] = commands.row("building", "show", 1)["tokens"]
@@ -123,7 +123,7 @@ def test_adding_a_building_says_what_to_paste_and_what_is_missing(commands: Comm
         (["--address", "1 Oak\x1b[2J"], "the address line one has line breaks or control characters in it"),
     ],
 )
-def test_a_building_with_a_bad_value_is_refused_whole(
+def test_a_building_with_an_invalid_value_is_not_stored(
     commands: Commands, options: list[str], said: str
 ) -> None:
     commands.leads({})
@@ -136,7 +136,7 @@ def test_tokens_are_issued_listed_and_revoked(commands: Commands) -> None:
     commands.leads({})
     assert commands.row("token", "issue", 1, "--token", "second")["token"] == "second"
     made = commands.row("token", "issue", 1)["token"]
-    assert len(made) >= 20 and made.isalnum()  # never taken for an option, whatever it begins with
+    assert len(made) >= 20 and made.isalnum()  # no first character makes it an option
     assert [t["token"] for t in commands.rows("token", "list", 1)] == ["maple", "second", made]
     assert "belongs to building 1 already" in commands.refusal("token", "issue", 1, "--token", "second")
 
@@ -146,7 +146,7 @@ def test_tokens_are_issued_listed_and_revoked(commands: Commands) -> None:
     assert commands.row("building", "show", 1)["tokens"] == ["maple", made]
 
 
-def test_after_a_rotation_the_old_token_works_for_the_overlap_and_no_longer(commands: Commands) -> None:
+def test_a_rotated_token_expires_after_the_overlap(commands: Commands) -> None:
     commands.leads({})
     new = commands.row("token", "rotate", 1, "--overlap", "2h")
     old, listed = commands.rows("token", "list")
@@ -164,7 +164,7 @@ def test_after_a_rotation_the_old_token_works_for_the_overlap_and_no_longer(comm
     assert "'token issue 1' gives it one" in commands.run("token", "revoke", *left).stderr
 
 
-def test_leads_are_listed_by_building_time_and_number_the_newest_first(commands: Commands) -> None:
+def test_leads_are_listed_newest_first_by_building_time_and_limit(commands: Commands) -> None:
     later = NOW + timedelta(days=1)
     commands.leads({}, {"token": "unknown"}, {"at": later, "email": "bob@renter.test", "phone": None})
     assert [lead["id"] for lead in commands.rows("lead", "list")] == [3, 2, 1]
@@ -181,7 +181,7 @@ def test_leads_are_listed_by_building_time_and_number_the_newest_first(commands:
     assert all(line.index("2026-") == table[0].index("received") for line in table[1:])
 
 
-def test_a_lead_has_the_keys_that_the_design_promises(commands: Commands) -> None:
+def test_a_lead_as_json_has_the_documented_keys(commands: Commands) -> None:
     commands.leads(
         {"listing_source": "june_homes", "message": "Hello\nthere", "utm_data": {"utm_source": "x"}}
     )
@@ -211,7 +211,7 @@ def test_a_lead_has_the_keys_that_the_design_promises(commands: Commands) -> Non
     assert commands.refusal("lead", "show", 2) == "there is no lead 2; see 'lead list'"
 
 
-def test_an_export_to_csv_is_flat_and_harmless_to_a_spreadsheet(commands: Commands) -> None:
+def test_a_csv_export_is_flat_and_safe_in_a_spreadsheet(commands: Commands) -> None:
     nasty = [
         "=cmd|' /C calc'!A0",
         "-2+3",
@@ -228,7 +228,7 @@ def test_an_export_to_csv_is_flat_and_harmless_to_a_spreadsheet(commands: Comman
     for row, message in zip(rows, nasty, strict=False):
         assert not row["message"].startswith(("=", "+", "-", "@", "\t"))
         assert row["message"].removeprefix("'") == message if row["message"][0] == "'" else message
-    assert rows[0]["requestor_phone"] == "'+1 555 123 4567"  # or a spreadsheet makes a number of it
+    assert rows[0]["requestor_phone"] == "'+1 555 123 4567"  # else a spreadsheet reads a number
     assert rows[0]["customer_email"] == "ann@renter.test" and rows[0]["customer_spam"] == "false"
     assert rows[0]["deal_stage"] == "new"
     assert rows[0]["email_state"] == "pending" and rows[0]["june_homes_state"] == ""
@@ -237,7 +237,7 @@ def test_an_export_to_csv_is_flat_and_harmless_to_a_spreadsheet(commands: Comman
     assert not [name for name in rows[0] if name is None]
 
 
-def test_an_export_to_a_file_is_private_and_overwrites_nothing(commands: Commands) -> None:
+def test_an_exported_file_is_private_and_overwrites_nothing(commands: Commands) -> None:
     commands.leads({"message": "+1"}, {})
     target = commands.data_dir.parent / "leads.jsonl"
     done = commands.run("lead", "export", "--format", "json", "--output", target)
@@ -252,7 +252,7 @@ def test_an_export_to_a_file_is_private_and_overwrites_nothing(commands: Command
     assert commands.refusal("lead", "export", "--output", "no/x.csv") == "no/x.csv: No such file or directory"
 
 
-def test_an_export_shows_how_far_it_is_to_a_person(commands: Commands) -> None:
+def test_an_export_on_a_terminal_shows_progress(commands: Commands) -> None:
     commands.leads({}, {})
     status, shown = commands.on_terminal("lead", "export", "--output", "out.csv")
     assert status == 0 and "2 of 2 leads" in shown and "2 leads are in out.csv" in shown
@@ -274,9 +274,9 @@ def test_customers_are_listed_found_and_flagged(commands: Commands) -> None:
     assert "is not an e-mail address" in commands.refusal("customer", "list", "--email", "ann")
 
 
-def test_an_erased_customer_leaves_no_trace_in_the_files(commands: Commands) -> None:
-    # So many that index pages have split: that leaves copies where deleting does not reach, and the
-    # customer of whom there is one copy more than of the others is the one to erase.
+def test_an_erased_customer_leaves_no_trace_on_disk(commands: Commands) -> None:
+    # With so many customers index pages split, which leaves copies of keys that deleting does not reach. The
+    # customer to erase is one with more copies than others.
     number = random.Random(1)
     keys = [f"z{number.getrandbits(64):016x}" for _ in range(2_000)]
     for start in range(0, len(keys), 200):
@@ -290,7 +290,7 @@ def test_an_erased_customer_leaves_no_trace_in_the_files(commands: Commands) -> 
     assert copies[0][1] > copies[-1][1], "no page has split: the test needs more customers"
     key, other = copies[0][0], copies[-1][0]
     customer = lead = keys.index(key.decode()) + 1
-    with commands.database():  # what a mail server said may quote the renter
+    with commands.database():  # a mail server's reply may quote the renter
         Delivery.update(state=FAILED, reason=f"550 {key.decode()}").where(Delivery.lead == lead).execute()
 
     said = commands.run("customer", "erase", customer, "--yes").stdout
@@ -301,14 +301,16 @@ def test_an_erased_customer_leaves_no_trace_in_the_files(commands: Commands) -> 
     assert record["requestor_email"] is None
     assert record["deliveries"][0]["reason"] == "the customer was erased"
     assert "can't leave: the customer was erased" in commands.refusal("outbox", "retry", lead)
-    assert commands.row("customer", "erase", customer, "--yes")["erased_leads"] == 0  # again does no harm
+    assert (
+        commands.row("customer", "erase", customer, "--yes")["erased_leads"] == 0
+    )  # erasing twice is harmless
 
 
 def _bytes_of(commands: Commands) -> bytes:
     return b"".join(file.read_bytes() for file in commands.data_dir.iterdir())
 
 
-def test_erasing_asks_first_and_only_the_id_is_a_yes(commands: Commands) -> None:
+def test_erasing_asks_first_and_accepts_only_the_id(commands: Commands) -> None:
     commands.leads({})
     said = commands.refusal("customer", "erase", 1, stdin="1\n")
     assert said == "erasing can't be undone; give --yes where nobody can be asked"
@@ -320,7 +322,7 @@ def test_erasing_asks_first_and_only_the_id_is_a_yes(commands: Commands) -> None
     assert commands.row("customer", "show", 1)["email"] is None
 
 
-def test_the_outbox_says_what_waits_and_why(commands: Commands) -> None:
+def test_the_outbox_lists_waiting_deliveries_with_the_reason(commands: Commands) -> None:
     commands.leads({}, {"listing_source": "june_homes"}, {"token": None})
     shown = commands.run("outbox", "list").stdout.splitlines()
     assert shown[0] == "email: no destination: LEADS_SMTP_URL is not set; 2 waiting, 0 sending, 0 failed"
@@ -346,7 +348,7 @@ def test_a_paused_kind_waits_until_it_is_resumed(commands: Commands) -> None:
     assert "email: open; 1 waiting" in commands.run("outbox", "list").stdout
 
 
-def test_what_failed_is_retried_by_id_or_all_of_it(commands: Commands) -> None:
+def test_failed_deliveries_are_retried_by_id_or_all_at_once(commands: Commands) -> None:
     commands.leads({}, {}, {"listing_source": "june_homes"})
     with commands.database():
         Delivery.update(state=FAILED, reason="550 no", failures=14, due_at=None).execute()
@@ -364,7 +366,7 @@ def test_what_failed_is_retried_by_id_or_all_of_it(commands: Commands) -> None:
     assert commands.refusal("outbox", "retry", 4, 1) == "delivery 1 is delivered already"
 
 
-def test_what_a_renter_sent_can_not_steer_a_terminal(commands: Commands) -> None:
+def test_control_characters_of_a_renter_never_reach_a_terminal(commands: Commands) -> None:
     commands.leads({"name": f"Ann{ESCAPES}", "message": f"Hi\n{ESCAPES}", "utm_data": {ESCAPES: ESCAPES}})
     with commands.database():
         Destination.update(configured=True, hold_until=NOW + timedelta(days=9_999), reason=ESCAPES).execute()
@@ -384,7 +386,7 @@ def test_what_a_renter_sent_can_not_steer_a_terminal(commands: Commands) -> None
     assert "owned" in shown and "\x1b" not in shown
 
 
-def test_a_table_is_cut_to_the_terminal_and_nowhere_else(commands: Commands) -> None:
+def test_a_table_is_cut_to_the_width_of_a_terminal_only(commands: Commands) -> None:
     commands.leads({"name": "Ann " * 50}, {"name": "李小龍" * 20, "email": "li@renter.test", "phone": None})
     _, shown = commands.on_terminal("lead", "list", columns=70)
     for line in shown.splitlines():
@@ -393,7 +395,7 @@ def test_a_table_is_cut_to_the_terminal_and_nowhere_else(commands: Commands) -> 
     assert ("Ann " * 50).strip() in commands.run("lead", "list").stdout
 
 
-def test_a_closed_pipe_and_a_full_disk_are_no_crash(commands: Commands) -> None:
+def test_a_closed_pipe_or_a_full_disk_crashes_no_command(commands: Commands) -> None:
     commands.leads({})
     command, variables = commands.arguments("lead", "list", "--json")
     reading, writing = os.pipe()
@@ -407,7 +409,7 @@ def test_a_closed_pipe_and_a_full_disk_are_no_crash(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
-def test_a_command_whose_outputs_are_closed_does_its_work(commands: Commands, closed: str) -> None:
+def test_a_command_with_closed_outputs_does_its_work(commands: Commands, closed: str) -> None:
     commands.leads({})
     command, variables = commands.arguments("backup", "create")
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
@@ -416,7 +418,7 @@ def test_a_command_whose_outputs_are_closed_does_its_work(commands: Commands, cl
     assert commands.row("backup", "verify", backup["path"])["leads"] == 1
 
 
-def test_a_database_that_can_not_be_used_is_refused_and_left_as_it_was(commands: Commands) -> None:
+def test_an_unusable_database_is_refused_and_left_unchanged(commands: Commands) -> None:
     commands.leads({})
     file = commands.data_dir / "leads.db"
     good = file.read_bytes()
@@ -436,7 +438,7 @@ def test_a_database_that_can_not_be_used_is_refused_and_left_as_it_was(commands:
     assert len(commands.rows("lead", "list")) == 1
 
 
-def test_a_locked_database_is_said_in_one_line_and_nothing_is_changed(commands: Commands) -> None:
+def test_a_locked_database_is_one_line_and_changes_nothing(commands: Commands) -> None:
     commands.leads({})
     locking = sqlite3.connect(commands.data_dir / "leads.db", isolation_level=None)
     locking.execute("BEGIN IMMEDIATE")

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from command_line import ACTOR
 from conftest import LEADS, ServerHarness, StartHarness, SteppedClock
 
-from models.building import Building, find_building, remove_building, update_building
+from models.building import Building, remove_building, update_building
 from models.origin import origin_of
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
@@ -78,13 +79,13 @@ async def test_C25_a_website_taken_off_is_allowed_for_five_minutes_at_most(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201
-    await harness.change(lambda: update_building(find_building(1), {"website_url": ""}))
+    await harness.change(lambda: update_building(ACTOR, 1, {"website_url": ""}, clock.now()))
     clock.step(300.1)
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 
 async def test_C25_so_is_that_of_a_removed_building(harness: ServerHarness, clock: SteppedClock) -> None:
-    await harness.change(lambda: remove_building(find_building(1), clock.now()))
+    await harness.change(lambda: remove_building(ACTOR, 1, clock.now()))
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 

@@ -1,4 +1,4 @@
-"""How a renter is recognised, and that each call makes a lead and a deal of its own."""
+"""How a renter is recognised, and that each request creates a lead and a deal."""
 
 import asyncio
 from contextlib import closing
@@ -39,12 +39,12 @@ async def test_C19_a_new_renter_becomes_a_customer_as_typed(harness: ServerHarne
     }
 
 
-async def test_C19_found_by_email_whatever_its_case(harness: ServerHarness) -> None:
+async def test_C19_an_email_matches_in_any_case(harness: ServerHarness) -> None:
     first = await customer_of(harness, requestor_email="jane@renter.test", requestor_name="Jane")
     assert await customer_of(harness, requestor_email=" JANE@Renter.TEST ", requestor_name="J. Doe") == first
 
 
-async def test_C19_found_by_phone_in_e164_when_the_email_is_new(harness: ServerHarness) -> None:
+async def test_C19_a_phone_matches_in_e164_when_the_email_is_new(harness: ServerHarness) -> None:
     first = await customer_of(harness, requestor_email="a@renter.test", requestor_phone="(555) 123-4567")
     for phone in ("+15551234567", "555.123.4567", "1-555-123-4567", "+1 555 123 4567"):
         found = await customer_of(harness, requestor_email="b@renter.test", requestor_phone=phone)
@@ -54,7 +54,7 @@ async def test_C19_found_by_phone_in_e164_when_the_email_is_new(harness: ServerH
     ] == 2
 
 
-async def test_C19_the_email_goes_before_the_phone(harness: ServerHarness) -> None:
+async def test_C19_the_email_takes_precedence_over_the_phone(harness: ServerHarness) -> None:
     await customer_of(harness, requestor_email="a@renter.test", requestor_phone="555 111 1111")
     second = await customer_of(harness, requestor_email="b@renter.test", requestor_phone="555 222 2222")
     assert (
@@ -62,7 +62,7 @@ async def test_C19_the_email_goes_before_the_phone(harness: ServerHarness) -> No
     )
 
 
-async def test_C19_a_match_never_overwrites_but_fills_in_what_is_blank(harness: ServerHarness) -> None:
+async def test_C19_a_match_fills_in_blanks_and_overwrites_nothing(harness: ServerHarness) -> None:
     await customer_of(harness, requestor_email="a@renter.test")
     filled = await customer_of(
         harness, requestor_email="A@renter.test", requestor_name="Ann", requestor_phone="555 111 1111"
@@ -89,14 +89,14 @@ async def test_C19_the_lead_keeps_what_was_typed(harness: ServerHarness) -> None
     assert lead["customer"]["name"] == "Ann"
 
 
-async def test_C19_a_phone_that_cannot_be_parsed_matches_only_itself(harness: ServerHarness) -> None:
+async def test_C19_an_unparseable_phone_matches_only_itself(harness: ServerHarness) -> None:
     first = await customer_of(harness, requestor_email="a@renter.test", requestor_phone="call me")
     assert first["phone"] == "call me"
     assert await customer_of(harness, requestor_email="b@renter.test", requestor_phone="call me") == first
     assert (await customer_of(harness, requestor_email="c@renter.test", requestor_phone="Call me"))["id"] == 2
 
 
-async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(harness: ServerHarness) -> None:
+async def test_C19_renters_of_a_batch_match_customers_created_in_it(harness: ServerHarness) -> None:
     leads = [
         {"requestor_email": "a@renter.test"},
         {"requestor_email": "A@renter.test", "requestor_phone": "555 111 1111"},
@@ -109,7 +109,7 @@ async def test_C19_renters_of_one_batch_see_the_customers_made_before_them(harne
         return [(c.email_key, c.phone_key) for c in Customer.select().order_by(Customer.id)]
 
     found = await harness.server.storage.read(customers)
-    # Which of the concurrent ones came first is open, but nobody is there twice.
+    # The order of concurrent leads is open, but no customer exists twice.
     assert len(found) in (2, 3)
     assert len(set(found)) == len(found)
     assert ("c@renter.test", None) in found
@@ -122,7 +122,7 @@ def test_C19_any_text_has_a_phone_key(text: str) -> None:
 
 
 @given(st.integers(2_000_000_000, 9_999_999_999), st.sampled_from([".", "-", " ", ""]))
-def test_C19_a_national_number_is_read_as_us_however_it_is_grouped(number: int, mark: str) -> None:
+def test_C19_a_national_number_is_read_as_us_in_any_grouping(number: int, mark: str) -> None:
     digits = str(number)
     grouped = mark.join((digits[:3], digits[3:6], digits[6:]))
     assert phone_key(grouped) == phone_key(f"+1 {grouped}") == f"+1{digits}"
@@ -135,7 +135,7 @@ def test_C19_the_key_of_a_key_is_itself(country: int, number: int) -> None:
     assert phonenumbers.parse(key).country_code == country
 
 
-def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path) -> None:
+def test_C19_of_customers_with_one_phone_the_oldest_matches(tmp_path: Path) -> None:
     now = datetime(2026, 11, 23, tzinfo=UTC)
 
     def renter(email: str, phone: str | None) -> Renter:
@@ -145,7 +145,7 @@ def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path)
     try:
         with transaction():
             find_or_create([renter("a@x.test", None), renter("b@x.test", "+15551111111")], now)
-        with transaction():  # the first is given the second's phone, and then somebody comes by that phone
+        with transaction():  # the first gets the second's phone, then a new renter has that phone
             found = find_or_create(
                 [renter("a@x.test", "+15551111111"), renter("c@x.test", "+15551111111")], now
             )
@@ -154,20 +154,20 @@ def test_C19_of_several_customers_with_one_phone_it_is_the_first(tmp_path: Path)
         close_database(checkpoint=True)
 
 
-async def test_C20_each_call_makes_a_new_lead(harness: ServerHarness) -> None:
+async def test_C20_each_request_creates_a_new_lead(harness: ServerHarness) -> None:
     ids = [await harness.lead(token="maple", requestor_name="Jane") for _ in range(3)]
     assert ids == [1, 2, 3]
     assert len({lead["customer"]["id"] for lead in await harness.leads()}) == 1
     assert len(await harness.settled(kind="email", state="delivered")) == 3
 
 
-async def test_C21_each_lead_makes_one_deal_in_the_initial_stage(harness: ServerHarness) -> None:
+async def test_C21_each_lead_creates_one_deal_in_the_initial_stage(harness: ServerHarness) -> None:
     for expected in (1, 2):
         lead = await harness.stored(await harness.lead(token="maple"))
         assert lead["deal"] == {"id": expected, "stage": "new"}
 
 
-async def test_no_look_up_of_customers_reads_them_all(harness: ServerHarness) -> None:
+async def test_no_look_up_scans_all_customers(harness: ServerHarness) -> None:
     await harness.lead(requestor_email="a@renter.test", requestor_phone="+15552234567")
     for phones in ([None], ["+15552234567"], ["+15552234567", "+15552234568"]):
         text = customers._KNOWN.text(["a@renter.test"], phones)
@@ -177,7 +177,7 @@ async def test_no_look_up_of_customers_reads_them_all(harness: ServerHarness) ->
         assert plans and not any(plan.startswith("SCAN") for plan in plans), plans
 
 
-async def test_C19_a_renter_without_a_phone_is_looked_for_by_the_index_too(
+async def test_C19_a_renter_without_a_phone_is_looked_up_by_index(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []

@@ -19,7 +19,7 @@ import pytest
 import tornado.web
 import trustme
 from aiosmtpd.smtp import SMTP
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import SECRET
 from server_process import ROOT, run, started
 from test_email_delivery import PASSWORD, Mailbox, answers, listening
@@ -33,9 +33,10 @@ from jobs.doctor.units import duration_text
 from models import settings
 from models.check_result import OK, PROBLEM, TITLES, WARNING, CheckResult
 from models.clock import Clock, utc_text
+from models.outbox.actions import pause
 from models.outbox.claims import open_outbox
 from models.outbox.delivery import FAILED, Delivery
-from models.outbox.destination import EMAIL, JUNE_HOMES, pause, trip
+from models.outbox.destination import EMAIL, JUNE_HOMES, trip
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.backup_files import checksum_file, new_path
@@ -365,7 +366,7 @@ async def test_waiting_deliveries_are_reported_with_the_command_to_run(tmp_path:
 
     with commands.database():
         trip(EMAIL, "mx.test answered AUTH with 535", now, None, needs_operator=True)
-        pause(JUNE_HOMES)
+        pause(ACTOR, JUNE_HOMES, NOW)
         Delivery.update(state=FAILED).where(Delivery.lead == leads[0]).execute()
     (held, try_now), (failed, retry), (paused, resume), (also_failed, _) = outbox()
     assert held.startswith("email: 2 waiting, held until ") and "mx.test answered AUTH" in held

@@ -18,7 +18,7 @@ from jobs.email.adapter import EmailAdapter
 from models.outbox.claims import FailureKind
 from models.settings import SmtpServer
 
-LEAD: dict[str, Any] = {
+LEAD: Any = {
     "id": 1,
     "created_at": "2026-11-23T15:04:05.123456Z",
     "requestor_name": "Jane Doe",
@@ -34,7 +34,7 @@ LEAD: dict[str, Any] = {
     "sms_consent": False,
     "suspected": None,
 }
-BUILDING: dict[str, Any] = {
+BUILDING: Any = {
     "name": "The Maple",
     "address_line_one": None,
     "agent_email": "agent@maple.test",
@@ -48,7 +48,8 @@ NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
 
 
 def to_agent(agent: str | None) -> DeliveryContext:
-    return DeliveryContext("email_1", LEAD, {**BUILDING, "agent_email": agent})
+    building: Any = {**BUILDING, "agent_email": agent}
+    return DeliveryContext("email_1", LEAD, building)
 
 
 class Mailbox:
@@ -522,9 +523,8 @@ def test_stale_kept_session_is_replaced_by_a_new_one(script: Script, monkeypatch
 
 def test_reason_quotes_no_renter_of_an_earlier_mail() -> None:
     script = answers(*HELLO, *MAIL, "250 OK", "250 OK", "354 go on", "554 like that of jane@home.test")
-    other = DeliveryContext(
-        "email_2", {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}, BUILDING
-    )
+    lead: Any = {**LEAD, "requestor_email": "ann@home.test", "requestor_name": "Ann"}
+    other = DeliveryContext("email_2", lead, BUILDING)
 
     def protocol() -> asyncio.Protocol:
         return asyncio.StreamReaderProtocol(asyncio.StreamReader(), script)

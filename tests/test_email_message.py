@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.parser import BytesParser
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +15,8 @@ from icalendar import Calendar
 from jobs.adapter import DeliveryContext, one_line
 from jobs.email.message import render
 from jobs.email.mime import mailbox
+from models.building import BuildingDict
+from models.lead_record import LeadForDelivery
 
 LEAD: dict[str, Any] = {
     "id": 1234,
@@ -73,7 +75,11 @@ BLANK = dict.fromkeys(
 
 
 def context(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> DeliveryContext:
-    return DeliveryContext("email_01-aB", {**LEAD, **(lead or {})}, {**BUILDING, **(building or {})})
+    return DeliveryContext(
+        "email_01-aB",
+        cast(LeadForDelivery, {**LEAD, **(lead or {})}),
+        cast(BuildingDict, {**BUILDING, **(building or {})}),
+    )
 
 
 def parse(mail: bytes) -> EmailMessage:

@@ -1,4 +1,4 @@
-"""What an upgrade promises: a database of any released schema is as it was, only newer, or not touched."""
+"""Upgrades: a database of any released schema keeps all its data, or stays untouched."""
 
 import json
 import os
@@ -24,23 +24,28 @@ from models.storage.sqlite.migrations import migrate
 from models.storage.sqlite.migrations.steps import NEWEST, STEPS
 
 SCHEMAS = Path(__file__).parent / "schemas"
+RENAMED_STATES = {"held": "quarantined"}  # in schema 5
 RELEASED = sorted(int(file.stem.removeprefix("schema-")) for file in SCHEMAS.glob("schema-*.db"))
 
 
 def exported(schema: int) -> list[dict[str, Any]]:
-    """What the program of that schema said of its leads."""
+    """Return the leads as the program of that schema exported them, with today's names of states."""
     lines = (SCHEMAS / f"schema-{schema}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    leads = [json.loads(line) for line in lines]
+    for lead in leads:
+        for delivery in lead["deliveries"]:
+            delivery["state"] = RENAMED_STATES.get(delivery["state"], delivery["state"])
+    return leads
 
 
 def records() -> list[dict[str, Any]]:
-    """What this one says of them, of the open database."""
+    """Return the leads of the open database as this program exports them."""
     found = [show_lead(lead["id"]) for lead in list_leads(newest_first=False)]
     return [json.loads(json.dumps(record)) for record in found]
 
 
 def without_new_keys(now: Any, then: Any) -> Any:
-    """The value as it is now, without the keys that there were none of then."""
+    """Return the current value without the keys that did not exist then."""
     if isinstance(now, dict) and isinstance(then, dict):
         return {key: without_new_keys(value, then[key]) for key, value in now.items() if key in then}
     if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
@@ -50,13 +55,13 @@ def without_new_keys(now: Any, then: Any) -> Any:
 
 @pytest.fixture(params=[schema for schema in RELEASED if schema < NEWEST])
 def schema(request: pytest.FixtureRequest) -> int:
-    """Each released schema that is to be upgraded."""
+    """Each released schema that an upgrade starts from."""
     return int(request.param)
 
 
 @pytest.fixture
 def old(schema: int, tmp_path: Path) -> Iterator[Path]:
-    """A data folder with a database of that schema."""
+    """Return a data folder with a database of that schema."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     shutil.copyfile(SCHEMAS / f"schema-{schema}.db", folder / "leads.db")
@@ -68,7 +73,7 @@ def version(folder: Path) -> object:
     return query(folder / "leads.db", "PRAGMA user_version")[0][0]
 
 
-def test_each_released_schema_has_its_fixture() -> None:
+def test_each_released_schema_has_a_fixture() -> None:
     assert set(range(1, NEWEST)) <= set(RELEASED) <= set(range(1, NEWEST + 1))
     for schema in RELEASED:
         database = SCHEMAS / f"schema-{schema}.db"
@@ -77,7 +82,7 @@ def test_each_released_schema_has_its_fixture() -> None:
         assert exported(schema)
 
 
-def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
+def test_an_upgraded_database_keeps_all_data(old: Path, schema: int) -> None:
     open_database(old)
     then, now = exported(schema), records()
     assert without_new_keys(now, then) == then
@@ -87,7 +92,7 @@ def test_an_upgraded_database_has_all_it_had(old: Path, schema: int) -> None:
     assert query(old / "leads.db", "PRAGMA foreign_key_check") == []
 
 
-def test_and_is_built_as_a_new_one_is(old: Path, tmp_path: Path) -> None:
+def test_an_upgraded_database_has_the_schema_of_a_new_one(old: Path, tmp_path: Path) -> None:
     tables = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
     open_database(old)
     close_database(checkpoint=True)
@@ -96,7 +101,22 @@ def test_and_is_built_as_a_new_one_is(old: Path, tmp_path: Path) -> None:
     assert query(old / "leads.db", tables) == query(tmp_path / "new" / "leads.db", tables)
 
 
-async def test_a_server_goes_on_with_it(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
+def test_an_upgraded_quarantined_delivery_is_released(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    commands.data_dir.mkdir(mode=0o700)
+    shutil.copyfile(SCHEMAS / "schema-4.db", commands.data_dir / "leads.db")
+    [lead] = [row["id"] for row in exported(4) if row["suspected"]]
+    quarantined = commands.rows("outbox", "list", "--state", "quarantined")
+    assert [(row["lead_id"], row["kind"]) for row in quarantined] == [(lead, "june_homes"), (lead, "email")]
+    assert commands.row("lead", "release", lead) == {"id": lead, "released": 2}
+    [shown] = [row for row in commands.rows("lead", "list") if row["id"] == lead]
+    assert {delivery["state"] for delivery in shown["deliveries"]} == {"pending"}
+    assert commands.rows("outbox", "list", "--state", "quarantined") == []
+
+
+async def test_a_server_continues_with_an_upgraded_database(
+    old: Path, schema: int, clock: SteppedClock, io_loop: object
+) -> None:
     last = exported(schema)[-1]["id"]
     async with running_harness(old, clock) as harness:
         waited = [row["id"] for row in await harness.deliveries(kind="june_homes", state="pending")]
@@ -108,7 +128,7 @@ async def test_a_server_goes_on_with_it(old: Path, schema: int, clock: SteppedCl
         assert harness.mail.mails[-1]["Reply-To"].addresses[0].addr_spec == "new@renter.test"
 
 
-def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) -> None:
+def test_an_upgrade_is_preceded_by_a_backup(old: Path, schema: int) -> None:
     open_database(old)
     [made] = list_backups(old / "backups")
     assert made.why == f"before-schema-{NEWEST}"
@@ -119,15 +139,15 @@ def test_before_it_a_backup_is_made_of_the_old_schema(old: Path, schema: int) ->
     assert query(made.path, tables) == query(SCHEMAS / f"schema-{schema}.db", tables)
 
 
-def test_but_none_of_a_database_that_is_new_or_newest(tmp_path: Path) -> None:
+def test_a_new_or_current_database_gets_no_backup(tmp_path: Path) -> None:
     for _ in range(2):
         open_database(tmp_path / "data")
         close_database(checkpoint=True)
     assert not (tmp_path / "data" / "backups").exists()
 
 
-def test_what_can_not_be_backed_up_is_not_upgraded(old: Path, schema: int) -> None:
-    (old / "backups").write_text("a file of somebody's")
+def test_a_database_without_a_backup_is_not_upgraded(old: Path, schema: int) -> None:
+    (old / "backups").write_text("not a folder")
     before = content(old)
     with pytest.raises(DatabaseUnusable) as refused:
         open_database(old)
@@ -142,7 +162,7 @@ def test_what_can_not_be_backed_up_is_not_upgraded(old: Path, schema: int) -> No
     assert records()
 
 
-def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema: int) -> None:
+def test_a_command_does_not_upgrade_while_a_server_runs(old: Path, schema: int) -> None:
     commands = Commands(old)
     with server_lock(old):  # which a server of the old program holds
         before = content(old)
@@ -158,7 +178,9 @@ def test_a_command_does_not_upgrade_under_the_feet_of_a_server(old: Path, schema
     assert version(old) == NEWEST
 
 
-async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedClock, io_loop: object) -> None:
+async def test_a_second_server_does_not_upgrade(
+    old: Path, schema: int, clock: SteppedClock, io_loop: object
+) -> None:
     with server_lock(old):
         before = content(old)
         with pytest.raises(DatabaseUnusable, match="another server"):
@@ -176,7 +198,7 @@ async def test_nor_does_a_second_server(old: Path, schema: int, clock: SteppedCl
     ],
     ids=["a wrong statement", "a row that is there", "rows that others need"],
 )
-def test_a_step_that_fails_half_way_changes_nothing(
+def test_a_failed_migration_step_changes_nothing(
     old: Path, schema: int, failing: str, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.storage.sqlite.folder.Clock", lambda: clock)

@@ -6,17 +6,17 @@ from datetime import datetime, timedelta
 
 import apsw
 import pytest
+from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock, until
 
 from jobs import clock_monitor, dispatcher
 from jobs.clock_monitor import ClockMonitor
-from models.building import find_building, update_building
-from models.customer import find_customer, flag_spam
+from models.building import update_building
+from models.customer import flag_spam
 from models.erasure import erase_customer
 from models.errors import ActionError
 from models.outbox import actions, claims, destination
 from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
-from models.outbox.destination import pause, resume
 from models.storage import StorageError
 from models.storage.sqlite.connection import database
 
@@ -44,7 +44,7 @@ async def test_C22_agent_of_the_building_gets_one_email(harness: ServerHarness) 
 async def test_C22_skip_reason_is_kept_with_the_lead(harness: ServerHarness) -> None:
     await harness.building(token="mute", agent_email=None)
     await harness.lead(token="maple")
-    await harness.change(lambda: flag_spam(find_customer(1), True))
+    await harness.change(lambda: flag_spam(ACTOR, 1, True, harness.clock.now()))
     ids = [
         await harness.lead(token="maple"),
         await harness.lead(token="mute", requestor_email="b@renter.test"),
@@ -119,7 +119,7 @@ async def test_C24_failed_delivery_can_be_retried(harness: ServerHarness) -> Non
     harness.mail.replies = ["554 no"]
     await harness.lead(token="maple")
     assert (await harness.settled())[0]["state"] == "failed"
-    await harness.change(lambda: actions.retry_failed(None, harness.clock.now()))
+    await harness.change(lambda: actions.retry_failed(ACTOR, None, harness.clock.now()))
     delivery = (await harness.settled())[0]
     assert (delivery["state"], delivery["attempts"], len(harness.mail.mails)) == ("delivered", 2, 1)
 
@@ -129,8 +129,10 @@ async def test_C24_skipped_lead_can_be_sent_once_an_agent_exists(
 ) -> None:
     await harness.building(token="mute", agent_email=None)
     await harness.lead(token="mute")
-    await harness.change(lambda: update_building(find_building(2), {"agent_email": "new@maple.test"}))
-    await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+    await harness.change(
+        lambda: update_building(ACTOR, 2, {"agent_email": "new@maple.test"}, harness.clock.now())
+    )
+    await harness.change(lambda: actions.retry_deliveries(ACTOR, [1], harness.clock.now()))
     assert (await harness.settled())[0]["state"] == "delivered"
     assert harness.mail.recipients == [["new@maple.test"]]
 
@@ -141,7 +143,7 @@ async def test_delivered_or_unknown_delivery_can_not_be_retried(harness: ServerH
     await harness.settled()
     with pytest.raises(ActionError):
         await harness.change(
-            lambda: actions.retry_deliveries([1 if state == "delivered" else 9], harness.clock.now())
+            lambda: actions.retry_deliveries(ACTOR, [1 if state == "delivered" else 9], harness.clock.now())
         )
 
 
@@ -210,7 +212,7 @@ async def test_recovered_destination_gets_all_waiting_deliveries(
 
 
 async def test_paused_destination_sends_nothing_until_resumed(harness: ServerHarness) -> None:
-    await harness.change(lambda: destination.pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple", listing_source="june_homes")
     await harness.settled()
     assert (len(harness.mail.mails), len(harness.partner.calls)) == (0, 1)
@@ -218,7 +220,7 @@ async def test_paused_destination_sends_nothing_until_resumed(harness: ServerHar
     await harness.restart()
     await harness.settled()
     assert harness.mail.mails == []
-    await harness.change(lambda: destination.resume("email"))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     await harness.settled()
     assert len(harness.mail.mails) == 1
 
@@ -252,13 +254,13 @@ async def test_delivery_left_sending_by_a_crash_is_sent_at_start(harness: Server
 
 
 async def test_mail_of_an_erased_customer_does_not_leave(harness: ServerHarness) -> None:
-    await harness.change(lambda: destination.pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple")
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
-    await harness.change(lambda: destination.resume("email"))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     assert [(d["state"], d["reason"]) for d in await harness.settled()] == [("skipped", ERASED)]
     with pytest.raises(ActionError, match="erased"):
-        await harness.change(lambda: actions.retry_deliveries([1], harness.clock.now()))
+        await harness.change(lambda: actions.retry_deliveries(ACTOR, [1], harness.clock.now()))
     assert harness.mail.mails == []
 
 
@@ -281,7 +283,7 @@ async def test_reply_about_a_customer_erased_meanwhile_is_not_kept(harness: Serv
     await until(lambda: harness.server.dispatcher._workers[0]._running)
     while (await harness.deliveries())[0]["state"] != "sending":
         await asyncio.sleep(0.005)
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
     harness.mail.gate.set()
     await until(lambda: not harness.server.dispatcher._workers[0]._running)
     assert [(d["state"], d["reason"]) for d in await harness.deliveries()] == [("skipped", ERASED)]
@@ -293,7 +295,7 @@ async def test_erasure_removes_the_reason_of_a_hold(harness: ServerHarness) -> N
     await harness.lead(token="maple")
     await harness.settled()
     assert "Jane who?" in (await harness.destination("email"))["waits_because"]
-    await harness.change(lambda: erase_customer(find_customer(1), harness.clock.now()))
+    await harness.change(lambda: erase_customer(ACTOR, 1, harness.clock.now()))
     assert (await harness.destination("email"))["waits_because"].endswith(ERASED)
 
 
@@ -422,10 +424,10 @@ async def test_failed_settlement_is_retried_until_stored(
 
 
 async def test_unreadable_lead_fails_without_blocking_others(harness: ServerHarness) -> None:
-    await harness.change(lambda: pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     bad, good = [await harness.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
     await harness.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
-    await harness.change(lambda: resume("email"))
+    await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     states = {d["lead_id"]: (d["state"], d["reason"]) for d in await harness.settled()}
     assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
 
@@ -439,10 +441,10 @@ async def test_claim_that_the_disk_failed_is_retried(
         asked.append(lead_ids)
         raise apsw.IOError("disk I/O error")
 
-    await harness.change(lambda: pause("email"))
+    await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple")
     with monkeypatch.context() as broken:
         broken.setattr("models.lead_record._load", fail)
-        await harness.change(lambda: resume("email"))
+        await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
         await until(lambda: asked)
     assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]

@@ -7,20 +7,21 @@ import json
 import shutil
 import signal
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import NOW, Commands
+from command_line import ACTOR, NOW, Commands
 from conftest import LEADS, ServerHarness
 from server_process import started
 from test_backup import content, query
 from test_process import curl, damage_header, damage_inside
 
 from models.lead_record import list_leads
-from models.outbox.actions import SKIPPED_BY_HAND, pause_after_restore
+from models.outbox.actions import SKIPPED_BY_HAND, pause_after_restore, resume
 from models.outbox.delivery import Delivery
-from models.outbox.destination import EMAIL, JUNE_HOMES, resume
+from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.backup_files import checksum_file
 from models.storage.sqlite.inspect import RESTORING
@@ -45,14 +46,16 @@ def restore(commands: Commands, file: Path) -> dict[str, Any]:
 
 def restore_here(commands: Commands, file: Path) -> Path:
     """The same in this process, which takes less time; gives the folder with what was replaced."""
-    replaced = restore_backup(commands.data_dir, file, NOW, lambda step: None, pause_after_restore).replaced
+    replaced = restore_backup(
+        commands.data_dir, file, NOW, lambda step: None, partial(pause_after_restore, ACTOR)
+    ).replaced
     assert replaced is not None
     return replaced
 
 
 def leads(commands: Commands) -> list[dict[str, Any]]:
     with commands.database():
-        return list(list_leads(newest_first=False))
+        return [dict(lead) for lead in list_leads(newest_first=False)]
 
 
 def ids(commands: Commands) -> list[int]:
@@ -248,7 +251,7 @@ async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(harness
     skipped = await harness.deliveries(state="skipped")
     assert [row["reason"] for row in skipped] == [SKIPPED_BY_HAND] * 3
 
-    await harness.change(lambda: resume(JUNE_HOMES))
+    await harness.change(lambda: resume(ACTOR, JUNE_HOMES, harness.clock.now()))
     await harness.settled()
     assert b"after the restore" in b"".join(body for _, body in harness.partner.calls[calls:])
 

@@ -1,4 +1,4 @@
-"""Owns the promises of the settings: where each comes from, what it takes, what of it is never shown."""
+"""Settings: the origin of each, the values that it takes, and the secrets that are never shown."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def test_every_setting_says_what_it_is_for_and_what_it_takes() -> None:
+def test_every_setting_has_a_help_and_takes_text() -> None:
     for name in names():
         assert about(name)["help"] and about(name)["takes"], name
 
 
-def test_config_show_shows_every_setting_and_serve_takes_each_as_a_flag() -> None:
+def test_config_shows_and_serve_takes_every_setting() -> None:
     shown = [json.loads(line) for line in run("config", "show", "--json").stdout.splitlines()]
     assert [list(row) for row in shown] == [["name", "value", "origin"]] * len(names())
     assert [row["name"] for row in shown] == names()
@@ -27,18 +27,18 @@ def test_config_show_shows_every_setting_and_serve_takes_each_as_a_flag() -> Non
 
 
 @pytest.mark.parametrize("command", ["sandbox", "demo"])
-def test_a_throwaway_server_takes_each_but_those_that_it_has_of_its_own(command: str) -> None:
+def test_a_throwaway_server_takes_no_setting_of_its_environment(command: str) -> None:
     its_own = ("data_dir", "backup_dir", "backup_keep", "smtp_url", "june_homes_url", "june_homes_secret")
     assert flags_of(command) == [name for name in names() if name not in its_own]
 
 
 def flags_of(*command: str) -> list[str]:
-    """The settings that this command takes as flags, by its help."""
+    """Return the settings that this command takes as flags, by its help."""
     text = run(*command, "--help").stdout
     return [name for name in names() if f"--{name.replace('_', '-')} " in text]
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path) -> None:
+def test_precedence_is_flag_variable_file_default(tmp_path: Path) -> None:
     file = tmp_path / "leads.toml"
     file.write_text('port = 1003\nhost = "127.0.0.3"\nrate_limit = "3/3"\n')
     shown = run(
@@ -61,7 +61,7 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_pa
     assert by_variable.port == 1003 and by_variable.rate_limit == Rate(3, 3)
 
 
-def test_config_show_for_people_says_the_value_and_where_it_came_from() -> None:
+def test_config_show_prints_each_value_and_its_origin() -> None:
     lines = run("config", "show", port="9").stdout.splitlines()
     assert lines[0].split() == ["setting", "value", "from"]
     assert [line.split()[1:] for line in lines if line.startswith("port ")] == [["9", "LEADS_PORT"]]
@@ -97,11 +97,11 @@ def test_secrets_are_masked_wherever_they_are_shown() -> None:
         ("mail_from", "leads@maple.test", "leads@maple.test"),
     ],
 )
-def test_a_mask_hides_the_secret_and_nothing_else(name: str, text: str, shown: str) -> None:
+def test_masking_hides_only_the_secret(name: str, text: str, shown: str) -> None:
     assert masked(name, text) == shown
 
 
-def test_the_sender_of_mail_is_the_mail_servers_user_unless_it_is_set() -> None:
+def test_the_default_mail_sender_is_the_smtp_user() -> None:
     settings = load({}, {"LEADS_SMTP_URL": "smtp://ann%40maple.test:x@mail.test"})
     assert settings.mail_from == "ann@maple.test" and settings.origin("mail_from") == "LEADS_SMTP_URL"
     assert load({"mail_from": "b@maple.test"}, {}).origin("mail_from") == "--mail-from"
@@ -124,13 +124,13 @@ def test_the_sender_of_mail_is_the_mail_servers_user_unless_it_is_set() -> None:
         ("log_format", "xml"),
     ],
 )
-def test_a_value_that_can_not_be_used_is_refused_with_what_it_takes(name: str, text: str) -> None:
+def test_an_invalid_value_is_refused_with_what_the_setting_takes(name: str, text: str) -> None:
     with pytest.raises(SettingError) as refused:
         load({}, {f"LEADS_{name.upper()}": text})
     assert f"LEADS_{name.upper()}: " in str(refused.value) and about(name)["takes"] in str(refused.value)
 
 
-def test_a_setting_that_does_not_exist_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_refused_in_every_source(tmp_path: Path) -> None:
     assert run("config", "show", "--prot", "1").returncode == 2
     refused = run("config", "show", prot="1")
     assert (refused.returncode, refused.stderr) == (

@@ -1,22 +1,22 @@
-"""The quiet defence against spam: nothing is refused or lost for it, and the operator has the last word."""
+"""Spam checks: no lead is refused or lost, and the operator releases or skips its deliveries."""
 
 import asyncio
 from typing import Any
 
 import pytest
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock, held, queued
 
-from models.building import find_building, update_building
+from models.building import update_building
 from models.lead_actions import assign_lead, release_lead
 from models.spam import OFTEN, RecentText, SpamSignals
 
-TRAP = {"homepage": "https://pills.test"}
-HELD_BY_TRAP = "suspected of spam: the field that nobody sees was filled in"
+HONEYPOT = {"homepage": "https://pills.test"}
+QUARANTINED_BY_HONEYPOT = "suspected of spam: the field that nobody sees was filled in"
 
 
 async def defend(harness: ServerHarness, how: str) -> None:
-    await harness.change(lambda: update_building(find_building(1), {"spam_defence": how}))
+    await harness.change(lambda: update_building(ACTOR, 1, {"spam_defence": how}, harness.clock.now()))
 
 
 async def states(harness: ServerHarness, lead: int) -> dict[str, tuple[str, str | None]]:
@@ -24,22 +24,24 @@ async def states(harness: ServerHarness, lead: int) -> dict[str, tuple[str, str 
     return {row["kind"]: (row["state"], row["reason"]) for row in rows}
 
 
-async def test_a_trap_that_is_filled_in_holds_the_mail_whatever_the_building_has(
+async def test_a_filled_honeypot_quarantines_with_any_defence(
     harness: ServerHarness,
 ) -> None:
-    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
+    lead = await harness.lead(token="maple", listing_source="june_homes", **HONEYPOT)
     stored = await harness.stored(lead)
     assert stored["suspected"] == "the field that nobody sees was filled in"
     assert await states(harness, lead) == {
-        "email": ("held", HELD_BY_TRAP),
-        "june_homes": ("held", HELD_BY_TRAP),
+        "email": ("quarantined", QUARANTINED_BY_HONEYPOT),
+        "june_homes": ("quarantined", QUARANTINED_BY_HONEYPOT),
     }
     assert harness.mail.mails == [] and harness.partner.calls == []
 
 
-async def test_a_release_lets_all_of_it_leave(harness: ServerHarness, clock: SteppedClock) -> None:
-    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
-    assert await harness.change(lambda: release_lead(lead, clock.now())) == 2
+async def test_a_released_lead_has_all_its_deliveries_sent(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    lead = await harness.lead(token="maple", listing_source="june_homes", **HONEYPOT)
+    assert await harness.change(lambda: release_lead(ACTOR, lead, clock.now())) == 2
     harness.server.dispatcher.wake()
     assert await states(harness, lead) == {"email": ("delivered", None), "june_homes": ("delivered", None)}
     assert (await harness.stored(lead))["suspected"] is None
@@ -54,14 +56,14 @@ async def test_a_release_lets_all_of_it_leave(harness: ServerHarness, clock: Ste
         ({"message": " www.pills.test , HTTPS://more.test !"}, "its message is links alone"),
     ],
 )
-async def test_what_looks_like_spam_is_held_where_there_is_a_defence(
+async def test_spam_is_quarantined_where_there_is_a_defence(
     harness: ServerHarness, fields: dict[str, Any], reason: str
 ) -> None:
     assert (await harness.stored(await harness.lead(token="maple", **fields)))["suspected"] is None
     await defend(harness, "hold")
     lead = await harness.lead(token="maple", **fields)
     assert (await harness.stored(lead))["suspected"] == reason
-    assert await states(harness, lead) == {"email": ("held", f"suspected of spam: {reason}")}
+    assert await states(harness, lead) == {"email": ("quarantined", f"suspected of spam: {reason}")}
 
 
 @pytest.mark.parametrize(
@@ -85,16 +87,14 @@ async def test_what_looks_like_spam_is_held_where_there_is_a_defence(
         {"message": "?"},
     ],
 )
-async def test_what_a_renter_may_send_is_not_suspected(
-    harness: ServerHarness, fields: dict[str, Any]
-) -> None:
+async def test_a_plausible_lead_is_not_suspected(harness: ServerHarness, fields: dict[str, Any]) -> None:
     await defend(harness, "hold")
     lead = await harness.lead(token="maple", **fields)
     assert (await harness.stored(lead))["suspected"] is None
     assert await states(harness, lead) == {"email": ("delivered", None)}
 
 
-async def test_a_flood_of_one_text_is_held_from_some_time_on_until_it_is_over(
+async def test_a_flood_of_one_text_is_quarantined_until_it_ends(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     await defend(harness, "hold")
@@ -113,9 +113,9 @@ async def test_a_flood_of_one_text_is_held_from_some_time_on_until_it_is_over(
     assert not await suspected(99, "Buy this")
 
 
-async def test_a_flood_that_comes_all_at_once_is_seen_too(harness: ServerHarness) -> None:
+async def test_a_flood_within_one_batch_is_quarantined(harness: ServerHarness) -> None:
     await defend(harness, "hold")
-    async with held(harness):  # so that they are one batch
+    async with held(harness):  # so that they become one batch
         leads = [
             asyncio.create_task(
                 harness.lead(token="maple", message="Buy this", requestor_email=f"{n}@renter.test")
@@ -127,12 +127,12 @@ async def test_a_flood_that_comes_all_at_once_is_seen_too(harness: ServerHarness
     assert sum(lead["suspected"] is not None for lead in stored) == 3
 
 
-async def test_a_trap_of_any_length_is_a_trap_and_no_refusal(harness: ServerHarness) -> None:
+async def test_a_honeypot_text_of_any_length_is_accepted(harness: ServerHarness) -> None:
     lead = await harness.lead(token="maple", homepage="x" * 5_000)
     assert (await harness.stored(lead))["suspected"] is not None
 
 
-async def test_a_clock_that_was_set_back_suspects_nobody(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_a_clock_that_is_set_back_suspects_no_lead(harness: ServerHarness, clock: SteppedClock) -> None:
     await defend(harness, "hold")
     for number in range(OFTEN):
         await harness.lead(token="maple", message="Is it free?", requestor_email=f"{number}@renter.test")
@@ -141,9 +141,9 @@ async def test_a_clock_that_was_set_back_suspects_nobody(harness: ServerHarness,
     assert (await harness.stored(lead))["suspected"] is None
 
 
-async def test_a_building_may_have_such_mail_marked_instead(harness: ServerHarness) -> None:
+async def test_a_building_may_have_mail_marked_instead(harness: ServerHarness) -> None:
     await defend(harness, "mark")
-    lead = await harness.lead(token="maple", listing_source="june_homes", **TRAP)
+    lead = await harness.lead(token="maple", listing_source="june_homes", **HONEYPOT)
     assert await states(harness, lead) == {"email": ("delivered", None), "june_homes": ("delivered", None)}
     (mail,) = harness.mail.mails
     assert mail["Subject"].startswith("Looks like spam: New lead: ")
@@ -152,48 +152,51 @@ async def test_a_building_may_have_such_mail_marked_instead(harness: ServerHarne
     assert b"suspected" not in harness.partner.calls[0][1]
 
 
-async def test_a_suspected_lead_of_no_building_is_held_once_it_is_given_one(
+async def test_a_suspected_unassigned_lead_is_quarantined_on_assignment(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
-    lead = await harness.lead(token="unknown", **TRAP)
+    lead = await harness.lead(token="unknown", **HONEYPOT)
     assert (await states(harness, lead))["email"] == ("skipped", "no building matched")
-    assert await harness.change(lambda: assign_lead(lead, find_building(1), clock.now())) == HELD_BY_TRAP
-    assert (await states(harness, lead))["email"] == ("held", HELD_BY_TRAP)
+    assigned = await harness.change(lambda: assign_lead(ACTOR, lead, 1, clock.now()))
+    assert assigned.not_told == QUARANTINED_BY_HONEYPOT
+    assert (await states(harness, lead))["email"] == ("quarantined", QUARANTINED_BY_HONEYPOT)
 
 
-async def test_the_answer_tells_nobody_of_it(harness: ServerHarness) -> None:
-    plain, trapped = [
+async def test_the_response_does_not_reveal_the_suspicion(harness: ServerHarness) -> None:
+    plain, suspected = [
         await harness.post(
             {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test", **fields}}
         )
-        for fields in ({}, TRAP)
+        for fields in ({}, HONEYPOT)
     ]
-    assert (plain.code, plain.body, trapped.code, trapped.body) == (201, b'{"id": 1}', 201, b'{"id": 2}')
-    assert plain.headers.keys() == trapped.headers.keys()
+    assert (plain.code, plain.body, suspected.code, suspected.body) == (201, b'{"id": 1}', 201, b'{"id": 2}')
+    assert plain.headers.keys() == suspected.headers.keys()
 
 
-async def test_the_version_of_the_consents_text_is_kept_with_its_evidence(harness: ServerHarness) -> None:
+async def test_the_version_of_the_consent_text_is_stored_as_evidence(harness: ServerHarness) -> None:
     lead = await harness.lead(token="maple", sms_consent="true", sms_consent_version="2026-11 en")
     assert (await harness.stored(lead))["sms_consent_evidence"]["version"] == "2026-11 en"
     lead = await harness.lead(token="maple", sms_consent="yes", sms_consent_version="2026-11 en")
     assert (await harness.stored(lead))["sms_consent_evidence"] is None
 
 
-def test_an_operator_lists_and_releases_what_is_held(commands: Commands) -> None:
-    plain, trapped = commands.leads({}, {"email": "spam@renter.test", "signs": SpamSignals(trap=True)})
-    assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [trapped]
+def test_an_operator_lists_and_releases_suspected_leads(commands: Commands) -> None:
+    plain, suspected = commands.leads(
+        {}, {"email": "spam@renter.test", "spam_signals": SpamSignals(honeypot=True)}
+    )
+    assert [row["id"] for row in commands.rows("lead", "list", "--suspected")] == [suspected]
     assert "'lead release 2' lets it leave" in commands.refusal("outbox", "retry", 2)
-    assert commands.row("lead", "release", trapped) == {"id": trapped, "released": 1}
+    assert commands.row("lead", "release", suspected) == {"id": suspected, "released": 1}
     assert commands.rows("lead", "list", "--suspected") == []
     assert [row["state"] for row in commands.rows("outbox", "list")] == ["pending", "pending"]
     assert "not suspected of anything" in commands.refusal("lead", "release", plain)
     assert "there is no lead 99" in commands.refusal("lead", "release", 99)
 
 
-def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Commands) -> None:
+def test_quarantined_deliveries_are_skipped_or_erased_with_the_renter(commands: Commands) -> None:
     commands.leads(
-        {"email": "a@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
-        {"email": "b@renter.test", "phone": None, "signs": SpamSignals(trap=True)},
+        {"email": "a@renter.test", "phone": None, "spam_signals": SpamSignals(honeypot=True)},
+        {"email": "b@renter.test", "phone": None, "spam_signals": SpamSignals(honeypot=True)},
     )
     commands.run("outbox", "skip", 1)
     commands.run("customer", "erase", 2, "--yes")
@@ -204,13 +207,13 @@ def test_what_is_held_may_be_skipped_and_is_erased_with_its_renter(commands: Com
         assert RecentText.select().count() == 0
 
 
-def test_doctor_tells_of_what_is_held(commands: Commands) -> None:
-    commands.leads({"signs": SpamSignals(trap=True)})
+def test_doctor_reports_quarantined_leads(commands: Commands) -> None:
+    commands.leads({"spam_signals": SpamSignals(honeypot=True)})
     said = commands.run("doctor", status=1).stdout
     assert "1 are held as they look like spam" in said and "lead release" in said
 
 
-def test_a_defence_is_one_of_three(commands: Commands) -> None:
+def test_a_spam_defence_is_one_of_three_values(commands: Commands) -> None:
     commands.run("building", "add", "--name", "The Oak", "--spam-defence", "mark")
     assert commands.row("building", "show", 1)["spam_defence"] == "mark"
     assert commands.row("building", "update", 1, "--spam-defence", "")["spam_defence"] == "off"

@@ -11,11 +11,12 @@ from typing import Any
 
 import apsw
 import pytest
+from command_line import ACTOR
 from conftest import LEADS, ServerHarness, StartHarness, SteppedClock, held, queued, until
 from tornado.httpclient import HTTPResponse
 
 from models import intake
-from models.outbox.destination import pause
+from models.outbox.actions import pause
 from models.storage import StorageError, submit_and_wait
 from models.storage.sqlite.connection import WriteTransaction, database
 from models.storage.sqlite.wal import Wal
@@ -157,7 +158,9 @@ async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
 ) -> None:
     statements: list[str] = []
 
-    await harness.change(lambda: pause("email"))  # or the dispatcher's writes would be seen too
+    await harness.change(
+        lambda: pause(ACTOR, "email", harness.clock.now())
+    )  # or the dispatcher's writes would be seen too
     async with held(harness):
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
         posts = [

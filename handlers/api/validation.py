@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from cerberus import Validator, errors
 
 from handlers.errors import BadRequest
-from models.building import BuildingKeys
+from models.building_match import BuildingKeys
 from models.customer import Renter, phone_key
 from models.email_address import comparison_key
 from models.idempotency import KeyedRequest
@@ -160,7 +160,7 @@ def read_submission(document: dict[str, Any], receipt: RequestMetadata) -> Submi
         )
         if consents
         else None,
-        signs=_read_signs(inner if isinstance(inner, dict) else {}),
+        spam_signals=_read_signs(inner if isinstance(inner, dict) else {}),
         keyed_request=receipt.keyed_request,
     )
 

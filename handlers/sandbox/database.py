@@ -2,26 +2,28 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from models.audit import SANDBOX, Actor, AuditEntry
 from models.building import (
     Building,
+    BuildingDict,
     BuildingToken,
     add_building,
     building_as_dict,
-    find_building,
     issue_token,
 )
 from models.customer import Customer
 from models.deal import Deal
 from models.idempotency import IdempotencyKey
 from models.lead import Lead
+from models.outbox.actions import resume
 from models.outbox.delivery import Delivery, DeliveryAttempt
-from models.outbox.destination import KINDS, resume
+from models.outbox.destination import KINDS
 from models.spam import RecentText
 from models.storage.sqlite.connection import close_database, transaction
 from models.storage.sqlite.folder import open_database
 
+ACTOR = Actor(SANDBOX, "sandbox")
 DEMO_TOKEN = "demo"
 DEMO_BUILDING_ID = 1
 DEMO_BUILDING: dict[str, str | None] = {
@@ -39,17 +41,17 @@ def seed_database(data_dir: Path, now: datetime) -> None:
     """Create the database in this folder, with the demo building in it."""
     open_database(data_dir)
     with transaction():
-        add_building(DEMO_BUILDING, DEMO_TOKEN, now)
+        add_building(ACTOR, DEMO_BUILDING, DEMO_TOKEN, now)
     close_database()
 
 
-def register_building(fields: dict[str, str], now: datetime) -> dict[str, Any]:
+def register_building(fields: dict[str, str], now: datetime) -> BuildingDict:
     """Add a building with these fields and the token in them, or a new one; return it as a dict.
 
-    Raises ActionError.
+    Raises Invalid or Conflict.
     """
     columns: dict[str, str | None] = {"name": "", **fields}
-    building, token = add_building(columns, columns.pop("token", None), now)
+    building, token = add_building(ACTOR, columns, columns.pop("token", None), now)
     return building_as_dict(building, [token])
 
 
@@ -60,6 +62,7 @@ def reset_database(now: datetime) -> None:
         table.delete().execute()
     Building.delete().where(Building.id != DEMO_BUILDING_ID).execute()
     Building.update(**DEMO_BUILDING, removed_at=None).where(Building.id == DEMO_BUILDING_ID).execute()
-    issue_token(find_building(DEMO_BUILDING_ID), DEMO_TOKEN, now)
+    issue_token(ACTOR, DEMO_BUILDING_ID, DEMO_TOKEN, now)
     for kind in KINDS:
-        resume(kind)
+        resume(ACTOR, kind, now)
+    AuditEntry.delete().execute()

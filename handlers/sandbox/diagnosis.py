@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from handlers.api.body import decode_body
 from handlers.errors import BadRequest
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.sandbox.rules import RULES, DecodedRequest, Facts
-from models.building import building_as_dict
+from models.building import BuildingDict, building_as_dict
 from models.intake import why_not_told
 from models.lead import Lead
 from models.spam import why_quarantined
@@ -46,7 +45,7 @@ def find_duplicate(
     return None
 
 
-def read_building_and_reason(lead_id: int) -> tuple[dict[str, Any] | None, str | None]:
+def read_building_and_reason(lead_id: int) -> tuple[BuildingDict | None, str | None]:
     """Return a lead's building, as a dict, and the reason why no agent gets a mail about the lead."""
     lead = Lead.get_by_id(lead_id)
     building = lead.building

@@ -11,7 +11,8 @@ from handlers.sandbox.mailbox import Mailbox
 from handlers.sandbox.partner import Partner
 from handlers.sandbox.recording import Recorder
 from handlers.sandbox.request_log import MAILS, PARTNER_CALLS, RequestLog
-from models.errors import ActionError
+from models.building import BuildingDict
+from models.errors import Invalid
 
 
 class SandboxEnvironment:
@@ -41,10 +42,10 @@ class SandboxEnvironment:
         self.context.readiness.forget()
         self.request_log.clear()
 
-    async def register(self, fields: dict[str, str]) -> dict[str, Any]:
-        """Register a building, and return it with its token. Raises ActionError."""
+    async def register(self, fields: dict[str, str]) -> BuildingDict:
+        """Register a building, and return it with its token. Raises Invalid or Conflict."""
         if unknown := fields.keys() - {*DEMO_BUILDING, "token"}:
-            raise ActionError(
+            raise Invalid(
                 f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(DEMO_BUILDING)}"
             )
         building = await self.context.storage.write(register_building, fields, self.clock.now())

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from models.building import Building, building_as_dict, match_buildings
+from models.building import Building, building_as_dict
+from models.building_match import match_buildings
 from models.clock import utc_text_or_none
 from models.customer import Customer
 from models.intake import Submission, in_utc, property_type, why_not_told

@@ -1,53 +1,87 @@
-"""Owns the grammar of the command line: nouns, their commands, and the kinds of values these take."""
+"""The grammar of the command line: nouns, their commands, and the types of values that these take."""
 
 import argparse
+import os
+import pwd
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import ActionError
+from models.audit import COMMAND_LINE, Actor
+from models.clock import Clock
+from models.errors import NotFound
 from models.settings import Settings, about, names
-from models.storage.sqlite.connection import FILE_NAME, close_database
-from models.storage.sqlite.folder import has_database, open_database
-from models.storage.sqlite.locks import command_lock, lock_holder
+from models.storage import BlockingStorage
+from models.storage.sqlite.connection import FILE_NAME
+from models.storage.sqlite.folder import has_database
+from models.storage.sqlite.storage import command_storage
 
 if TYPE_CHECKING:
     Nouns = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Nouns = object
 
-Run = Callable[[argparse.Namespace, Settings], int | None]
-
 LARGEST_ID = 2**63 - 1
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 DEFAULT_LIMIT = 50
-FLAG = "flag_"  # before the name of a setting in the parsed arguments, apart from a command's own
+FLAG = "flag_"  # prefix of a setting's name in the parsed arguments, to tell it from a command's own argument
+
+
+@dataclass(frozen=True, slots=True)
+class CommandContext:
+    """What a command runs with. Its actions go through `write`, its queries through `read`."""
+
+    args: argparse.Namespace
+    settings: Settings
+    clock: Clock
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseContext(CommandContext):
+    """The same for a command on the open database."""
+
+    storage: BlockingStorage
+
+
+Run = Callable[[CommandContext], int | None]
+DatabaseRun = Callable[[DatabaseContext], int | None]
+
+
+def unix_user() -> Actor:
+    """Return the actor of a command: the Unix user that runs it."""
+    user_id = os.getuid()
+    try:
+        return Actor(COMMAND_LINE, pwd.getpwuid(user_id).pw_name)
+    except KeyError:  # a user without an entry, as in a container
+        return Actor(COMMAND_LINE, str(user_id))
 
 
 class Noun:
-    """What a group of commands is about, such as `building`."""
+    """A group of commands on one subject, such as `building`."""
 
     def __init__(self, nouns: Nouns, name: str, help: str) -> None:
         parser = nouns.add_parser(name, help=help, description=help, allow_abbrev=False)
         self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        self, name: str, run: Run, help: str, may_make_database: bool = False
+        self, name: str, run: DatabaseRun, help: str, creates_database: bool = False
     ) -> argparse.ArgumentParser:
-        """Add a command that runs on the open database; answers with its parser, for its own arguments.
+        """Add a command that runs on the open database. Return its parser, for its own arguments.
 
-        Only one that may make a database does so: a listing of a wrong folder had better say so.
+        creates_database: a missing database is created; otherwise the command is refused.
         """
         parser = self._commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         add_settings(parser, "data_dir")
         add_json(parser)
-        parser.set_defaults(run=_on_database(run, may_make_database), refuse_usage=parser.error)
+        parser.set_defaults(run=_on_database(run, creates_database), refuse_usage=parser.error)
         return parser
 
     def plain_command(self, name: str, run: Run, help: str, *settings: str) -> argparse.ArgumentParser:
-        """Add a command without the open database, that takes these settings, or every one."""
+        """Add a command without the open database. settings: those that it takes; none for all."""
         parser = self._commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         add_settings(parser, *settings)
         add_json(parser)
@@ -55,24 +89,19 @@ class Noun:
         return parser
 
 
-def _on_database(run: Run, may_make: bool) -> Run:
-    def run_on_database(args: argparse.Namespace, settings: Settings) -> int | None:
-        if not has_database(settings.data_dir) and not may_make:
-            raise ActionError(f"there is no {FILE_NAME} in {settings.data_dir}; give --data-dir")
-        with command_lock(settings.data_dir):
-            alone = lock_holder(settings.data_dir) is None
-            open_database(settings.data_dir)
-            try:
-                return run(args, settings)
-            finally:
-                # Beside a server the journal is the server's.
-                close_database(checkpoint=alone and lock_holder(settings.data_dir) is None)
+def _on_database(run: DatabaseRun, creates_database: bool) -> Run:
+    def run_on_database(context: CommandContext) -> int | None:
+        data_dir = context.settings.data_dir
+        if not creates_database and not has_database(data_dir):
+            raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
+        with command_storage(data_dir) as storage:
+            return run(DatabaseContext(context.args, context.settings, context.clock, context.actor, storage))
 
     return run_on_database
 
 
 def add_settings(parser: argparse.ArgumentParser, *only: str) -> None:
-    """Let the command take these settings, or all of them, as flags, and --config."""
+    """Let the command take these settings as flags, or all settings if none is given; and --config."""
     group = parser.add_argument_group("settings")
     for name in only or names():
         known = about(name)
@@ -92,7 +121,7 @@ def add_settings(parser: argparse.ArgumentParser, *only: str) -> None:
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, str | None]:
-    """The settings that were given as flags, by name."""
+    """Return the settings that were given as flags, by name; None for the others."""
     return {name: getattr(args, FLAG + name, None) for name in names()}
 
 
@@ -108,19 +137,19 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         default=DEFAULT_LIMIT,
         metavar="N",
-        help="at most so many (default: %(default)s)",
+        help="show at most N (default: %(default)s)",
     )
 
 
 def at_least_one(text: str) -> int:
-    """A whole number from 1 up, an id or a count, as far as the database can hold it."""
+    """Parse a whole number from 1 up to the largest id: an id or a count."""
     if not re.fullmatch("[0-9]{1,19}", text) or not 1 <= int(text) <= LARGEST_ID:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
 
 def instant(text: str) -> datetime:
-    """An ISO 8601 date or date-time; without an offset it is UTC."""
+    """Parse an ISO 8601 date or date-time; without an offset it is UTC."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
@@ -131,7 +160,7 @@ def instant(text: str) -> datetime:
 
 
 def duration(text: str) -> timedelta:
-    """90s, 30m, 12h or 7d."""
+    """Parse a time span: 90s, 30m, 12h or 7d."""
     form = re.fullmatch("([0-9]{1,5})([smhd])", text)
     if form is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time span; write it like 90s, 30m, 12h or 7d")

@@ -1,11 +1,10 @@
-"""Owns the commands about backups."""
+"""The commands about backups."""
 
-import argparse
+from functools import partial
 from pathlib import Path
 
-from handlers.terminal.arguments import Noun, Nouns
-from handlers.terminal.listing import Columns, answer, list_rows, moment, note, progress
-from models.clock import Clock
+from handlers.terminal.arguments import CommandContext, Noun, Nouns
+from handlers.terminal.listing import Columns, list_rows, moment, note, print_result, progress
 from models.outbox.actions import pause_after_restore
 from models.settings import Settings
 from models.storage.sqlite.backup import Backup, create_backup, verify_backup
@@ -17,27 +16,26 @@ COLUMNS: Columns = {"made": moment("made_at"), "why": "why", "bytes": "bytes", "
 
 def add_commands(nouns: Nouns) -> None:
     """Add `backup` and its commands to the parser."""
-    noun = Noun(nouns, "backup", "copies of the database, and putting one in its place")
+    noun = Noun(nouns, "backup", "create, list, verify and restore backups")
     create = noun.plain_command(
-        "create", _create, "make a backup now, and read it back; leads are taken meanwhile", *FOLDERS
+        "create", _create, "create and verify a backup; a running server keeps taking leads", *FOLDERS
     )
     create.add_argument("--output", type=Path, metavar="FILE", help="a new file (one in the backup folder)")
-    noun.plain_command("list", _list, "list the backups, the newest first", *FOLDERS)
-    verify = noun.plain_command("verify", _verify, "read a backup to its last byte", *FOLDERS)
+    noun.plain_command("list", _list, "list backups, the newest first", *FOLDERS)
+    verify = noun.plain_command("verify", _verify, "verify that a backup is whole", *FOLDERS)
     verify.add_argument("file", type=Path, metavar="FILE")
-    restore = noun.plain_command(
-        "restore", _restore, "put a backup in the database's place; stop the server first", *FOLDERS
-    )
+    restore = noun.plain_command("restore", _restore, "restore a backup; stop the server first", *FOLDERS)
     restore.add_argument("file", type=Path, metavar="FILE")
 
 
 FOLDERS = ("data_dir", "backup_dir")
 
 
-def _create(args: argparse.Namespace, settings: Settings) -> None:
-    path = args.output or new_path(settings.data_dir, settings.backup_dir, "manual", Clock().now())
+def _create(context: CommandContext) -> None:
+    args, settings = context.args, context.settings
+    path = args.output or new_path(settings.data_dir, settings.backup_dir, "manual", context.clock.now())
     backup = create_backup(settings.data_dir, path, progress)
-    answer(
+    print_result(
         backup.as_dict(),
         args.json,
         f"Backed up to {backup.path}, and read back: {backup.leads} leads, {backup.size / 1e6:.1f} MB.",
@@ -45,16 +43,18 @@ def _create(args: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _list(args: argparse.Namespace, settings: Settings) -> None:
+def _list(context: CommandContext) -> None:
+    args, settings = context.args, context.settings
     rows = [backup.as_dict() for backup in list_backups(settings.backup_dir)]
     nothing = f"There are no backups in {settings.backup_dir}; 'backup create' makes one."
     list_rows(rows, COLUMNS, args.json, nothing)
 
 
-def _verify(args: argparse.Namespace, settings: Settings) -> None:
+def _verify(context: CommandContext) -> None:
+    args, settings = context.args, context.settings
     backup = verify_backup(_found(args.file, settings))
     whole = "is whole" if backup.checksum is not None else "can be read"
-    answer(
+    print_result(
         backup.as_dict(),
         args.json,
         f"{backup.path} {whole}: {backup.leads} leads, the newest of {backup.newest_lead_at or 'none'}.",
@@ -63,7 +63,7 @@ def _verify(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _found(file: Path, settings: Settings) -> Path:
-    """The file as it was given, or as 'backup list' has it in the backup folder."""
+    """Return the file as given, or the one of that name in the backup folder."""
     in_folder = settings.backup_dir / file
     return in_folder if not file.exists() and in_folder.exists() else file
 
@@ -77,12 +77,17 @@ def _count(leads: int | None) -> str:
     return "" if leads is None else f", with {leads} leads,"
 
 
-def _restore(args: argparse.Namespace, settings: Settings) -> None:
+def _restore(context: CommandContext) -> None:
+    args, settings = context.args, context.settings
     restored = restore_backup(
-        settings.data_dir, _found(args.file, settings), Clock().now(), progress, pause_after_restore
+        settings.data_dir,
+        _found(args.file, settings),
+        context.clock.now(),
+        progress,
+        partial(pause_after_restore, context.actor),
     )
     replaced = restored.replaced and str(restored.replaced)
-    answer(
+    print_result(
         {**restored.backup.as_dict(), "replaced": replaced, "leads_replaced": restored.leads_replaced},
         args.json,
         f"{restored.backup.path} is in place: {restored.backup.leads} leads, "

@@ -1,23 +1,22 @@
-"""Owns the command that shows the settings."""
+"""The command that shows the settings."""
 
-import argparse
-
-from handlers.terminal.arguments import Noun, Nouns
+from handlers.terminal.arguments import CommandContext, Noun, Nouns
 from handlers.terminal.listing import Columns, list_rows
-from models.settings import Settings, masked, names
+from models.settings import masked, names
 
 COLUMNS: Columns = {"setting": "name", "value": "value", "from": "origin"}
 
 
 def add_commands(nouns: Nouns) -> None:
     """Add `config` and its command to the parser."""
-    noun = Noun(nouns, "config", "the settings")
-    noun.plain_command("show", _show, "show each setting and where it came from, secrets masked")
+    noun = Noun(nouns, "config", "show the settings")
+    noun.plain_command("show", _show, "show each setting and its origin, secrets masked")
 
 
-def _show(args: argparse.Namespace, settings: Settings) -> None:
+def _show(context: CommandContext) -> None:
+    settings = context.settings
     rows = [
         {"name": name, "value": masked(name, settings.given[name][0]), "origin": settings.origin(name)}
         for name in names()
     ]
-    list_rows(rows, COLUMNS, args.json, "")
+    list_rows(rows, COLUMNS, context.args.json, "")

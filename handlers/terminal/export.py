@@ -1,9 +1,9 @@
-"""Owns the export of leads: CSV for spreadsheets, JSON lines for programs.
+"""The export of leads: CSV for spreadsheets, JSON lines for programs.
 
-In CSV a cell that a spreadsheet would calculate, one that begins with = + - @ or a tab, has an apostrophe
-put before it. A phone number such as +1 555 0100 is among them: without one a spreadsheet drops its plus,
-or subtracts its parts. A text that begins with an apostrophe gets one more, so whoever reads the file can
-always drop the first apostrophe of a cell and have what the renter sent. JSON is exactly what was sent.
+A spreadsheet calculates a cell that begins with = + - @ or a tab, so CSV has an apostrophe before it. A phone
+number such as +1 555 0100 is such a cell: a spreadsheet would drop its plus, or subtract its parts. A text
+that begins with an apostrophe gets one more. A program that drops the first apostrophe of a cell has the text
+that the renter sent. JSON is exactly the text that was sent.
 """
 
 import csv
@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 import orjson
 
 from handlers.terminal.listing import Row, json_line, note, printable
-from models.errors import ActionError
-from models.lead_record import count_leads, list_leads
+from models.errors import Conflict
+from models.lead_record import LeadDict, count_leads, list_leads
 from models.outbox.destination import KINDS
+from models.storage import BlockingStorage
 
 CALCULATED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 DELIVERY_PARTS = ("state", "attempts", "reason")
@@ -51,46 +52,48 @@ COLUMNS = (
 PROGRESS_EVERY = 1_000
 
 
-def export_leads(form: str, output: Path | None) -> None:
-    """Write all leads, the oldest first, a page of them in memory at a time; to stdout without a path.
+def export_leads(storage: BlockingStorage, form: str, output: Path | None) -> None:
+    """Write all leads, the oldest first, with a page of them in memory at a time. output: None for stdout.
 
-    Raises ActionError if the file exists: an export is never overwritten, and one cut short is removed.
+    Raises Conflict if the file exists: an export overwrites nothing. A file that is cut short is removed.
     """
+    leads = storage.read_each(list_leads, newest_first=False)
+    show_progress = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
+    total = storage.read(count_leads) if show_progress else None
     if output is None:
         clean = printable if sys.stdout.isatty() else str
-        _write(FORMATS[form](list_leads(newest_first=False), clean), sys.stdout.buffer, sys.stdout.isatty())
+        _write(FORMATS[form](leads, clean), sys.stdout.buffer, total)
         return
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise ActionError(f"{output} is there already; give another --output") from None
+        raise Conflict(f"{output} is there already; give another --output") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
-            count = _write(FORMATS[form](list_leads(newest_first=False), str), file, quiet=False)
+            count = _write(FORMATS[form](leads, str), file, total)
     except BaseException:
         output.unlink()
         raise
     note(f"{count} leads are in {output}")
 
 
-def _write(records: Iterator[bytes], sink: BinaryIO, quiet: bool) -> int:
-    show_progress = sys.stderr.isatty() and not quiet
-    total = count_leads() if show_progress else 0
+def _write(records: Iterator[bytes], sink: BinaryIO, total: int | None) -> int:
+    """Write the records and return the number of leads. total: of leads, to show progress; None not to."""
     count = 0
     for record in records:
         sink.write(record)
         if record is HEADER:
             continue
         count += 1
-        if show_progress and (count % PROGRESS_EVERY == 0 or count == total):
+        if total is not None and (count % PROGRESS_EVERY == 0 or count == total):
             print(f"\r{count} of {total} leads", end="", file=sys.stderr, flush=True)
-    if show_progress:
+    if total is not None:
         print(file=sys.stderr)
     return count
 
 
 class _Line:
-    """A file to csv.writer: hands each line back instead of keeping it."""
+    """A file for csv.writer whose `write` returns the line."""
 
     def write(self, line: str) -> str:
         return line
@@ -99,30 +102,31 @@ class _Line:
 HEADER: bytes = csv.writer(_Line()).writerow(COLUMNS).encode()
 
 
-def _csv_lines(leads: Iterable[Row], clean: Callable[[str], str]) -> Iterator[bytes]:
-    writer = csv.DictWriter(_Line(), COLUMNS, restval="")  # refuses a field that has no column
+def _csv_lines(leads: Iterable[LeadDict], clean: Callable[[str], str]) -> Iterator[bytes]:
+    writer = csv.DictWriter(_Line(), COLUMNS, restval="")  # raises for a field without a column
     yield HEADER
     for lead in leads:
         cells = {name: clean(_cell(value)) for name, value in flat(lead).items()}
-        yield writer.writerow(cells).encode()  # what _Line.write returned
+        yield writer.writerow(cells).encode()  # the line that _Line.write returned
 
 
-def _json_lines(leads: Iterable[Row], clean: Callable[[str], str]) -> Iterator[bytes]:
+def _json_lines(leads: Iterable[LeadDict], clean: Callable[[str], str]) -> Iterator[bytes]:
     return map(json_line, leads)
 
 
-FORMATS: dict[str, Callable[[Iterable[Row], Callable[[str], str]], Iterator[bytes]]] = {
+FORMATS: dict[str, Callable[[Iterable[LeadDict], Callable[[str], str]], Iterator[bytes]]] = {
     "csv": _csv_lines,
     "json": _json_lines,
 }
 
 
-def flat(lead: Row) -> dict[str, Any]:
-    """A lead without nesting: customer and deal field by field, each kind of delivery its own columns."""
+def flat(lead: LeadDict) -> dict[str, Any]:
+    """Return a lead without nesting: a column for each field of its customer, deal and deliveries."""
     row: dict[str, Any] = {}
-    for name, value in lead.items():
+    values: Row = lead
+    for name, value in values.items():
         if name in ("customer", "deal"):
-            row |= {f"{name}_{part}": of_it for part, of_it in (value or {}).items()}
+            row |= {f"{name}_{part}": inner for part, inner in (value or {}).items()}
         elif name == "deliveries":
             row |= {f"{d['kind']}_{part}": d[part] for d in value for part in DELIVERY_PARTS}
         else:

@@ -1,6 +1,6 @@
-"""Owns what commands print: aligned tables and records for people, JSON lines for programs.
+"""The output of commands: aligned tables and records for people, JSON lines for programs.
 
-Renters' words go to the operator's terminal here, so what a terminal would obey is taken out of them.
+Renters' texts reach the operator's terminal here, so control characters are replaced in them.
 """
 
 import io
@@ -19,17 +19,17 @@ Columns = Mapping[str, str | Callable[[Row], object]]  # heading: a key, dotted 
 
 NOTHING = "-"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-WIDEST_CELL = 40  # on a terminal; so that one long cell doesn't push the others off it
+WIDEST_CELL = 40  # columns on a terminal, so that one long cell leaves room for the others
 GAP = "  "
-# JSON escapes the controls below space by itself; these are the rest that a terminal may obey.
+# JSON escapes the controls below the space; these are the others that a terminal may interpret.
 CONTROLS_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def prepare_output() -> None:
-    """Have a terminal that can't show a character show its number instead of failing, and what is said into a
-    closed output (2>&-) go nowhere.
-    """
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file of ours would be opened in its place
+    """Let stdout and stderr escape what they can't encode, and discard output to a closed one (2>&-)."""
+    while (
+        spare := os.open(os.devnull, os.O_RDWR)
+    ) <= 2:  # else a later file would take a closed one's number
         pass
     os.close(spare)
     sys.stdout = sys.stdout or open(os.devnull, "w")
@@ -40,35 +40,35 @@ def prepare_output() -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line, without the characters that a terminal obeys rather than shows."""
+    """Return the text on one line, with the characters that a terminal interprets replaced."""
     return "".join(c if c.isprintable() else " " if c in "\r\n\t" else REPLACEMENT for c in text)
 
 
 def json_line(record: Row) -> bytes:
-    """The record as one line of JSON, in UTF-8, safe to show on a terminal."""
+    """Return the record as one line of JSON, in UTF-8, safe to show on a terminal."""
     text = orjson.dumps(record).decode()
     return CONTROLS_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode() + b"\n"
 
 
 def say(*lines: str) -> None:
-    """Say these lines to people."""
+    """Print these lines for people."""
     for line in lines:
         print(printable(line))
 
 
 def note(line: str) -> None:
-    """Say one line to the person beside the output: a refusal, a warning, a hint."""
+    """Print one line on stderr: an error, a warning, a hint."""
     print(printable(line), file=sys.stderr)
 
 
 def progress(step: str) -> None:
-    """Tell whoever waits at a terminal what is being done."""
+    """Print the current step on stderr if that is a terminal."""
     if sys.stderr.isatty():
         note(f"{step} ...")
 
 
-def answer(record: Row, as_json: bool, *lines: str) -> None:
-    """Say what a command did: the record for programs, the lines for people."""
+def print_result(record: Row, as_json: bool, *lines: str) -> None:
+    """Print the result of a command: the record as JSON for programs, or the lines for people."""
     if as_json:
         sys.stdout.buffer.write(json_line(record))
     else:
@@ -78,8 +78,9 @@ def answer(record: Row, as_json: bool, *lines: str) -> None:
 def list_rows(
     rows: Iterable[Row], columns: Columns, as_json: bool, if_none: str, limit: int | None = None
 ) -> None:
-    """Print rows, as JSON lines or as a table; for people an empty table is a sentence, and of as many as
-    the limit it is said that there may be more.
+    """Print rows as JSON lines, or as a table for people.
+
+    if_none: printed in place of an empty table. limit: with as many rows, a note says that there may be more.
     """
     if as_json:
         for row in rows:
@@ -96,7 +97,7 @@ def list_rows(
 
 
 def show_record(record: Row, as_json: bool) -> None:
-    """Print one record, as a JSON line or a field a line; a text with line breaks keeps them."""
+    """Print one record: as a JSON line, or with a field on each line. Line breaks in a text are kept."""
     if as_json:
         sys.stdout.buffer.write(json_line(record))
         return
@@ -109,12 +110,12 @@ def show_record(record: Row, as_json: bool) -> None:
 
 
 def moment(key: str) -> Callable[[Row], object]:
-    """A column of times, to the second."""
+    """Return a column of times, to the second."""
     return lambda row: row[key] and row[key][:19].replace("T", " ") + "Z"
 
 
 def in_words(value: object) -> str:
-    """A value as people read it."""
+    """Return a value in words for people."""
     if value is None or value == "" or value == []:
         return NOTHING
     if isinstance(value, bool):
@@ -158,7 +159,7 @@ def _table(lines: list[list[str]]) -> Iterator[str]:
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal it takes: an East Asian character two, a combining mark none."""
+    """Return the width in columns of a terminal: 2 for an East Asian character, 0 for a combining mark."""
     return sum(map(_columns, text)) if not text.isascii() else len(text)
 
 

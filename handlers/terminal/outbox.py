@@ -1,18 +1,13 @@
-"""Owns the commands about the outbox."""
+"""The commands about the outbox."""
 
-import argparse
+from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one
+from handlers.terminal.listing import Columns, list_rows, moment, note, print_result, say
+from models.outbox.actions import pause, resume, retry_deliveries, retry_failed, skip_deliveries
+from models.outbox.delivery import STATES
+from models.outbox.destination import KINDS
+from models.outbox.listing import DestinationDict, list_deliveries, list_destinations
 
-from handlers.terminal.arguments import Noun, Nouns, add_limit, at_least_one
-from handlers.terminal.listing import Columns, Row, answer, list_rows, moment, note, say
-from models.clock import Clock
-from models.outbox.actions import retry_deliveries, retry_failed, skip_deliveries
-from models.outbox.delivery import FAILED, PENDING, SENDING, STATES
-from models.outbox.destination import KINDS, pause, resume
-from models.outbox.listing import list_deliveries, list_destinations
-from models.settings import Settings
-from models.storage.sqlite.connection import transaction
-
-MOST_NAMED = 20  # deliveries, by their ids; of more it is said how many
+MOST_NAMED = 20  # deliveries whose ids are printed; of more only their number is
 
 COLUMNS: Columns = {
     "id": "id",
@@ -28,61 +23,63 @@ COLUMNS: Columns = {
 
 def add_commands(nouns: Nouns) -> None:
     """Add `outbox` and its commands to the parser."""
-    noun = Noun(nouns, "outbox", "what leaves because of leads, and how far it has got")
+    noun = Noun(nouns, "outbox", "manage the deliveries that leads cause")
     listing = noun.command("list", _list, "list deliveries, the newest first")
-    listing.add_argument("--state", choices=STATES, help="in this state")
-    listing.add_argument("--kind", choices=KINDS, help="of this kind")
+    listing.add_argument("--state", choices=STATES, help="only those in this state")
+    listing.add_argument("--kind", choices=KINDS, help="only those of this kind")
     add_limit(listing)
-    retry = noun.command("retry", _retry, "make deliveries due now: these, or all that failed")
+    retry = noun.command("retry", _retry, "retry deliveries now: by id, or all that failed")
     which = retry.add_mutually_exclusive_group(required=True)
     which.add_argument("ids", type=at_least_one, metavar="ID", nargs="*", default=[])
     which.add_argument("--failed", action="store_true", help="all that failed")
-    retry.add_argument("--kind", choices=KINDS, help="with --failed: of this kind")
-    skip = noun.command("skip", _skip, "have deliveries that wait or failed not leave at all")
+    retry.add_argument("--kind", choices=KINDS, help="with --failed: only those of this kind")
+    skip = noun.command("skip", _skip, "cancel quarantined, pending or failed deliveries")
     skip.add_argument("ids", type=at_least_one, metavar="ID", nargs="+")
     for name, run, help in (
-        ("pause", _pause, "keep a kind of delivery from leaving; it waits in the outbox"),
-        ("resume", _resume, "let a kind of delivery leave again, at once, whatever held it"),
+        ("pause", _pause, "pause a kind of delivery; it waits in the outbox"),
+        ("resume", _resume, "resume a paused or failing kind of delivery at once"),
     ):
         noun.command(name, run, help).add_argument(
             "kind", choices=KINDS, metavar="KIND", help=" or ".join(KINDS)
         )
 
 
-def _list(args: argparse.Namespace, settings: Settings) -> None:
-    now = Clock().now()
+def _list(context: DatabaseContext) -> None:
+    args, now = context.args, context.clock.now()
     if not args.json:
-        say(*map(_in_one_line, list_destinations(now)), "")
-    rows = list_deliveries(args.state, args.kind, args.limit, now)
+        say(*map(_in_one_line, context.storage.read(list_destinations, now)), "")
+    rows = context.storage.read(list_deliveries, args.state, args.kind, args.limit, now)
     list_rows(rows, COLUMNS, args.json, "There are no such deliveries.")
 
 
-def _in_one_line(destination: Row) -> str:
-    counts = ", ".join(
-        f"{destination[state]} {word}"
-        for state, word in ((PENDING, "waiting"), (SENDING, "sending"), (FAILED, "failed"))
+def _in_one_line(destination: DestinationDict) -> str:
+    state = destination["waits_because"] or "open"
+    counts = (
+        f"{destination['pending']} waiting, {destination['sending']} sending, {destination['failed']} failed"
     )
-    return f"{destination['kind']}: {destination['waits_because'] or 'open'}; {counts}"
+    return f"{destination['kind']}: {state}; {counts}"
 
 
-def _retry(args: argparse.Namespace, settings: Settings) -> None:
+def _retry(context: DatabaseContext) -> None:
+    args, now = context.args, context.clock.now()
     if args.kind and not args.failed:
         args.refuse_usage("--kind goes with --failed")
-    now = Clock().now()
-    with transaction():
-        ids = retry_failed(args.kind, now) if args.failed else retry_deliveries(args.ids, now)
-        closed = [place for place in list_destinations(now) if place["waits_because"] and place[PENDING]]
-    said = f"Due now: {_named(ids)}" if ids else "Nothing has failed."
-    answer({"retried": ids}, args.json, said)
-    for place in closed if ids else ():
-        note(f"note: {_in_one_line(place)}")
+    if args.failed:
+        ids = context.storage.write(retry_failed, context.actor, args.kind, now)
+    else:
+        ids = context.storage.write(retry_deliveries, context.actor, args.ids, now)
+    words = f"Due now: {_named(ids)}" if ids else "Nothing has failed."
+    print_result({"retried": ids}, args.json, words)
+    for destination in context.storage.read(list_destinations, now) if ids else ():
+        if destination["waits_because"] and destination["pending"]:
+            note(f"note: {_in_one_line(destination)}")
 
 
-def _skip(args: argparse.Namespace, settings: Settings) -> None:
-    with transaction():
-        ids = skip_deliveries(args.ids, Clock().now())
-    said = f"Not to leave: {_named(ids)}; 'outbox retry' would have them leave still."
-    answer({"skipped": ids}, args.json, said)
+def _skip(context: DatabaseContext) -> None:
+    args = context.args
+    ids = context.storage.write(skip_deliveries, context.actor, args.ids, context.clock.now())
+    words = f"Not to leave: {_named(ids)}; 'outbox retry' would have them leave still."
+    print_result({"skipped": ids}, args.json, words)
 
 
 def _named(ids: list[int]) -> str:
@@ -91,19 +88,17 @@ def _named(ids: list[int]) -> str:
     return f"{'delivery' if len(ids) == 1 else 'deliveries'} {', '.join(map(str, ids))}"
 
 
-def _pause(args: argparse.Namespace, settings: Settings) -> None:
-    with transaction():
-        pause(args.kind)
-    _answer_with_destination(args)
+def _pause(context: DatabaseContext) -> None:
+    context.storage.write(pause, context.actor, context.args.kind, context.clock.now())
+    _print_destination(context)
 
 
-def _resume(args: argparse.Namespace, settings: Settings) -> None:
-    with transaction():
-        resume(args.kind)
-    _answer_with_destination(args)
+def _resume(context: DatabaseContext) -> None:
+    context.storage.write(resume, context.actor, context.args.kind, context.clock.now())
+    _print_destination(context)
 
 
-def _answer_with_destination(args: argparse.Namespace) -> None:
-    for destination in list_destinations(Clock().now()):
-        if destination["kind"] == args.kind:
-            answer(destination, args.json, _in_one_line(destination))
+def _print_destination(context: DatabaseContext) -> None:
+    for destination in context.storage.read(list_destinations, context.clock.now()):
+        if destination["kind"] == context.args.kind:
+            print_result(destination, context.args.json, _in_one_line(destination))

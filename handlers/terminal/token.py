@@ -1,21 +1,16 @@
-"""Owns the commands about buildings' tokens."""
+"""The commands about buildings' tokens."""
 
-import argparse
-
-from handlers.terminal.arguments import Noun, Nouns, at_least_one, duration
-from handlers.terminal.listing import Columns, answer, list_rows, moment, note
+from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one, duration
+from handlers.terminal.listing import Columns, list_rows, moment, note, print_result
 from models.building import (
-    find_building,
+    has_no_working_token,
     issue_token,
     list_tokens,
     revoke_token,
     rotate_token,
     token_as_dict,
-    working_tokens,
 )
-from models.clock import Clock, utc_text
-from models.settings import Settings
-from models.storage.sqlite.connection import transaction
+from models.clock import utc_text
 
 COLUMNS: Columns = {
     "token": "token",
@@ -29,39 +24,37 @@ COLUMNS: Columns = {
 
 def add_commands(nouns: Nouns) -> None:
     """Add `token` and its commands to the parser."""
-    noun = Noun(nouns, "token", "the tokens that tie a website's leads to a building")
-    issue = noun.command("issue", _issue, "give a building one more token")
+    noun = Noun(nouns, "token", "manage the tokens that tie a website's leads to a building")
+    issue = noun.command("issue", _issue, "issue one more token to a building")
     issue.add_argument("building", type=at_least_one, metavar="BUILDING")
-    issue.add_argument("--token", help="this one (a new one if not given)")
-    rotate = noun.command("rotate", _rotate, "give a building a new token in place of those it has")
+    issue.add_argument("--token", help="the token (default: a new one)")
+    rotate = noun.command("rotate", _rotate, "replace a building's tokens by a new one")
     rotate.add_argument("building", type=at_least_one, metavar="BUILDING")
     rotate.add_argument(
         "--overlap",
         type=duration,
         default="7d",
         metavar="SPAN",
-        help="how long the old ones go on working: 90s, 30m, 12h, 7d (default: %(default)s)",
+        help="how long the old tokens still work: 90s, 30m, 12h, 7d (default: %(default)s)",
     )
-    revoke = noun.command("revoke", _revoke, "end a token at once")
+    revoke = noun.command("revoke", _revoke, "revoke a token at once")
     revoke.add_argument("token", metavar="TOKEN")
-    listing = noun.command("list", _list, "list the tokens, of one building if given")
+    listing = noun.command("list", _list, "list tokens, of all buildings or of one")
     listing.add_argument("building", type=at_least_one, metavar="BUILDING", nargs="?")
 
 
-def _issue(args: argparse.Namespace, settings: Settings) -> None:
-    now = Clock().now()
-    with transaction():
-        issued = issue_token(find_building(args.building), args.token, now)
-    answer(
+def _issue(context: DatabaseContext) -> None:
+    args, now = context.args, context.clock.now()
+    issued = context.storage.write(issue_token, context.actor, args.building, args.token, now)
+    print_result(
         token_as_dict(issued, now), args.json, f"Building {args.building} has one more token: {issued.token}"
     )
 
 
-def _rotate(args: argparse.Namespace, settings: Settings) -> None:
-    now = Clock().now()
-    with transaction():
-        issued = rotate_token(find_building(args.building), args.overlap, now)
-    answer(
+def _rotate(context: DatabaseContext) -> None:
+    args, now = context.args, context.clock.now()
+    issued = context.storage.write(rotate_token, context.actor, args.building, args.overlap, now)
+    print_result(
         token_as_dict(issued, now),
         args.json,
         f"Building {args.building} has a new token: {issued.token}",
@@ -69,17 +62,22 @@ def _rotate(args: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _revoke(args: argparse.Namespace, settings: Settings) -> None:
-    now = Clock().now()
-    with transaction():
-        revoked = revoke_token(args.token, now)
-        left = working_tokens(revoked.building, now)
-    number = revoked.building_id
-    answer(token_as_dict(revoked, now), args.json, f"Token {revoked.token} of building {number} was revoked.")
-    if not left and revoked.building.removed_at is None:
-        note(f"note: building {number} has no token that works now; 'token issue {number}' gives it one")
+def _revoke(context: DatabaseContext) -> None:
+    args, now = context.args, context.clock.now()
+    revoked = context.storage.write(revoke_token, context.actor, args.token, now)
+    building_id = revoked.building_id
+    print_result(
+        token_as_dict(revoked, now),
+        args.json,
+        f"Token {revoked.token} of building {building_id} was revoked.",
+    )
+    if context.storage.read(has_no_working_token, building_id, now):
+        note(
+            f"note: building {building_id} has no token that works now; "
+            f"'token issue {building_id}' gives it one"
+        )
 
 
-def _list(args: argparse.Namespace, settings: Settings) -> None:
-    building = find_building(args.building) if args.building else None
-    list_rows(list_tokens(building, Clock().now()), COLUMNS, args.json, "There are no tokens.")
+def _list(context: DatabaseContext) -> None:
+    rows = context.storage.read(list_tokens, context.args.building, context.clock.now())
+    list_rows(rows, COLUMNS, context.args.json, "There are no tokens.")

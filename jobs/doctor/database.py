@@ -183,12 +183,12 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
         )
         fix = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
         results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
-    quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state = 'held'"
+    # The state was 'held' until schema 5, and this check upgrades nothing.
+    quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state IN ('quarantined', 'held')"
     if waiting := database.value(quarantined):
         fix = "see 'lead list --suspected', then 'lead release' the genuine ones, or 'outbox skip' them"
-        results.append(
-            CheckResult(UNNOTIFIED, WARNING, f"{waiting} are held because they look like spam", fix)
-        )
+        found = f"{waiting} are quarantined because they look like spam"
+        results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
     return results or [CheckResult(UNNOTIFIED, OK, f"none in the last {duration_text(RECENT)}")]
 
 

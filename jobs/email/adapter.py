@@ -36,7 +36,10 @@ class EmailAdapter(Adapter):
     async def deliver(self, context: DeliveryContext) -> None:
         """As `Adapter.deliver`."""
         agent = _agent_address(context)
-        renter = [context.lead[f"requestor_{field}"] or "" for field in ("email", "name", "phone")]
+        lead = context.lead
+        renter = [
+            text or "" for text in (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
+        ]
         until = asyncio.get_running_loop().time() + self._session_seconds
         while True:
             async with self._pool.acquire(until, renter) as session:
@@ -113,7 +116,7 @@ def _agent_address(context: DeliveryContext) -> str:
         raise DeliveryError(
             "no building matched the lead, so the mail has no recipient", FailureKind.PERMANENT
         )
-    agent: str | None = context.building["agent_email"]
+    agent = context.building["agent_email"]
     if not agent:
         raise DeliveryError(
             "the building has no agent e-mail; set one with 'building update' and retry",

@@ -14,6 +14,8 @@ from tornado.template import Loader
 
 from jobs.adapter import DeliveryContext, one_line
 from jobs.email.mime import NAME_LIMIT, address_header, ascii_domain, mailbox, multipart, part, text_header
+from models.building import BuildingDict
+from models.lead_record import LeadForDelivery
 
 SENDER_NAME = "Website leads"
 TOUR_LENGTH = timedelta(minutes=30)
@@ -98,7 +100,7 @@ def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
     return "\r\n".join(headers).encode() + b"\r\n" + mixed
 
 
-def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
+def _reply_to(lead: LeadForDelivery, *, utf8: bool) -> str | None:
     try:
         address = mailbox(lead["requestor_email"] or "", utf8=utf8)
     except ValueError:
@@ -107,8 +109,8 @@ def _reply_to(lead: dict[str, Any], *, utf8: bool) -> str | None:
 
 
 def _content(
-    lead: dict[str, Any],
-    building: dict[str, Any],
+    lead: LeadForDelivery,
+    building: BuildingDict,
     tour: Tour | None,
     received: datetime,
     *,
@@ -192,7 +194,7 @@ def _subject(content: dict[str, Any]) -> str:
 
 def _invitation(
     content: dict[str, Any],
-    building: dict[str, Any],
+    building: BuildingDict,
     tour: Tour,
     received: datetime,
     unique: str,

@@ -1,16 +1,15 @@
-"""Owns the outbox: what is to leave because of a lead, and how far it has got.
+"""Deliveries: the rows of the outbox, their states, and how a new one begins.
 
-A delivery's states, and who moves it:
+State        Set by
+quarantined  intake, for a lead that looks like spam
+pending      intake; the operator, by a release or a retry; the dispatcher, after an attempt that is retried;
+             a server's start, if it was sending
+sending      the dispatcher, by `claim`, which counts the attempt before anything leaves
+delivered    the dispatcher, by `settle`: the destination accepted it
+failed       the dispatcher, by `settle`: given up until the operator retries it
+skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why
 
-    held       intake, of a lead that looks like spam; `release_lead` makes it pending
-    pending    intake makes it so; it waits for its time, or for its destination to open
-    sending    the dispatcher, by `claim`: counted as an attempt before anything leaves
-    delivered  the dispatcher, by `settle`: the destination took it
-    failed     the dispatcher, by `settle`: given up; stays until the operator retries it
-    skipped    intake, an erasure, or the operator: it is not to leave at all, `reason` says why
-
-From sending it goes back to pending when an attempt failed for a time, and at the start of a server: the
-folder's lock proves that nobody else is sending it.
+At a start no other server sends: the data folder's lock proves it.
 """
 
 from collections.abc import Sequence
@@ -32,14 +31,14 @@ from models.storage.cached_query import CachedInsert
 from models.storage.rows import Row, UtcDateTimeField
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
-QUARANTINED = "held"
+QUARANTINED = "quarantined"
 STATES = (QUARANTINED, PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
 
 ERASED = "the customer was erased"
 
 
 class Delivery(Row):
-    """One thing that is to leave because of one lead."""
+    """One delivery of one lead to one destination."""
 
     id = AutoField()
     lead = ForeignKeyField(Lead)
@@ -47,14 +46,14 @@ class Delivery(Row):
     kind = TextField()
     state = TextField()
     reason = TextField(null=True)
-    attempts = IntegerField(default=0)  # how often it was tried
-    failures = IntegerField(default=0)  # how often it was itself the reason; its backoff goes by this
+    attempts = IntegerField(default=0)
+    failures = IntegerField(default=0)  # attempts that this delivery itself made fail; sets its backoff
     due_at = UtcDateTimeField(null=True)
     settled_at = UtcDateTimeField(null=True)
 
 
 class DeliveryAttempt(Row):
-    """One attempt at a delivery. Until it has ended its outcome is null."""
+    """One attempt at a delivery. Its outcome is null until it ends."""
 
     delivery = ForeignKeyField(Delivery)
     number = IntegerField()
@@ -66,11 +65,9 @@ class DeliveryAttempt(Row):
         primary_key = CompositeKey("delivery", "number")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen, it takes twice as long to make
 class NewDelivery:
-    """A delivery to be made for a lead; with a reason to skip it, it will not leave, and with one to hold it,
-    not yet.
-    """
+    """A delivery to enqueue: skipped or quarantined if there is a reason for it, else pending."""
 
     lead_id: int
     kind: str
@@ -78,15 +75,22 @@ class NewDelivery:
     quarantine_reason: str | None = None
 
 
+def initial_state(
+    skip_reason: str | None, quarantine_reason: str | None, now: datetime
+) -> tuple[str, str | None, datetime | None, datetime | None]:
+    """Return state, reason, due_at and settled_at of a delivery that begins now, or begins anew."""
+    if skip_reason:
+        return SKIPPED, skip_reason, None, now
+    if quarantine_reason:
+        return QUARANTINED, quarantine_reason, None, None
+    return PENDING, None, now, None
+
+
 def enqueue(deliveries: Sequence[NewDelivery], now: datetime) -> None:
     """Put deliveries into the outbox, in the transaction of their leads."""
     _INSERT.run(
         [
-            (d.lead_id, d.kind, SKIPPED, d.skip_reason, 0, 0, None, now)
-            if d.skip_reason
-            else (d.lead_id, d.kind, QUARANTINED, d.quarantine_reason, 0, 0, None, None)
-            if d.quarantine_reason
-            else (d.lead_id, d.kind, PENDING, None, 0, 0, now, None)
+            (d.lead_id, d.kind, *initial_state(d.skip_reason, d.quarantine_reason, now), 0, 0)
             for d in deliveries
         ]
     )
@@ -98,15 +102,15 @@ _INSERT = CachedInsert(
     Delivery.kind,
     Delivery.state,
     Delivery.reason,
-    Delivery.attempts,
-    Delivery.failures,
     Delivery.due_at,
     Delivery.settled_at,
+    Delivery.attempts,
+    Delivery.failures,
 )
 
 
 def state_is(state: str) -> Any:
-    """The condition that a delivery is in this state, put so that the index of such rows serves it."""
-    # That takes a literal: with a bound value it can't know that the index will do.
+    """Return the condition that a delivery is in this state. The state's partial index serves it."""
+    # A literal: SQLite does not match a bound value with the index's condition.
     assert state in STATES
     return Delivery.state == SQL(f"'{state}'")

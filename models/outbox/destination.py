@@ -20,7 +20,7 @@ OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator can fix th
 MAX_RETRY_AFTER = timedelta(days=1)
 JITTER = 0.2  # the most that is added to a delay, as a part of it
 
-_CLOSED = {"failures": 0, "hold_until": None, "reason": None}
+CLOSED_BREAKER = {"failures": 0, "hold_until": None, "reason": None}
 
 
 class Destination(Row):
@@ -94,7 +94,7 @@ def record_success(kind: str, now: datetime) -> None:
 
 
 _CLOSE_UNLESS_OPEN = CachedQuery(
-    lambda kind, now: Destination.update(**_CLOSED).where(
+    lambda kind, now: Destination.update(**CLOSED_BREAKER).where(
         Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
     )
 )
@@ -102,17 +102,7 @@ _CLOSE_UNLESS_OPEN = CachedQuery(
 
 def configure_destinations(kinds: frozenset[str]) -> None:
     """Record which kinds the settings have a URL for, and close every breaker: the settings may be new."""
-    Destination.update(configured=Destination.kind.in_(kinds), **_CLOSED).execute()
-
-
-def pause(kind: str, reason: str = "by the operator") -> None:
-    """Claim no delivery of this kind until it is resumed. Running deliveries finish."""
-    Destination.update(paused=True, pause_reason=reason).where(Destination.kind == kind).execute()
-
-
-def resume(kind: str) -> None:
-    """End the pause of this kind, and close its breaker."""
-    Destination.update(paused=False, pause_reason=None, **_CLOSED).where(Destination.kind == kind).execute()
+    Destination.update(configured=Destination.kind.in_(kinds), **CLOSED_BREAKER).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:

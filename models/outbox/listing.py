@@ -1,7 +1,7 @@
-"""Owns what the operator is shown of the outbox: its deliveries, and what keeps them waiting."""
+"""Listings of the outbox for the operator: deliveries, and why they wait."""
 
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 from peewee import fn
 
@@ -10,8 +10,33 @@ from models.outbox.delivery import FAILED, PENDING, SENDING, Delivery, state_is
 from models.outbox.destination import Destination, why_waiting
 
 
-def list_deliveries(state: str | None, kind: str | None, limit: int, now: datetime) -> list[dict[str, Any]]:
-    """The newest deliveries, of this state and kind if given, as listings show them."""
+class DeliveryDict(TypedDict):
+    """A delivery as JSON. reason: of a pending one, first of all why its destination accepts nothing."""
+
+    id: int
+    lead_id: int
+    kind: str
+    state: str
+    attempts: int
+    reason: str | None
+    due_at: str | None
+    settled_at: str | None
+
+
+class DestinationDict(TypedDict):
+    """A destination as JSON, with the numbers of its deliveries in three states."""
+
+    kind: str
+    configured: bool
+    paused: bool
+    waits_because: str | None
+    pending: int
+    sending: int
+    failed: int
+
+
+def list_deliveries(state: str | None, kind: str | None, limit: int, now: datetime) -> list[DeliveryDict]:
+    """Return the newest deliveries, of this state and kind if given."""
     rows = Delivery.select().order_by(Delivery.id.desc()).limit(limit)
     if state:
         rows = rows.where(state_is(state))
@@ -33,8 +58,8 @@ def list_deliveries(state: str | None, kind: str | None, limit: int, now: dateti
     ]
 
 
-def list_destinations(now: datetime) -> list[dict[str, Any]]:
-    """What each destination has waiting, and why it waits."""
+def list_destinations(now: datetime) -> list[DestinationDict]:
+    """Return each destination with the numbers of its deliveries, and why they wait."""
     counts: dict[tuple[str, str], int] = {
         (kind, state): count
         for state in (PENDING, SENDING, FAILED)
@@ -50,7 +75,9 @@ def list_destinations(now: datetime) -> list[dict[str, Any]]:
             "configured": bool(row.configured),
             "paused": bool(row.paused),
             "waits_because": why_waiting(row, now),
-            **{state: counts.get((row.kind, state), 0) for state in (PENDING, SENDING, FAILED)},
+            "pending": counts.get((row.kind, PENDING), 0),
+            "sending": counts.get((row.kind, SENDING), 0),
+            "failed": counts.get((row.kind, FAILED), 0),
         }
         for row in Destination.select().order_by(Destination.kind)
     ]

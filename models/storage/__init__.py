@@ -5,7 +5,7 @@ table of the domain.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -110,7 +110,7 @@ class Storage(Submitter, Protocol):
 
 
 class BlockingStorage(Protocol):
-    """The database of a command: the same two verbs without a loop."""
+    """The database of a command: the same verbs without a loop."""
 
     def write(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
@@ -121,7 +121,12 @@ class BlockingStorage(Protocol):
         """
 
     def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        """Run a query and return its result. Raises StorageError."""
+        """Run a query and return its result, which must be fetched. Raises StorageError."""
+
+    def read_each(
+        self, function: Callable[Params, Iterator[Item]], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Iterator[Item]:
+        """Run a query whose items are fetched as they are asked for. The iterator raises StorageError."""
 
 
 def submit_and_wait(

@@ -1,7 +1,7 @@
-"""Owns statements that Peewee writes once, and that are from then on only filled in.
+"""Cached queries: Peewee writes the SQL once, and later runs only fill in the values.
 
-For a batch of leads Peewee takes ten times as long to write a statement as SQLite to run it. So each is kept
-as text, one for each size that its lists come in, and SQLite keeps its own preparation of it by that text.
+For a batch of leads Peewee takes ten times as long to write a statement as SQLite to run it. So the text of
+each statement is kept, one for each size of its lists. SQLite caches the prepared statement by that text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ Rows = list[tuple[Any, ...]]
 
 
 class CachedQuery:
-    """A query with places left open in it.
+    """A query with placeholders for its values.
 
-    build: writes it with Peewee; it is given a node for each value, and a list of them for each list. A list
-    is filled up to the next power of two with its last value, so it may stand where that makes no difference,
-    such as behind IN.
+    build: writes the query with Peewee; its arguments are a node for each value, and a list of nodes for each
+    list. A list is padded with its last value to the next power of two, so it may stand only where duplicates
+    make no difference, such as after IN.
     """
 
     def __init__(self, build: Callable[..., Any]) -> None:
@@ -30,15 +30,15 @@ class CachedQuery:
         self._written: dict[tuple[int, ...], _Statement] = {}
 
     def run(self, *arguments: object) -> Rows:
-        """Run it with these values, and lists of them, in place; answers with all rows.
+        """Run the query with these values and lists of values, and return all rows.
 
-        Values are as the database has them: no conversion is made but of instants to text.
+        Values are passed as the database stores them; only instants are converted, to text.
         """
         statement, values = self._statement(arguments)
         return statement.run(values)
 
     def text(self, *arguments: object) -> str:
-        """The statement that these would be run by."""
+        """Return the SQL statement for these arguments."""
         return self._statement(arguments)[0].text
 
     def _statement(self, arguments: Iterable[object]) -> "tuple[_Statement, list[Any]]":
@@ -46,9 +46,9 @@ class CachedQuery:
         sizes = []
         for argument in arguments:
             if isinstance(argument, list | tuple | set | frozenset):
-                filled = _filled_up(argument)
-                values += filled
-                sizes.append(len(filled))
+                padded = _padded(argument)
+                values += padded
+                sizes.append(len(padded))
             else:
                 values.append(utc_text(argument) if isinstance(argument, datetime) else argument)
                 sizes.append(-1)
@@ -60,20 +60,20 @@ class CachedQuery:
 
 
 class CachedSelect:
-    """A SELECT of whole rows of one table, and perhaps of one that is joined to it, as their classes.
+    """A SELECT of whole rows of one table, and of a joined one if given, as instances of their classes.
 
-    where: adds to the select what it is to be narrowed by.
+    where: adds the conditions to the select.
     """
 
     def __init__(self, model: type[Row], where: Callable[..., Any], joined: type[Row] | None = None) -> None:
         self._parts = [(part, part._meta.sorted_fields) for part in (model, joined) if part is not None]
         columns = [field for _, fields in self._parts for field in fields]
         select = model.select(*columns) if joined is None else model.select(*columns).join(joined)
-        self._prepared = CachedQuery(lambda *arguments: where(select, *arguments))
+        self._query = CachedQuery(lambda *arguments: where(select, *arguments))
 
     def run(self, *arguments: object) -> list[list[Any]]:
-        """For each row what it is of each of the tables."""
-        return [list(self._of_row(row)) for row in self._prepared.run(*arguments)]
+        """Return the rows, each as a list with an instance for each table."""
+        return [list(self._of_row(row)) for row in self._query.run(*arguments)]
 
     def _of_row(self, row: tuple[Any, ...]) -> Iterator[Row]:
         values = iter(row)
@@ -82,7 +82,7 @@ class CachedSelect:
 
 
 class CachedInsert:
-    """INSERT into these columns, of all those without a default, of one table, many rows at a time."""
+    """An INSERT of many rows into one table. fields: at least those without a default."""
 
     def __init__(self, model: type[Row], *fields: Field, returning: Sequence[Field] = ()) -> None:
         self._model = model
@@ -96,15 +96,15 @@ class CachedInsert:
         self._written: dict[int, _Statement] = {}
 
     def run(self, rows: Sequence[tuple[Any, ...]]) -> Rows:
-        """Insert these rows; answers with what was to be returned of each, in no promised order."""
-        answers: Rows = []
+        """Insert rows, and return the `returning` fields of each, in no particular order."""
+        returned: Rows = []
         done = 0
         while done < len(rows):
-            # In sizes that are powers of two there are few statements to keep.
+            # Sizes that are powers of two need few statements.
             size = min(LARGEST_INSERT, 1 << ((len(rows) - done).bit_length() - 1))
-            answers += self._insert(rows[done : done + size])
+            returned += self._insert(rows[done : done + size])
             done += size
-        return answers
+        return returned
 
     def _insert(self, rows: Sequence[tuple[Any, ...]]) -> Rows:
         width = len(self._fields)
@@ -124,7 +124,7 @@ class CachedInsert:
 
 
 class _Statement:
-    """The text of a query, and where its values go."""
+    """The text of a query, and the positions of its values."""
 
     def __init__(self, text: str, parameters: Sequence[Any]) -> None:
         self.text = text
@@ -138,13 +138,13 @@ class _Statement:
             for at, number in self._places:
                 filled[at] = values[number]
             values = filled
-        # Not by Peewee's execute_sql, which takes longer than a small statement; its errors are apsw's own.
+        # Peewee's execute_sql takes longer than a small statement does. Errors here are apsw's own.
         rows: Rows = database.connection().execute(self.text, values).fetchall()
         return rows
 
 
 class Placeholder:
-    """Stands for a value while Peewee writes."""
+    """A stand-in for a value while Peewee writes the SQL."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -154,15 +154,15 @@ def _write(build: Callable[..., Any], sizes: Iterable[int]) -> _Statement:
     count = 0
     arguments: list[Any] = []
     for size in sizes:
-        # Nodes that Peewee passes on as they are, whatever the column.
+        # Nodes that Peewee passes on unchanged, whatever the column.
         places = [Value(Placeholder(count + n), converter=False, unpack=False) for n in range(abs(size))]
         arguments.append(places[0] if size == -1 else places)
         count += abs(size)
     return _Statement(*build(*arguments).sql())
 
 
-def _filled_up(values: Iterable[Any]) -> list[Any]:
-    filled = list(values)
-    if filled:
-        filled += filled[-1:] * ((1 << (len(filled) - 1).bit_length()) - len(filled))
-    return filled
+def _padded(values: Iterable[Any]) -> list[Any]:
+    padded = list(values)
+    if padded:
+        padded += padded[-1:] * ((1 << (len(padded) - 1).bit_length()) - len(padded))
+    return padded

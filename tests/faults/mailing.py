@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
+from command_line import ACTOR
 from conftest import ServerHarness, SteppedClock, running_harness
 from fault_run import FaultRun, fault
 from mutants import for_a_while
@@ -154,7 +155,7 @@ async def smtp_5xx_recipient(trial: FaultRun) -> None:
         trial.require(states[("failed", 1)] == len(lost), "it is given up at once, and kept")
         trial.require(states[("delivered", 1)] == len(fine), "other agents get theirs")
         harness.mail.unknown = set()
-        await harness.change(lambda: actions.retry_failed(None, clock.now()))
+        await harness.change(lambda: actions.retry_failed(ACTOR, None, clock.now()))
         await weather(trial, harness, clock, {**lost, **fine}, LONGEST_HOLD)
         trial.require(trial.duplicated == 0, "no mail is sent twice")
 

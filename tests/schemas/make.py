@@ -1,11 +1,11 @@
-"""Owns the making of a released schema's fixture: a small database with every kind of row, and its export.
+"""Make the fixture of a released schema: a small database with every kind of row, and its export.
 
-Run it once, with the program that is released, from the project's root:
+Run it once, with the released program, from the project's root:
 
     .venv/bin/python tests/schemas/make.py
 
-It writes schema-N.db and schema-N.jsonl, which are then never written again: tests/test_migrations.py
-upgrades the one and compares it with the other.
+It writes schema-N.db and schema-N.jsonl, which never change afterwards. tests/test_migrations.py upgrades the
+database and compares it with the export.
 """
 
 import asyncio
@@ -17,13 +17,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from command_line import ACTOR  # noqa: E402
 from conftest import ServerHarness, SteppedClock, running_harness  # noqa: E402
 
-from models.building import find_building, issue_token, remove_building  # noqa: E402
-from models.customer import find_customer, flag_spam  # noqa: E402
+from models.building import issue_token, remove_building, update_building  # noqa: E402
+from models.customer import flag_spam  # noqa: E402
 from models.erasure import erase_customer  # noqa: E402
 from models.lead_record import list_leads, show_lead  # noqa: E402
-from models.outbox.destination import pause  # noqa: E402
+from models.outbox.actions import pause  # noqa: E402
 from models.storage.sqlite.connection import close_database  # noqa: E402
 from models.storage.sqlite.folder import open_database  # noqa: E402
 from models.storage.sqlite.migrations.steps import NEWEST  # noqa: E402
@@ -57,14 +58,22 @@ async def fill(harness: ServerHarness, clock: SteppedClock) -> None:
     await harness.lead(token="maple", requestor_email="spam@renter.test")
     await harness.settled()
     spam = await harness.server.storage.read(lambda: next(list_leads())["customer"]["id"])
-    await harness.change(lambda: flag_spam(find_customer(spam), True))
+    await harness.change(lambda: flag_spam(ACTOR, spam, True, clock.now()))
     await harness.lead(token="maple", requestor_email="spam@renter.test")
-    await harness.change(lambda: erase_customer(find_customer(spam - 1), clock.now()))
-    await harness.change(lambda: remove_building(find_building(3), clock.now()))
-    await harness.change(lambda: issue_token(find_building(1), "second", clock.now()))
-    await harness.change(lambda: pause("june_homes"))
+    await harness.change(lambda: erase_customer(ACTOR, spam - 1, clock.now()))
+    await harness.change(lambda: remove_building(ACTOR, 3, clock.now()))
+    await harness.change(lambda: issue_token(ACTOR, 1, "second", clock.now()))
+    await harness.change(lambda: pause(ACTOR, "june_homes", clock.now()))
     await harness.lead(token="maple", requestor_email="paused@renter.test", listing_source="june_homes")
     await harness.settled()
+    await harness.change(lambda: update_building(ACTOR, 1, {"spam_defence": "hold"}, clock.now()))
+    await harness.lead(
+        token="maple",
+        requestor_email="trap@renter.test",
+        message="Buy this",
+        listing_source="june_homes",
+        homepage="https://pills.test",
+    )
     harness.mail.replies = ["451 later"]
     await harness.lead(token="maple", requestor_email="waits@renter.test")
     await harness.settled()

@@ -1,7 +1,8 @@
 """The storage of a running server on SQLite: one writer, readers beside it, one folder that it alone has."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,13 +17,14 @@ from models.storage import (
 from models.storage.sqlite.connection import close_database, transaction
 from models.storage.sqlite.failures import is_storage_failure, storage_reason
 from models.storage.sqlite.folder import open_database
-from models.storage.sqlite.locks import server_lock
+from models.storage.sqlite.locks import command_lock, lock_holder, server_lock
 from models.storage.sqlite.reader import Reader
 from models.storage.sqlite.storage_check import check_storage
 from models.storage.sqlite.wal import recover_wal
 from models.storage.sqlite.writer import Writer
 
 Params = ParamSpec("Params")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -125,12 +127,41 @@ class SqliteCommandStorage:
 
     def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """As `BlockingStorage.read`."""
-        try:
+        with _storage_errors():
             return function(*args, **kwargs)
-        except Exception as error:
-            if is_storage_failure(error):
-                raise StorageError(storage_reason(error)) from error
-            raise
+
+    def read_each(
+        self, function: Callable[Params, Iterator[Item]], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Iterator[Item]:
+        """As `BlockingStorage.read_each`."""
+        with _storage_errors():
+            yield from function(*args, **kwargs)
+
+
+@contextmanager
+def command_storage(data_dir: Path) -> Iterator[SqliteCommandStorage]:
+    """Open the folder's database for a command, beside a server or alone. A missing one is created.
+
+    Raises DatabaseUnusable.
+    """
+    with command_lock(data_dir):
+        alone = lock_holder(data_dir) is None
+        open_database(data_dir)
+        try:
+            yield SqliteCommandStorage()
+        finally:
+            # Beside a server only the server checkpoints.
+            close_database(checkpoint=alone and lock_holder(data_dir) is None)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_storage_failure(error):
+            raise StorageError(storage_reason(error)) from error
+        raise
 
 
 def _operation_of(action: Callable[[], Any]) -> Operation:

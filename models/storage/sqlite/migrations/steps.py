@@ -5,9 +5,11 @@ from models.storage.sqlite.migrations import (
     v0002_safe_retries,
     v0003_installation,
     v0004_suspicion,
+    v0005_audit,
 )
 
 STEPS = tuple(
-    step.STATEMENTS for step in (v0001_initial, v0002_safe_retries, v0003_installation, v0004_suspicion)
+    step.STATEMENTS
+    for step in (v0001_initial, v0002_safe_retries, v0003_installation, v0004_suspicion, v0005_audit)
 )
 NEWEST = len(STEPS)

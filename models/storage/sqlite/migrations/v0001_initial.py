@@ -1,4 +1,4 @@
-"""Owns schema 1: the first released one."""
+"""Schema 1: the first released one."""
 
 STATEMENTS = """
 CREATE TABLE building (

@@ -1,4 +1,4 @@
-"""Owns schema 2: keys that make a retry safe, and why a destination is paused."""
+"""Schema 2: keys that make a retry safe, and why a destination is paused."""
 
 STATEMENTS = """
 CREATE TABLE idempotency_key (

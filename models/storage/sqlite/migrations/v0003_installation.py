@@ -1,4 +1,4 @@
-"""Owns schema 3: a name of its own for each database, so that its backups are told from another's."""
+"""Schema 3: an id of the installation, so that its backups are told from those of another."""
 
 STATEMENTS = """
 CREATE TABLE installation (

@@ -1,4 +1,4 @@
-"""Owns schema 4: leads that look like spam, and the version of the text that a renter consented to."""
+"""Schema 4: leads that look like spam, and the version of the text that a renter consented to."""
 
 STATEMENTS = """
 ALTER TABLE building ADD COLUMN spam_defence TEXT NOT NULL DEFAULT 'off';
