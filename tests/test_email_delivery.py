@@ -4,14 +4,14 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import SMTP
+from mail_server import PASSWORD, Mailbox, Script, answers, listening
 
 from jobs.adapter import DeliveryContext, DeliveryError
 from jobs.email.adapter import EmailAdapter
@@ -41,7 +41,6 @@ BUILDING: dict[str, Any] = {
     "time_zone": "UTC",
 }
 PARCEL = DeliveryContext("email_1", LEAD, BUILDING)
-PASSWORD = "correct horse"
 
 TRANSIENT, PERMANENT, UNREACHABLE = FailureKind.TRANSIENT, FailureKind.PERMANENT, FailureKind.UNREACHABLE
 NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
@@ -49,72 +48,6 @@ NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
 
 def to_agent(agent: str | None) -> DeliveryContext:
     return DeliveryContext("email_1", LEAD, {**BUILDING, "agent_email": agent})
-
-
-class Mailbox:
-    """Takes mail, unless told to answer a command in another way. Keeps what it was sent."""
-
-    def __init__(self, **replies: str) -> None:
-        self.replies = replies
-        self.envelopes: list[Any] = []
-        self.encrypted: list[bool] = []
-        self.logins: list[tuple[bytes, bytes]] = []
-
-    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        envelope.mail_from = address
-        envelope.mail_options += options
-        return self.replies.get("MAIL", "250 OK")
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        envelope.rcpt_tos.append(address)
-        return self.replies.get("RCPT", "250 OK")
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        reply = self.replies.get("DATA", "250 OK")
-        if reply.startswith("250"):
-            self.envelopes.append(envelope)
-            self.encrypted.append(session.ssl is not None)
-        return reply
-
-    def authenticate(
-        self, server: Any, session: Any, envelope: Any, mechanism: str, login: Any
-    ) -> AuthResult:
-        if "AUTH" in self.replies:
-            return AuthResult(success=False, handled=False, message=self.replies["AUTH"])
-        assert isinstance(login, LoginPassword)
-        self.logins.append((login.login, login.password))
-        return AuthResult(success=login.password == PASSWORD.encode(), handled=False)
-
-
-@asynccontextmanager
-async def listening(
-    protocol: Callable[[], asyncio.Protocol], host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[int]:
-    """A server on a free port, which is answered with; left only once all its connections are closed."""
-    connected: set[asyncio.Protocol] = set()
-
-    def watched() -> asyncio.Protocol:
-        made = protocol()
-        begin, end = made.connection_made, made.connection_lost
-
-        def connection_made(transport: asyncio.BaseTransport) -> None:
-            connected.add(made)
-            begin(transport)
-
-        def connection_lost(error: Exception | None) -> None:
-            end(error)
-            connected.discard(made)
-
-        made.connection_made, made.connection_lost = connection_made, connection_lost  # type: ignore
-        return made
-
-    server = await asyncio.get_running_loop().create_server(watched, host, 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        while connected:
-            await asyncio.sleep(0.001)
 
 
 async def send(adapter: EmailAdapter, *parcels: DeliveryContext) -> None:
@@ -158,31 +91,6 @@ def deliver(
             await send(EmailAdapter(settings, mail_from), parcel)
 
     asyncio.run(conversation())
-
-
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-
-
-def answers(*replies: str | None, then: str = "close") -> Script:
-    """A server that greets with the first reply and says one more at each line; then closes, or is silent."""
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        in_data = False
-        for number, reply in enumerate(replies):
-            if number:
-                line = await reader.readline()
-                while in_data and line not in (b".\r\n", b""):
-                    line = await reader.readline()
-            in_data = bool(reply and reply.startswith("354"))
-            if reply is not None:
-                writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n")
-        if then == "silence" or replies[-1:] == ("354 go on",):
-            while line := await reader.readline():
-                if then == "close" and line == b".\r\n":
-                    break
-        writer.close()
-
-    return talk
 
 
 async def converse(

@@ -9,9 +9,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from conftest import MailServer, PartnerServer
 from fault_run import FaultRun
 from lead_client import Client, Disconnected, Ledger, post_lead
+from mail_server import MailServer
+from partner_server import PartnerServer
 from server_process import ROOT, environment
 
 LAUNCHER = Path(__file__).parent / "launcher.py"

@@ -167,7 +167,7 @@ async def smtp_5xx_recipient(run: FaultRun) -> None:
 async def smtp_5xx_login(run: FaultRun) -> None:
     clock = SteppedClock()
     async with stepped_harness(run, clock) as harness:
-        harness.mail.passwords = {"office": "right"}
+        harness.mail.password = "right"
         await harness.restart(smtp_url=harness.mail.url.replace("://", "://office:wrong@"))
         leads = await take(harness, run.times)
         rows = await harness.settled()
@@ -176,7 +176,7 @@ async def smtp_5xx_login(run: FaultRun) -> None:
         )
         said = (await harness.destination("email"))["waits_because"] or ""
         run.require("LEADS_SMTP_URL" in said, "the outbox says which setting to look at")
-        harness.mail.passwords = {"office": "wrong"}
+        harness.mail.password = "wrong"
         await weather(run, harness, clock, leads, 3600 * 1.3)
         run.require(run.duplicated == 0, "no mail is sent twice")
 
