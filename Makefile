@@ -28,8 +28,8 @@ test: $(VENV)/.dev ## run the tests
 faults: $(VENV)/.dev ## try what may go wrong, at length, and print a table; FAULT=kill-9 for a row alone
 	@$(BIN)/python tests/faults/runner.py $(FAULT)
 
-bench: $(VENV)/.dev ## measure it beside bare Tornado, and print a table; ROW=lone for a row alone
-	@$(BIN)/python bench/run.py $(ROW)
+bench: $(VENV)/.dev ## measure the server beside bare Tornado; ROW=lone for one row, AGAINST=DIR for another checkout
+	@$(BIN)/python bench/run.py $(ROW) $(if $(AGAINST),--against $(AGAINST))
 
 binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
 	@$(BIN)/python -m PyInstaller --noconfirm --log-level WARN --onefile --strip --name leads \

@@ -1,28 +1,22 @@
 """Owns what the tests run against: a whole server on a real socket, with real mail and a real partner."""
 
 import asyncio
-import email
-import email.policy
 import inspect
 import json
 import uuid
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-import tornado.web
-from aiosmtpd.smtp import SMTP, AuthResult
 from command_line import ACTOR, Commands
+from mail_server import MailServer
+from partner_server import PartnerServer
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 
 from models import building, settings
 from models.clock import Clock, utc_text
@@ -79,120 +73,6 @@ class SteppedClock(Clock):
     def step(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._monotonic_ns += int(seconds * 1e9)
-
-
-class MailServer:
-    """A real SMTP server. `replies` says what it answers to the next mails; after those it takes all."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.raw: list[bytes] = []
-        self.recipients: list[list[str]] = []
-        self.replies: list[str] = []
-        self.refused: dict[str, str] = {}  # what it answers to mail for these recipients
-        self.unknown: set[str] = set()  # recipients that it doesn't know
-        self.passwords: dict[str, str] = {}  # of users; with any, nobody else may send
-        self.deaths = 0  # how many of the next mails it takes and dies of, before it answers
-        self.gate = asyncio.Event()  # closed, a mail waits with its answer
-        self.gate.set()
-        self.at_once = self.most_at_once = 0
-
-    async def start(self, port: int = 0) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: SmtpSession(self, loop), "127.0.0.1", port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"smtp://127.0.0.1:{self.port}"
-
-    def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-        right = self.passwords.get(data.login.decode()) == data.password.decode()
-        return AuthResult(success=right, handled=False)
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        if address in self.unknown:
-            return "550 5.1.1 no such user here"
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        await self.gate.wait()
-        if reply := self.refused.get(envelope.rcpt_tos[0]):
-            return reply
-        if self.replies:
-            return self.replies.pop(0)
-        self.raw.append(envelope.content)
-        self.recipients.append(envelope.rcpt_tos)
-        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        assert isinstance(message, EmailMessage)
-        self.mails.append(message)
-        if self.deaths:
-            self.deaths -= 1
-            server.transport.abort()
-        return "250 taken"
-
-    async def stop(self) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-
-class SmtpSession(SMTP):
-    """One connection to the mail server."""
-
-    def __init__(self, mail: MailServer, loop: asyncio.AbstractEventLoop) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of passwords in the clear
-            super().__init__(
-                mail,
-                hostname="mail.test",
-                enable_SMTPUTF8=True,
-                loop=loop,
-                authenticator=mail.authenticate if mail.passwords else None,
-                auth_required=bool(mail.passwords),
-                auth_require_tls=False,
-            )
-        self._mail = mail
-
-    def connection_made(self, transport: Any) -> None:
-        self._mail.at_once += 1
-        self._mail.most_at_once = max(self._mail.most_at_once, self._mail.at_once)
-        super().connection_made(transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._mail.at_once -= 1
-        super().connection_lost(error)
-
-
-class PartnerServer:
-    """A real HTTP server. `replies` are (status, headers) for the next calls; after those it answers 200."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, str], bytes]] = []
-        self.replies: list[tuple[int, dict[str, str]]] = []
-        self.refused: bytes | None = None  # a body with this in it is answered 403
-        self.reason: str | None = None  # what it says besides the status
-        self.answer = b""
-
-    def start(self) -> None:
-        partner = self
-
-        class Leads(tornado.web.RequestHandler):
-            def post(self) -> None:
-                partner.calls.append((dict(self.request.headers), self.request.body))
-                status, headers = partner.replies.pop(0) if partner.replies else (200, {})
-                if partner.refused and partner.refused in self.request.body:
-                    status = 403
-                self.set_status(status, partner.reason)
-                self.write(partner.answer)
-                for name, value in headers.items():
-                    self.set_header(name, value)
-
-        self._server = HTTPServer(tornado.web.Application([(r"/leads", Leads)], log_function=lambda h: None))
-        sockets = bind_sockets(0, "127.0.0.1")
-        self._server.add_sockets(sockets)
-        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/leads"
-
-    async def stop(self) -> None:
-        self._server.stop()
-        await self._server.close_all_connections()
 
 
 async def until(true: Callable[[], Any]) -> Any:

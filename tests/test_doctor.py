@@ -21,8 +21,8 @@ import trustme
 from aiosmtpd.smtp import SMTP
 from command_line import ACTOR, Commands
 from conftest import SECRET
+from mail_server import PASSWORD, Mailbox, answers, listening
 from server_process import ROOT, run, started
-from test_email_delivery import PASSWORD, Mailbox, answers, listening
 from test_process import damage_header, damage_inside, make_foreign
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets

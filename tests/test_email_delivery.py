@@ -4,14 +4,14 @@ import asyncio
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import SMTP
+from mail_server import PASSWORD, Mailbox, Script, answers, listening
 
 from jobs.adapter import DeliveryContext, DeliveryError
 from jobs.email.adapter import EmailAdapter
@@ -41,7 +41,6 @@ BUILDING: Any = {
     "time_zone": "UTC",
 }
 CONTEXT = DeliveryContext("email_1", LEAD, BUILDING)
-PASSWORD = "correct horse"
 
 TRANSIENT, PERMANENT, UNREACHABLE = FailureKind.TRANSIENT, FailureKind.PERMANENT, FailureKind.UNREACHABLE
 NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
@@ -52,74 +51,8 @@ def to_agent(agent: str | None) -> DeliveryContext:
     return DeliveryContext("email_1", LEAD, building)
 
 
-class Mailbox:
-    """Handler of a mail server: accepts and keeps mail, except for the given replies by command."""
-
-    def __init__(self, **replies: str) -> None:
-        self.replies = replies
-        self.envelopes: list[Any] = []
-        self.encrypted: list[bool] = []
-        self.logins: list[tuple[bytes, bytes]] = []
-
-    async def handle_MAIL(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        envelope.mail_from = address
-        envelope.mail_options += options
-        return self.replies.get("MAIL", "250 OK")
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-        envelope.rcpt_tos.append(address)
-        return self.replies.get("RCPT", "250 OK")
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        reply = self.replies.get("DATA", "250 OK")
-        if reply.startswith("250"):
-            self.envelopes.append(envelope)
-            self.encrypted.append(session.ssl is not None)
-        return reply
-
-    def authenticate(
-        self, server: Any, session: Any, envelope: Any, mechanism: str, login: Any
-    ) -> AuthResult:
-        if "AUTH" in self.replies:
-            return AuthResult(success=False, handled=False, message=self.replies["AUTH"])
-        assert isinstance(login, LoginPassword)
-        self.logins.append((login.login, login.password))
-        return AuthResult(success=login.password == PASSWORD.encode(), handled=False)
-
-
-@asynccontextmanager
-async def listening(
-    protocol: Callable[[], asyncio.Protocol], host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[int]:
-    """Run a server and yield its free port. Wait for the end of all its connections."""
-    connected: set[asyncio.Protocol] = set()
-
-    def tracked() -> asyncio.Protocol:
-        made = protocol()
-        begin, end = made.connection_made, made.connection_lost
-
-        def connection_made(transport: asyncio.BaseTransport) -> None:
-            connected.add(made)
-            begin(transport)
-
-        def connection_lost(error: Exception | None) -> None:
-            end(error)
-            connected.discard(made)
-
-        made.connection_made, made.connection_lost = connection_made, connection_lost  # type: ignore
-        return made
-
-    server = await asyncio.get_running_loop().create_server(tracked, host, 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        while connected:
-            await asyncio.sleep(0.001)
-
-
 async def send(adapter: EmailAdapter, *contexts: DeliveryContext) -> None:
-    """Deliver these contexts one after the other, and close the adapter."""
+    """Deliver these one after the other, then close the adapter."""
     try:
         for context in contexts or [CONTEXT]:
             await adapter.deliver(context)
@@ -159,33 +92,6 @@ def deliver(
             await send(EmailAdapter(settings, mail_from), context)
 
     asyncio.run(run())
-
-
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
-
-
-def answers(*replies: str | None, then: str = "close") -> Script:
-    """Return a server that greets with the first reply and sends one more for each line; then it closes the
-    connection, or stays silent.
-    """
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        in_data = False
-        for number, reply in enumerate(replies):
-            if number:
-                line = await reader.readline()
-                while in_data and line not in (b".\r\n", b""):
-                    line = await reader.readline()
-            in_data = bool(reply and reply.startswith("354"))
-            if reply is not None:
-                writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n")
-        if then == "silence" or replies[-1:] == ("354 go on",):
-            while line := await reader.readline():
-                if then == "close" and line == b".\r\n":
-                    break
-        writer.close()
-
-    return serve
 
 
 async def deliver_to_script(

@@ -14,7 +14,7 @@ import pytest
 from command_line import Commands
 from conftest import LEADS, ServerHarness, StartHarness, held, queued
 from disk import give_order
-from load_clients import LAUNCHER
+from launched_server import LAUNCHER
 from server_process import environment, started
 from test_process import curl
 
@@ -140,7 +140,7 @@ def test_C32_also_while_it_starts(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(LAUNCHER), "serve"],
         env=environment(data_dir=str(commands.data_dir), port="0")
-        | {"TRIAL_FOLDER": str(tmp_path), "TRIAL_DISK": "plain"},
+        | {"FAULT_FOLDER": str(tmp_path), "FAULT_DISK": "plain"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -5,54 +5,55 @@ import time
 from contextlib import suppress
 
 from fault_run import FaultRun, fault
+from launched_server import LaunchedServer
 from launcher import CLOCK
-from load_clients import Gone, Ledger, ServerProcess, post_lead
+from lead_client import Disconnected, Ledger, post_lead
 
 MOST_SECONDS = 10.0  # how much longer than it had to a delivery may wait because the clock was set
 
 
-async def set_the_clock(trial: FaultRun, seconds: float) -> None:
+async def set_the_clock(run: FaultRun, seconds: float) -> None:
     """Set the time of day by so much while a mail waits for its retry and one address is over its limit."""
-    ledger, patience = Ledger(), 9.0 if trial.mutant else 60.0
-    async with ServerProcess(trial, rate_limit="20/86400") as box:
-        box.variables["TRIAL_RETRY_SECONDS"] = "2"
-        await box.start()
-        for _ in range(trial.times):
-            box.mail.replies = ["451 later"]
-            client = box.client()
+    ledger, patience = Ledger(), 9.0 if run.mutant else 60.0
+    async with LaunchedServer(run, rate_limit="20/86400") as server:
+        server.variables["FAULT_RETRY_SECONDS"] = "2"
+        await server.start()
+        for _ in range(run.times):
+            server.mail.replies = ["451 later"]
+            client = server.client()
             for number in range(20):
-                with suppress(Gone):
+                with suppress(Disconnected):
                     await post_lead(client, ledger)
                 if number == 0:
-                    while box.mail.replies:
+                    while server.mail.replies:
                         await asyncio.sleep(0.01)
             before = (await post_lead(client, Ledger())).status
-            (trial.folder / CLOCK).write_text(str(seconds))
+            (run.folder / CLOCK).write_text(str(seconds))
             began = time.monotonic()
             after = await post_lead(client, Ledger())
-            trial.require(before == after.status == 429, "the limit is unmoved")
-            trial.require(86_000 > int(after.headers["retry-after"]) > 4_000, "so is the time to wait for it")
-            while len(box.mail.mails) < len(ledger.acknowledged) and time.monotonic() - began < patience:
+            run.require(before == after.status == 429, "the limit is unmoved")
+            run.require(86_000 > int(after.headers["retry-after"]) > 4_000, "so is the time to wait for it")
+            while len(server.mail.mails) < len(ledger.acknowledged) and time.monotonic() - began < patience:
                 await asyncio.sleep(0.02)
-            trial.recovery = time.monotonic() - began
-            trial.require_quick(trial.recovery, 2 * 1.2 + MOST_SECONDS, "what waits leaves")
-            trial.tried += 1
+            run.recovery = time.monotonic() - began
+            run.require_quick(run.recovery, 2 * 1.2 + MOST_SECONDS, "what waits leaves")
+            run.tried += 1
             await client.close()
-        while not box.log_lines("backed up") and time.monotonic() - began < patience:
+        while not server.log_lines("backed up") and time.monotonic() - began < patience:
             await asyncio.sleep(0.02)
-        trial.require(box.log_lines("backed up"), "a backup that is due is made")
-        arrived = [mail["Reply-To"] for mail in box.mail.mails]
-        trial.lost = sum(email not in arrived for email in ledger.acknowledged.values())
-        trial.duplicated = len(arrived) - len(set(arrived))
+        run.require(server.log_lines("backed up"), "a backup that is due is made")
+        arrived = [mail["Reply-To"] for mail in server.mail.mails]
+        run.lost = sum(email not in arrived for email in ledger.acknowledged.values())
+        run.duplicated = len(arrived) - len(set(arrived))
 
 
 @fault("clock-back", "the clock is set back by an hour", short=1, long=1, mutants=("has no watchdog",))
-async def clock_back(trial: FaultRun) -> None:
-    await set_the_clock(trial, -3600)
+async def clock_back(run: FaultRun) -> None:
+    await set_the_clock(run, -3600)
 
 
 @fault(
     "clock-forth", "the clock is set on by an hour", short=1, long=1, mutants=("limits by the time of day",)
 )
-async def clock_forth(trial: FaultRun) -> None:
-    await set_the_clock(trial, 3600)
+async def clock_forth(run: FaultRun) -> None:
+    await set_the_clock(run, 3600)

@@ -6,17 +6,10 @@ import time
 from contextlib import suppress
 
 from fault_run import FaultRun, fault
-from load_clients import (
-    Gone,
-    Ledger,
-    LoadClients,
-    ServerProcess,
-    judge_storage,
-    lead_body,
-    new_email,
-    seeded,
-    stored_leads,
-)
+from launched_server import LaunchedServer
+from lead_client import Disconnected, Ledger, lead_body, new_email
+from load_clients import LoadClients
+from stored_leads import judge_storage, stored_leads
 
 
 @fault(
@@ -26,25 +19,25 @@ from load_clients import (
     long=20,
     mutants=("answers before the commit",),
 )
-async def kill_9(trial: FaultRun) -> None:
-    ledger, chances, slowest = Ledger(), seeded(trial), 0.0
-    async with ServerProcess(trial) as box:
-        for _ in range(trial.times):
-            await box.start_again()
-            crowd = LoadClients(box, ledger)
-            await crowd.reach(len(ledger.acknowledged) + chances.randrange(1, 200))
+async def kill_9(run: FaultRun) -> None:
+    ledger, chances, slowest = Ledger(), run.seeded_random(), 0.0
+    async with LaunchedServer(run) as server:
+        for _ in range(run.times):
+            await server.start_again()
+            clients = LoadClients(server, ledger)
+            await clients.reach(len(ledger.acknowledged) + chances.randrange(1, 200))
             await asyncio.sleep(chances.random() / 50)
             killed_at = time.monotonic()
-            await box.kill()
-            await crowd.go_home()
-            await box.start()
-            await box.first_answer(ledger)
+            await server.kill()
+            await clients.stop()
+            await server.start()
+            await server.first_answer(ledger)
             slowest = max(slowest, time.monotonic() - killed_at)
-            await box.kill()
-            trial.tried += 1
-    judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.recovery = slowest
-    trial.seen = f"{len(ledger.acknowledged)} leads acknowledged"
+            await server.kill()
+            run.tried += 1
+    judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
+    run.recovery = slowest
+    run.seen = f"{len(ledger.acknowledged)} leads acknowledged"
 
 
 @fault(
@@ -54,15 +47,15 @@ async def kill_9(trial: FaultRun) -> None:
     long=20,
     mutants=("forgets keys",),
 )
-async def retries(trial: FaultRun) -> None:
-    ledger, chances, slowest = Ledger(), seeded(trial), 0.0
-    async with ServerProcess(trial) as box:
+async def retries(run: FaultRun) -> None:
+    ledger, chances, slowest = Ledger(), run.seeded_random(), 0.0
+    async with LaunchedServer(run) as server:
         home = asyncio.Event()
 
         async def insist(email: str) -> int:
             while True:
-                client = box.client()
-                with suppress(Gone):
+                client = server.client()
+                with suppress(Disconnected):
                     answer = await client.post(
                         lead_body(email, listing_source="june_homes"), Idempotency_Key=email
                     )
@@ -80,21 +73,21 @@ async def retries(trial: FaultRun) -> None:
                 for lead_id in (*await asyncio.gather(insist(email), insist(email)), await insist(email)):
                     ledger.acknowledge(lead_id, email)
 
-        await box.start()
+        await server.start()
         visitors = [asyncio.create_task(click_twice_until_sent_home()) for _ in range(8)]
-        for _ in range(trial.times):
+        for _ in range(run.times):
             enough = len(ledger.acknowledged) + chances.randrange(1, 100)
             while len(ledger.acknowledged) < enough:
                 await asyncio.sleep(0.002)
             killed_at = time.monotonic()
-            await box.kill()
-            await box.start()
-            await box.first_answer(ledger)
+            await server.kill()
+            await server.start()
+            await server.first_answer(ledger)
             slowest = max(slowest, time.monotonic() - killed_at)
-            trial.tried += 1
+            run.tried += 1
         home.set()
         await asyncio.gather(*visitors)
-    judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.require(trial.duplicated == 0, "a lead that is sent again under its key is one lead")
-    trial.recovery = slowest
-    trial.seen = f"{len(ledger.acknowledged)} leads, each sent three times and more"
+    judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
+    run.require(run.duplicated == 0, "a lead that is sent again under its key is one lead")
+    run.recovery = slowest
+    run.seen = f"{len(ledger.acknowledged)} leads, each sent three times and more"

@@ -32,7 +32,7 @@ class Disk(apsw.VFS):
     """
 
     def __init__(self, folder: Path, record: bool) -> None:
-        super().__init__("trial", "unix", makedefault=True)
+        super().__init__("run", "unix", makedefault=True)
         self._folder = folder
         self._lock = threading.RLock()
         self._order_text = ""

@@ -16,7 +16,10 @@ from pathlib import Path
 
 from disk import give_order
 from fault_run import CannotTry, FaultRun, fault
-from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, stored_leads
+from launched_server import LaunchedServer
+from lead_client import Ledger
+from load_clients import LoadClients
+from stored_leads import judge_storage, stored_leads
 
 LOCK = """
 import apsw, sys
@@ -28,75 +31,75 @@ sys.stdin.read()
 """
 
 
-ENOUGH = 16  # 201s while the disk fails: they are false, and a trial need not go on
+ENOUGH = 16  # 201s while the disk fails: they are false, and a run need not go on
 
 
-async def keep_trying(box: ServerProcess, ledger: Ledger) -> None:
+async def keep_trying(server: LaunchedServer, ledger: Ledger) -> None:
     """Post leads until one was answered 503 or the server is gone, and a while longer. A false 201 is found
     when all is over.
     """
     before, taken = ledger.answers[503], len(ledger.acknowledged)
-    crowd = LoadClients(box, ledger, 8, pause=0.005)
+    clients = LoadClients(server, ledger, 8, pause=0.005)
     with suppress(TimeoutError):
-        await asyncio.wait_for(crowd.reach(10**9), 0.5)
-    while ledger.answers[503] == before and box.runs and len(ledger.acknowledged) < taken + ENOUGH:
+        await asyncio.wait_for(clients.reach(10**9), 0.5)
+    while ledger.answers[503] == before and server.is_running and len(ledger.acknowledged) < taken + ENOUGH:
         await asyncio.sleep(0.05)
-    await crowd.go_home()
+    await clients.stop()
 
 
 Breaking = Callable[[], AbstractAsyncContextManager[None]]
 
 
 async def ride_out(
-    trial: FaultRun, box: ServerProcess, ledger: Ledger, breaking: Breaking, *, ends: bool = False
+    run: FaultRun, server: LaunchedServer, ledger: Ledger, breaking: Breaking, *, ends: bool = False
 ) -> None:
     """Have the disk fail, again and again, under clients, for as long as the block of `breaking` lasts; ends:
     the server is to stop with 74.
     """
-    await box.start()
-    await box.first_answer(ledger)
-    for _ in range(trial.times):
+    await server.start()
+    await server.first_answer(ledger)
+    for _ in range(run.times):
         before = ledger.answers[503]
         async with breaking():
-            await keep_trying(box, ledger)
-            status = await box.ended(wait=ends)
+            await keep_trying(server, ledger)
+            status = await server.exit_status(wait=ends)
         mended_at = time.monotonic()
-        trial.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
+        run.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
         # What ends it may be another write than a lead's; then there was no lead to answer.
-        trial.require(ends or ledger.answers[503] > before, "what can't be stored is answered 503")
-        trial.tried += 1
-        if trial.broken:
+        run.require(ends or ledger.answers[503] > before, "what can't be stored is answered 503")
+        run.tried += 1
+        if run.broken:
             break
         if status is not None:
-            await box.start_again()
-        await box.first_answer(ledger)
-        trial.recovered_since(mended_at)
-    await box.stop()
-    judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.require_quick(trial.recovery or 0.0, 10, "it takes leads again")
-    trial.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
+            await server.start_again()
+        await server.first_answer(ledger)
+        run.recovered_since(mended_at)
+    await server.stop()
+    judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
+    run.require_quick(run.recovery or 0.0, 10, "it takes leads again")
+    run.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
 
 
-async def ride_out_errors(trial: FaultRun, error: str, *, ends: bool) -> None:
+async def ride_out_errors(run: FaultRun, error: str, *, ends: bool) -> None:
     """Have every operation of this kind fail so (one of `disk.ERRORS`)."""
 
     @asynccontextmanager
     async def failing() -> AsyncIterator[None]:
-        give_order(trial.folder, fail=error, times=10**6)
+        give_order(run.folder, fail=error, times=10**6)
         yield
-        give_order(trial.folder)
+        give_order(run.folder)
 
-    async with ServerProcess(trial) as box:
-        box.variables["TRIAL_DISK"] = "plain"
-        await ride_out(trial, box, Ledger(), failing, ends=ends)
+    async with LaunchedServer(run) as server:
+        server.variables["FAULT_DISK"] = "plain"
+        await ride_out(run, server, Ledger(), failing, ends=ends)
 
 
 SUCCESS = ("takes a failure for success",)
 
 
 @fault("write-error", "I/O errors on every write", short=2, long=20, mutants=SUCCESS)
-async def write_error(trial: FaultRun) -> None:
-    await ride_out_errors(trial, "write EIO", ends=True)
+async def write_error(run: FaultRun) -> None:
+    await ride_out_errors(run, "write EIO", ends=True)
 
 
 @fault(
@@ -106,13 +109,13 @@ async def write_error(trial: FaultRun) -> None:
     long=20,
     mutants=(*SUCCESS, "goes on after a failed commit"),
 )
-async def fsync_error(trial: FaultRun) -> None:
-    await ride_out_errors(trial, "sync EIO", ends=True)
+async def fsync_error(run: FaultRun) -> None:
+    await ride_out_errors(run, "sync EIO", ends=True)
 
 
 @fault("no-space", "every write is refused for want of space", short=2, long=20, mutants=SUCCESS)
-async def no_space(trial: FaultRun) -> None:
-    await ride_out_errors(trial, "write ENOSPC", ends=False)
+async def no_space(run: FaultRun) -> None:
+    await ride_out_errors(run, "write ENOSPC", ends=False)
 
 
 @contextmanager
@@ -136,12 +139,12 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
     long=10,
     mutants=SUCCESS,
 )
-async def disk_full(trial: FaultRun) -> None:
+async def disk_full(run: FaultRun) -> None:
     ledger = Ledger()
     async with AsyncExitStack() as stack:
-        stack.enter_context(small_disk(trial.folder / "data", 4))
-        box = await stack.enter_async_context(ServerProcess(trial))
-        ballast = box.data_dir / "ballast"
+        stack.enter_context(small_disk(run.folder / "data", 4))
+        server = await stack.enter_async_context(LaunchedServer(run))
+        ballast = server.data_dir / "ballast"
 
         @asynccontextmanager
         async def full() -> AsyncIterator[None]:
@@ -149,13 +152,13 @@ async def disk_full(trial: FaultRun) -> None:
                 while True:
                     file.write(bytes(4096))
             yield
-            client = box.client()
+            client = server.client()
             ready = await client.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             await client.close()
-            trial.require(ready.status == 503, "readyz says so")
+            run.require(ready.status == 503, "readyz says so")
             ballast.unlink()
 
-        await ride_out(trial, box, ledger, full)
+        await ride_out(run, server, ledger, full)
 
 
 @fault(
@@ -165,22 +168,22 @@ async def disk_full(trial: FaultRun) -> None:
     long=10,
     mutants=SUCCESS,
 )
-async def read_only(trial: FaultRun) -> None:
+async def read_only(run: FaultRun) -> None:
     ledger = Ledger()
     async with AsyncExitStack() as stack:
-        stack.enter_context(small_disk(trial.folder / "data", 64))
-        box = await stack.enter_async_context(ServerProcess(trial))
-        for _ in range(trial.times):
-            subprocess.run(["mount", "-o", "remount,ro", str(box.data_dir)], check=True)
-            status, _ = await box.command("serve")
-            trial.require(status == 1, "it does not start on a disk that it can't write")
-            subprocess.run(["mount", "-o", "remount,rw", str(box.data_dir)], check=True)
-        await box.start()
-        await box.first_answer(ledger)
-        await box.stop()
-        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
+        stack.enter_context(small_disk(run.folder / "data", 64))
+        server = await stack.enter_async_context(LaunchedServer(run))
+        for _ in range(run.times):
+            subprocess.run(["mount", "-o", "remount,ro", str(server.data_dir)], check=True)
+            status, _ = await server.command("serve")
+            run.require(status == 1, "it does not start on a disk that it can't write")
+            subprocess.run(["mount", "-o", "remount,rw", str(server.data_dir)], check=True)
+        await server.start()
+        await server.first_answer(ledger)
+        await server.stop()
+        judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
     # The system doesn't let a disk become read-only while files on it are being written: ours does.
-    await ride_out_errors(trial, "write EROFS", ends=True)
+    await ride_out_errors(run, "write EROFS", ends=True)
 
 
 @fault(
@@ -190,9 +193,9 @@ async def read_only(trial: FaultRun) -> None:
     long=5,
     mutants=SUCCESS,
 )
-async def locked(trial: FaultRun) -> None:
+async def locked(run: FaultRun) -> None:
     ledger = Ledger()
-    async with ServerProcess(trial) as box:
+    async with LaunchedServer(run) as server:
 
         @asynccontextmanager
         async def locked_by_another() -> AsyncIterator[None]:
@@ -200,7 +203,7 @@ async def locked(trial: FaultRun) -> None:
                 sys.executable,
                 "-c",
                 LOCK,
-                str(box.data_dir / "leads.db"),
+                str(server.data_dir / "leads.db"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )
@@ -208,8 +211,8 @@ async def locked(trial: FaultRun) -> None:
             await other.stdout.readline()
             taken = len(ledger.acknowledged)
             yield
-            trial.require(len(ledger.acknowledged) == taken, "nothing is acknowledged while it is locked")
+            run.require(len(ledger.acknowledged) == taken, "nothing is acknowledged while it is locked")
             other.stdin.close()
             await other.wait()
 
-        await ride_out(trial, box, ledger, locked_by_another)
+        await ride_out(run, server, ledger, locked_by_another)

@@ -1,6 +1,6 @@
-"""Owns the starting of the program as a trial wants it: on a disk of its own making, with a mutant put in, by
-a clock that can be moved. In the environment: TRIAL_FOLDER, TRIAL_DISK, TRIAL_MUTANT,
-TRIAL_RETRY_SECONDS, TRIAL_JOURNAL_PAGES.
+"""Owns the starting of the program as a run wants it: on a disk of its own making, with a mutant put in, by
+a clock that can be moved. In the environment: FAULT_FOLDER, FAULT_DISK, FAULT_MUTANT,
+FAULT_RETRY_SECONDS, FAULT_CHECKPOINT_PAGES.
 """
 
 import os
@@ -59,18 +59,18 @@ def watch_answers(disk: Disk) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(os.environ["TRIAL_FOLDER"])
-    if os.environ.get("TRIAL_DISK"):
-        disk = Disk(folder, record=os.environ["TRIAL_DISK"] == "recorded")
+    folder = Path(os.environ["FAULT_FOLDER"])
+    if os.environ.get("FAULT_DISK"):
+        disk = Disk(folder, record=os.environ["FAULT_DISK"] == "recorded")
         disk.watch_the_system()
         watch_answers(disk)
-    if os.environ.get("TRIAL_RETRY_SECONDS"):
-        first = timedelta(seconds=float(os.environ["TRIAL_RETRY_SECONDS"]))
+    if os.environ.get("FAULT_RETRY_SECONDS"):
+        first = timedelta(seconds=float(os.environ["FAULT_RETRY_SECONDS"]))
         models.outbox.claims.RETRY_DELAYS = (first, *models.outbox.claims.RETRY_DELAYS[1:])
-    if os.environ.get("TRIAL_JOURNAL_PAGES"):
-        models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["TRIAL_JOURNAL_PAGES"])
+    if os.environ.get("FAULT_CHECKPOINT_PAGES"):
+        models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["FAULT_CHECKPOINT_PAGES"])
     follow(folder)
-    if os.environ.get("TRIAL_MUTANT"):
-        put_in(os.environ["TRIAL_MUTANT"])
+    if os.environ.get("FAULT_MUTANT"):
+        put_in(os.environ["FAULT_MUTANT"])
     os.chdir(ROOT)
     runpy.run_path("server.py", run_name="__main__")

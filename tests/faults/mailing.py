@@ -17,19 +17,17 @@ from models.outbox import actions
 from models.outbox.delivery import Delivery
 from models.outbox.destination import Destination
 
-BELIEVES = ("takes an attempt for a delivery",)
+TRUSTS_ATTEMPT = ("takes an attempt for a delivery",)
 LONGEST_HOLD = (
     361  # seconds; what a destination is left alone for, jitter and all, but where an operator is needed
 )
 
 
 @asynccontextmanager
-async def a_house(trial: FaultRun, clock: SteppedClock, **options: str) -> AsyncIterator[ServerHarness]:
-    """A server in this process, whose clock the trial steps."""
-    with for_a_while(trial.mutant):
-        async with running_harness(
-            trial.folder / "data", clock, rate_limit="1000000/1", **options
-        ) as harness:
+async def stepped_harness(run: FaultRun, clock: SteppedClock, **options: str) -> AsyncIterator[ServerHarness]:
+    """A server in this process, whose clock the run steps."""
+    with for_a_while(run.mutant):
+        async with running_harness(run.folder / "data", clock, rate_limit="1000000/1", **options) as harness:
             await harness.building()
             yield harness
 
@@ -63,40 +61,40 @@ async def held_until(harness: ServerHarness, kind: str) -> datetime | None:
     return await harness.server.storage.read(look)
 
 
-def judge_mail(trial: FaultRun, harness: ServerHarness, leads: dict[int, str]) -> None:
+def judge_mail(run: FaultRun, harness: ServerHarness, leads: dict[int, str]) -> None:
     """Whether each lead's mail arrived, and how often."""
     arrived = Counter(mail["Reply-To"] for mail in harness.mail.mails)
-    trial.lost += sum(arrived[email] == 0 for email in leads.values())
-    trial.duplicated += sum(max(0, arrived[email] - 1) for email in leads.values())
+    run.lost += sum(arrived[email] == 0 for email in leads.values())
+    run.duplicated += sum(max(0, arrived[email] - 1) for email in leads.values())
     by_id: dict[str, set[bytes]] = {}
     for mail, raw in zip(harness.mail.mails, harness.mail.raw, strict=True):
         by_id.setdefault(mail["Message-ID"], set()).add(raw)
-    trial.require(len(by_id) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
-    trial.require(all(len(raws) == 1 for raws in by_id.values()), "a mail that is sent again is the same")
+    run.require(len(by_id) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
+    run.require(all(len(raws) == 1 for raws in by_id.values()), "a mail that is sent again is the same")
 
 
 async def weather(
-    trial: FaultRun, harness: ServerHarness, clock: SteppedClock, leads: dict[int, str], most: float
+    run: FaultRun, harness: ServerHarness, clock: SteppedClock, leads: dict[int, str], most: float
 ) -> None:
     """The fault is over: everything leaves, and each mail has arrived."""
-    trial.recovery = await step_until_sent(harness, clock, "email", most)
-    trial.recovery_by_clock = True
-    trial.tried = len(leads)
-    judge_mail(trial, harness, leads)
+    run.recovery = await step_until_sent(harness, clock, "email", most)
+    run.recovery_by_clock = True
+    run.tried = len(leads)
+    judge_mail(run, harness, leads)
 
 
-@fault("smtp-down", "the mail server is not there", short=20, long=200, mutants=BELIEVES)
-async def smtp_down(trial: FaultRun) -> None:
+@fault("smtp-down", "the mail server is not there", short=20, long=200, mutants=TRUSTS_ATTEMPT)
+async def smtp_down(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
+    async with stepped_harness(run, clock) as harness:
         await harness.mail.stop()
-        leads = await take(harness, trial.times)
+        leads = await take(harness, run.times)
         rows = await harness.settled()
-        trial.require(sum(row["attempts"] for row in rows) <= 4, "it is left alone once it is down")
+        run.require(sum(row["attempts"] for row in rows) <= 4, "it is left alone once it is down")
         said = (await harness.destination("email"))["waits_because"] or ""
-        trial.require("held until" in said, "the outbox says that it is held")
+        run.require("held until" in said, "the outbox says that it is held")
         await harness.mail.start(harness.mail.port)
-        await weather(trial, harness, clock, leads, LONGEST_HOLD)
+        await weather(run, harness, clock, leads, LONGEST_HOLD)
 
 
 @fault(
@@ -106,76 +104,82 @@ async def smtp_down(trial: FaultRun) -> None:
     long=200,
     mutants=("waits for each kind in turn",),
 )
-async def smtp_slow(trial: FaultRun) -> None:
+async def smtp_slow(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
+    async with stepped_harness(run, clock) as harness:
         harness.mail.gate.clear()
         leads = {}
-        for _ in range(trial.times):
+        for _ in range(run.times):
             lead_id = await harness.lead(
                 token="maple", requestor_email=(email := f"{_}@renter.test"), listing_source="june_homes"
             )
             leads[lead_id] = email
         try:
-            async with asyncio.timeout(2 if trial.mutant else 50):
-                while len(harness.partner.calls) < trial.times:
+            async with asyncio.timeout(2 if run.mutant else 50):
+                while len(harness.partner.calls) < run.times:
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            trial.require(False, "meanwhile everything else leaves")
-        trial.require(not harness.mail.mails, "no mail has left")
+            run.require(False, "meanwhile everything else leaves")
+        run.require(not harness.mail.mails, "no mail has left")
         harness.mail.gate.set()
-        await weather(trial, harness, clock, leads, LONGEST_HOLD)
-        trial.require(trial.duplicated == 0, "no mail is sent twice")
+        await weather(run, harness, clock, leads, LONGEST_HOLD)
+        run.require(run.duplicated == 0, "no mail is sent twice")
 
 
-@fault("smtp-4xx", "the mail server says: later", short=20, long=200, mutants=BELIEVES)
-async def smtp_4xx(trial: FaultRun) -> None:
+@fault("smtp-4xx", "the mail server says: later", short=20, long=200, mutants=TRUSTS_ATTEMPT)
+async def smtp_4xx(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
-        harness.mail.replies = ["451 greylisted"] * (trial.times + 3)
-        leads = await take(harness, trial.times)
+    async with stepped_harness(run, clock) as harness:
+        harness.mail.replies = ["451 greylisted"] * (run.times + 3)
+        leads = await take(harness, run.times)
         await harness.settled()
-        await weather(trial, harness, clock, leads, 300)
-        trial.require(trial.duplicated == 0, "no mail is sent twice")
+        await weather(run, harness, clock, leads, 300)
+        run.require(run.duplicated == 0, "no mail is sent twice")
 
 
-@fault("smtp-5xx-recipient", "the mail server does not know the agent", short=20, long=200, mutants=BELIEVES)
-async def smtp_5xx_recipient(trial: FaultRun) -> None:
+@fault(
+    "smtp-5xx-recipient",
+    "the mail server does not know the agent",
+    short=20,
+    long=200,
+    mutants=TRUSTS_ATTEMPT,
+)
+async def smtp_5xx_recipient(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
+    async with stepped_harness(run, clock) as harness:
         await harness.building(token="oak", agent_email="gone@oak.test")
         harness.mail.unknown = {"gone@oak.test"}
         lost = {
             await harness.lead(token="oak", requestor_email=(email := f"oak{n}@renter.test")): email
-            for n in range(trial.times)
+            for n in range(run.times)
         }
-        fine = await take(harness, trial.times)
+        fine = await take(harness, run.times)
         rows = await harness.settled(kind="email")
         states = Counter((row["state"], row["attempts"]) for row in rows)
-        trial.require(states[("failed", 1)] == len(lost), "it is given up at once, and kept")
-        trial.require(states[("delivered", 1)] == len(fine), "other agents get theirs")
+        run.require(states[("failed", 1)] == len(lost), "it is given up at once, and kept")
+        run.require(states[("delivered", 1)] == len(fine), "other agents get theirs")
         harness.mail.unknown = set()
         await harness.change(lambda: actions.retry_failed(ACTOR, None, clock.now()))
-        await weather(trial, harness, clock, {**lost, **fine}, LONGEST_HOLD)
-        trial.require(trial.duplicated == 0, "no mail is sent twice")
+        await weather(run, harness, clock, {**lost, **fine}, LONGEST_HOLD)
+        run.require(run.duplicated == 0, "no mail is sent twice")
 
 
-@fault("smtp-5xx-login", "the mail server refuses the login", short=20, long=200, mutants=BELIEVES)
-async def smtp_5xx_login(trial: FaultRun) -> None:
+@fault("smtp-5xx-login", "the mail server refuses the login", short=20, long=200, mutants=TRUSTS_ATTEMPT)
+async def smtp_5xx_login(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
-        harness.mail.passwords = {"office": "right"}
+    async with stepped_harness(run, clock) as harness:
+        harness.mail.password = "right"
         await harness.restart(smtp_url=harness.mail.url.replace("://", "://office:wrong@"))
-        leads = await take(harness, trial.times)
+        leads = await take(harness, run.times)
         rows = await harness.settled()
-        trial.require(
+        run.require(
             sum(row["attempts"] for row in rows) <= 4, "a login that is refused is not tried on and on"
         )
         said = (await harness.destination("email"))["waits_because"] or ""
-        trial.require("LEADS_SMTP_URL" in said, "the outbox says which setting to look at")
-        harness.mail.passwords = {"office": "wrong"}
-        await weather(trial, harness, clock, leads, 3600 * 1.3)
-        trial.require(trial.duplicated == 0, "no mail is sent twice")
+        run.require("LEADS_SMTP_URL" in said, "the outbox says which setting to look at")
+        harness.mail.password = "wrong"
+        await weather(run, harness, clock, leads, 3600 * 1.3)
+        run.require(run.duplicated == 0, "no mail is sent twice")
 
 
 @fault(
@@ -183,18 +187,18 @@ async def smtp_5xx_login(trial: FaultRun) -> None:
     "the mail server takes a mail, and dies before it says so",
     short=20,
     long=200,
-    mutants=BELIEVES,
+    mutants=TRUSTS_ATTEMPT,
     may_duplicate=True,
 )
-async def smtp_dies_after_data(trial: FaultRun) -> None:
+async def smtp_dies_after_data(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
-        harness.mail.deaths = trial.times
-        leads = await take(harness, trial.times)
+    async with stepped_harness(run, clock) as harness:
+        harness.mail.deaths = run.times
+        leads = await take(harness, run.times)
         await harness.settled()
-        await weather(trial, harness, clock, leads, 600)
-        trial.require(trial.duplicated == trial.times, "what nobody heard the end of is sent again, once")
-        trial.seen = "each arrives twice, byte for byte the same: nobody can know better"
+        await weather(run, harness, clock, leads, 600)
+        run.require(run.duplicated == run.times, "what nobody heard the end of is sent again, once")
+        run.seen = "each arrives twice, byte for byte the same: nobody can know better"
 
 
 @fault(
@@ -204,54 +208,54 @@ async def smtp_dies_after_data(trial: FaultRun) -> None:
     long=10_000,
     mutants=("holds no destination",),
 )
-async def smtp_down_24h(trial: FaultRun) -> None:
+async def smtp_down_24h(run: FaultRun) -> None:
     clock = SteppedClock()
-    async with a_house(trial, clock) as harness:
+    async with stepped_harness(run, clock) as harness:
         await harness.mail.stop()
         door = Door(harness.mail.port)
         leads: dict[int, str] = {}
-        for first in range(0, trial.times, 50):
-            emails = [f"r{n}@renter.test" for n in range(first, min(first + 50, trial.times))]
+        for first in range(0, run.times, 50):
+            emails = [f"r{n}@renter.test" for n in range(first, min(first + 50, run.times))]
             ids = await asyncio.gather(*(harness.lead(token="maple", requestor_email=e) for e in emails))
             leads |= dict(zip(ids, emails, strict=True))
         try:
             await quiet(harness, looks=5_000)
         except Restless:
-            trial.require(False, "a destination that is down is left alone")
+            run.require(False, "a destination that is down is left alone")
             return
         ends, probes = clock.now() + timedelta(hours=24), 0
         while clock.now() < ends:
             until = await held_until(harness, "email")
-            trial.require(until, "a destination that is down is held")
+            run.require(until, "a destination that is down is held")
             if until is None:
                 return
             hold = (until - clock.now()).total_seconds()
             before, probes = door.knocks, probes + 1
             clock.step(hold - 0.5)
             await quiet(harness)
-            trial.require(door.knocks == before, "nothing is tried while it is held")
+            run.require(door.knocks == before, "nothing is tried while it is held")
             clock.step(1)
             await quiet(harness)
-            trial.require(door.knocks == before + 1, "one probe an interval")
-            trial.require(hold <= LONGEST_HOLD, "a probe at least every six minutes")
+            run.require(door.knocks == before + 1, "one probe an interval")
+            run.require(hold <= LONGEST_HOLD, "a probe at least every six minutes")
         await door.close()
         await harness.mail.start(harness.mail.port)
-        trial.recovery_by_clock = True
+        run.recovery_by_clock = True
         began = clock.now()
         while not harness.mail.mails:
             clock.step(5)
             await quiet(harness)
-        trial.recovery = (clock.now() - began).total_seconds()
-        while len(harness.mail.mails) < trial.times and await waiting(harness):
+        run.recovery = (clock.now() - began).total_seconds()
+        while len(harness.mail.mails) < run.times and await waiting(harness):
             harness.server.dispatcher.wake()
             await asyncio.sleep(0.02)
             clock.step(1)
         await quiet(harness)
-        trial.tried = len(leads)
-        judge_mail(trial, harness, leads)
-        trial.require(trial.duplicated == 0, "no mail is sent twice")
-        trial.require(harness.mail.most_at_once <= 4, "no burst when it returns: four at once at most")
-        trial.seen = f"{probes} probes in 24 h, then {harness.mail.most_at_once} connections at once at most"
+        run.tried = len(leads)
+        judge_mail(run, harness, leads)
+        run.require(run.duplicated == 0, "no mail is sent twice")
+        run.require(harness.mail.most_at_once <= 4, "no burst when it returns: four at once at most")
+        run.seen = f"{probes} probes in 24 h, then {harness.mail.most_at_once} connections at once at most"
 
 
 class Door:

@@ -14,9 +14,12 @@ from typing import Any
 
 import apsw
 from disk import give_order, read_record
-from fault_run import FaultRun, fault
-from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, seeded, spread, stored_leads
+from fault_run import FaultRun, fault, spread
+from launched_server import LaunchedServer
+from lead_client import Ledger
+from load_clients import LoadClients
 from peewee import DatabaseError
+from stored_leads import judge_storage, stored_leads
 
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.connection import close_database
@@ -115,28 +118,28 @@ def cuts(events: list[tuple[Any, ...]]) -> Iterator[int]:
             yield at
 
 
-async def record(box: ServerProcess) -> None:
-    """Have the box start with an empty disk, and keep a record of it."""
-    box.variables["TRIAL_DISK"] = "recorded"
-    shutil.rmtree(box.data_dir)
-    await box.command("building", "add", "--name=Maple", "--token=maple", "--agent-email=agent@maple.test")
-    await box.start()
+async def record(server: LaunchedServer) -> None:
+    """Have the server start with an empty disk, and keep a record of it."""
+    server.variables["FAULT_DISK"] = "recorded"
+    shutil.rmtree(server.data_dir)
+    await server.command("building", "add", "--name=Maple", "--token=maple", "--agent-email=agent@maple.test")
+    await server.start()
 
 
-async def take_leads(box: ServerProcess, ledger: Ledger, count: int) -> None:
+async def take_leads(server: LaunchedServer, ledger: Ledger, count: int) -> None:
     """Take so many more leads, and kill the server while it takes them."""
-    crowd = LoadClients(box, ledger, 8, keyed=True)
-    await crowd.reach(len(ledger.acknowledged) + count)
-    await box.kill()
-    await crowd.go_home()
+    clients = LoadClients(server, ledger, 8, keyed=True)
+    await clients.reach(len(ledger.acknowledged) + count)
+    await server.kill()
+    await clients.stop()
 
 
-def judge_cuts(trial: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
+def judge_cuts(run: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
     """Cut at so many moments of the record, each time in two ways, and look for what was answered before."""
     events = list(read_record(folder))
     moments = list(cuts(events))
     chosen = {moments[at] for at in spread(most, len(moments))}
-    replay, chances, after = Replay(), seeded(trial), folder / "after"
+    replay, chances, after = Replay(), run.seeded_random(), folder / "after"
     for at, event in enumerate(events):
         replay.take(event)
         if at not in chosen or "leads.db" not in replay.files:
@@ -149,20 +152,20 @@ def judge_cuts(trial: FaultRun, folder: Path, ledger: Ledger, most: int) -> None
                 open_database(after)  # as a server's start does, whatever the moment
                 recover_wal()
             except (DatabaseUnusable, DatabaseError, apsw.Error) as error:
-                trial.lost += len(promised.acknowledged)
-                trial.require(False, f"a server starts after a cut ({error})")
+                run.lost += len(promised.acknowledged)
+                run.require(False, f"a server starts after a cut ({error})")
                 continue
             finally:
                 with suppress(DatabaseError, apsw.Error):
                     close_database()
-            trial.recovered_since(began)
+            run.recovered_since(began)
             stored = stored_leads(after / "leads.db")
-            judge_storage(trial, promised, stored)
+            judge_storage(run, promised, stored)
             keyed = all(lead.keys == 1 for lead in stored.values())
-            trial.require(keyed, "a lead is never there without the key that it came under")
-            trial.tried += 1
+            run.require(keyed, "a lead is never there without the key that it came under")
+            run.tried += 1
     syncs = sum(event[0] == "sync" for event in events)
-    trial.seen += f"{len(events)} operations, {syncs} fsyncs, {len(replay.answered)} leads answered; "
+    run.seen += f"{len(events)} operations, {syncs} fsyncs, {len(replay.answered)} leads answered; "
 
 
 @fault(
@@ -172,12 +175,12 @@ def judge_cuts(trial: FaultRun, folder: Path, ledger: Ledger, most: int) -> None
     long=2_000,
     mutants=("synchronous is normal", "answers before the commit", "keeps keys in a later transaction"),
 )
-async def power_loss(trial: FaultRun) -> None:
+async def power_loss(run: FaultRun) -> None:
     ledger = Ledger()
-    async with ServerProcess(trial) as box:
-        await record(box)
-        await take_leads(box, ledger, max(300, trial.times))
-    judge_cuts(trial, trial.folder, ledger, trial.times)
+    async with LaunchedServer(run) as server:
+        await record(server)
+        await take_leads(server, ledger, max(300, run.times))
+    judge_cuts(run, run.folder, ledger, run.times)
 
 
 @fault(
@@ -187,26 +190,26 @@ async def power_loss(trial: FaultRun) -> None:
     long=600,
     mutants=("goes on after a failed commit", "leaves the journal as it was"),
 )
-async def fsync_forgotten(trial: FaultRun) -> None:
+async def fsync_forgotten(run: FaultRun) -> None:
     for killed in (False, True):  # the server then stops by itself, or is killed before it can
-        ledger, folder = Ledger(), trial.folder / f"killed-{killed}"
-        async with ServerProcess(trial, folder) as box:
-            await record(box)
-            crowd = LoadClients(box, ledger, 8, keyed=True)
-            await crowd.reach(60)
+        ledger, folder = Ledger(), run.folder / f"killed-{killed}"
+        async with LaunchedServer(run, folder) as server:
+            await record(server)
+            clients = LoadClients(server, ledger, 8, keyed=True)
+            await clients.reach(60)
             give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
-            await crowd.reach(300)  # or until it is gone, as it should be
-            status = await box.stop()
-            trial.require(killed or status == 74, f"a failed commit ends the process with 74, not {status}")
-            await crowd.go_home()
+            await clients.reach(300)  # or until it is gone, as it should be
+            status = await server.stop()
+            run.require(killed or status == 74, f"a failed commit ends the process with 74, not {status}")
+            await clients.stop()
             give_order(folder)
             # Somebody looks on, so that the journal isn't put away by whoever closes the database last.
-            onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
-            onlooker.execute("SELECT count(*) FROM lead").get
-            await box.start_again()
-            await take_leads(box, ledger, 60)
-            onlooker.close()
-        judge_cuts(trial, folder, ledger, trial.times // 2)
+            reader = apsw.Connection(str(server.data_dir / "leads.db"))
+            reader.execute("SELECT count(*) FROM lead").get
+            await server.start_again()
+            await take_leads(server, ledger, 60)
+            reader.close()
+        judge_cuts(run, folder, ledger, run.times // 2)
 
 
 @fault(
@@ -216,24 +219,24 @@ async def fsync_forgotten(trial: FaultRun) -> None:
     long=600,
     mutants=("goes on after a failed move", "moves the journal as it closes"),
 )
-async def move_forgotten(trial: FaultRun) -> None:
+async def move_forgotten(run: FaultRun) -> None:
     ledger = Ledger()
-    async with ServerProcess(trial) as box:
-        box.variables["TRIAL_JOURNAL_PAGES"] = "200"
-        await record(box)
-        crowd = LoadClients(box, ledger, 8, keyed=True)
-        await crowd.reach(20)
-        onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
-        onlooker.execute("BEGIN")
-        onlooker.execute("SELECT count(*) FROM lead").get
-        await crowd.reach(120)
-        give_order(trial.folder, fail="sync EIO", times=1, file="leads.db")
-        onlooker.close()
-        await crowd.reach(400)  # or until it is gone, as it should be
-        status = await box.ended()
-        trial.require(status == 74, f"a move whose fsync failed ends the process with 74, not {status}")
-        await crowd.go_home()
-        give_order(trial.folder)
-        await box.start_again()
-        await take_leads(box, ledger, 60)
-    judge_cuts(trial, trial.folder, ledger, trial.times)
+    async with LaunchedServer(run) as server:
+        server.variables["FAULT_CHECKPOINT_PAGES"] = "200"
+        await record(server)
+        clients = LoadClients(server, ledger, 8, keyed=True)
+        await clients.reach(20)
+        reader = apsw.Connection(str(server.data_dir / "leads.db"))
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM lead").get
+        await clients.reach(120)
+        give_order(run.folder, fail="sync EIO", times=1, file="leads.db")
+        reader.close()
+        await clients.reach(400)  # or until it is gone, as it should be
+        status = await server.exit_status()
+        run.require(status == 74, f"a move whose fsync failed ends the process with 74, not {status}")
+        await clients.stop()
+        give_order(run.folder)
+        await server.start_again()
+        await take_leads(server, ledger, 60)
+    judge_cuts(run, run.folder, ledger, run.times)

@@ -21,44 +21,44 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from fault_run import CannotTry, Fault, FaultRun, all_faults  # noqa: E402
 
-LONGEST_MUTANT_SECONDS = 60  # a defect may well keep a trial from its end
+LONGEST_MUTANT_SECONDS = 60  # a defect may well keep a run from its end
 
 
 async def try_fault(
     fault: Fault, folder: Path, times: int, *, mutant: str | None = None, timed: bool = False
 ) -> FaultRun:
     """Try a fault in this empty folder. What stumbles is a promise that was broken."""
-    trial = FaultRun(folder, times, mutant, timed)
+    run = FaultRun(folder, times, mutant, timed)
     try:
         async with asyncio.timeout(LONGEST_MUTANT_SECONDS if mutant else None):
-            await fault.run(trial)
+            await fault.run(run)
     except CannotTry as reason:
-        trial.not_tried = str(reason)
-        return trial
+        run.not_tried = str(reason)
+        return run
     except Exception as error:
-        # Of a mutant it proves nothing that its trial failed or took too long: a promise must be broken.
+        # Of a mutant it proves nothing that its run failed or took too long: a promise must be broken.
         if mutant is None:
             traceback.print_exc()
-            trial.broken.append(f"the trial came to its end ({type(error).__name__}: {str(error)[:200]})")
-        trial.judge_losses(may_duplicate=fault.may_duplicate)
-        return trial
-    trial.close(may_duplicate=fault.may_duplicate)
-    return trial
+            run.broken.append(f"the run came to its end ({type(error).__name__}: {str(error)[:200]})")
+        run.judge_losses(may_duplicate=fault.may_duplicate)
+        return run
+    run.close(may_duplicate=fault.may_duplicate)
+    return run
 
 
-def row(fault: Fault, trial: FaultRun, seconds: float) -> dict[str, object]:
-    """What a trial found, as one line of the table."""
+def row(fault: Fault, run: FaultRun, seconds: float) -> dict[str, object]:
+    """What a run found, as one line of the table."""
     return {
         "fault": fault.name,
         "about": fault.about,
-        "tried": trial.tried,
-        "lost": trial.lost,
-        "duplicated": trial.duplicated,
-        "recovery_seconds": trial.recovery,
-        "recovery_by_stepped_clock": trial.recovery_by_clock,
-        "seen": trial.seen,
-        "broken": trial.broken,
-        "not_tried": trial.not_tried,
+        "tried": run.tried,
+        "lost": run.lost,
+        "duplicated": run.duplicated,
+        "recovery_seconds": run.recovery,
+        "recovery_by_stepped_clock": run.recovery_by_clock,
+        "seen": run.seen,
+        "broken": run.broken,
+        "not_tried": run.not_tried,
         "mutants": {},
         "took_seconds": round(seconds, 1),
     }
@@ -91,9 +91,9 @@ async def measure(fault: Fault, short: bool, with_mutants: bool) -> dict[str, An
     """Try a fault, and its harness against its mutants."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
-        trial = await try_fault(fault, Path(folder), fault.short if short else fault.long, timed=not short)
-    found: dict[str, Any] = row(fault, trial, time.monotonic() - began)
-    for mutant in fault.mutants if with_mutants and not trial.not_tried else ():
+        run = await try_fault(fault, Path(folder), fault.short if short else fault.long, timed=not short)
+    found: dict[str, Any] = row(fault, run, time.monotonic() - began)
+    for mutant in fault.mutants if with_mutants and not run.not_tried else ():
         with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
             mutated = await try_fault(fault, Path(folder), fault.short, mutant=mutant)
         found["mutants"][mutant] = bool(mutated.broken)
@@ -130,7 +130,7 @@ def main() -> int:
         print(
             "\nlost: acknowledged and not there, or there by half; twice: leads or mails that came twice;"
             "\nheld: whether every promise was kept; mutants: defects put in on purpose, and found;"
-            "\n*: by the clock that the trial steps."
+            "\n*: by the clock that the run steps."
         )
     return int(failed)
 

@@ -14,21 +14,21 @@ FAULTS = all_faults()
 @pytest.mark.parametrize("name", FAULTS)
 def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
-    trial = asyncio.run(try_fault(fault, tmp_path, fault.short))
-    if trial.not_tried:
-        pytest.skip(trial.not_tried)
-    assert trial.broken == []
+    run = asyncio.run(try_fault(fault, tmp_path, fault.short))
+    if run.not_tried:
+        pytest.skip(run.not_tried)
+    assert run.broken == []
 
 
-# A trial that a mutant keeps from its end leaves open what it had opened.
+# A run that a mutant keeps from its end leaves open what it had opened.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("name", "mutant"), [(fault.name, mutant) for fault in FAULTS.values() for mutant in fault.mutants]
 )
 def test_the_harness_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
-    trial = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
+    run = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
     gc.collect()  # here, and not in another test
-    if trial.not_tried:
-        pytest.skip(trial.not_tried)
-    assert trial.broken
+    if run.not_tried:
+        pytest.skip(run.not_tried)
+    assert run.broken

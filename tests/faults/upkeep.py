@@ -10,9 +10,12 @@ from pathlib import Path
 import apsw
 from disk import give_order, read_record
 from disks import small_disk
-from fault_run import FaultRun, fault
-from load_clients import Ledger, LoadClients, ServerProcess, judge_storage, seeded, spread, stored_leads
+from fault_run import FaultRun, fault, spread
+from launched_server import LaunchedServer
+from lead_client import Ledger
+from load_clients import LoadClients
 from power import Replay, cuts
+from stored_leads import judge_storage, stored_leads
 
 from models.storage.sqlite.migrations.steps import NEWEST
 
@@ -31,10 +34,10 @@ def shape(database: Path) -> tuple[int, list[str], list[str]]:
         return int(connection.pragma("user_version")), schema, leads
 
 
-async def operations(box: ServerProcess, folder: Path, *command: str) -> int:
+async def operations(server: LaunchedServer, folder: Path, *command: str) -> int:
     """How many operations on files this command makes, when nothing stops it."""
     give_order(folder, die=10**9)
-    status, _ = await box.command(*command)
+    status, _ = await server.command(*command)
     assert status == 0
     return 10**9 - int((folder / "left").read_text())
 
@@ -46,48 +49,48 @@ async def operations(box: ServerProcess, folder: Path, *command: str) -> int:
     long=200,
     mutants=("upgrades without a transaction",),
 )
-async def upgrade_killed(trial: FaultRun) -> None:
-    old = shape(_copied(OLD, trial.folder / "old.db"))
-    async with ServerProcess(trial) as box:
-        box.variables["TRIAL_DISK"] = "recorded"
-        database = box.data_dir / "leads.db"
+async def upgrade_killed(run: FaultRun) -> None:
+    old = shape(_copied(OLD, run.folder / "old.db"))
+    async with LaunchedServer(run) as server:
+        server.variables["FAULT_DISK"] = "recorded"
+        database = server.data_dir / "leads.db"
 
         def start_over() -> None:
-            shutil.rmtree(box.data_dir)
-            box.data_dir.mkdir()
+            shutil.rmtree(server.data_dir)
+            server.data_dir.mkdir()
             shutil.copyfile(OLD, database)
-            (trial.folder / "record.pickle").unlink(missing_ok=True)
+            (run.folder / "record.pickle").unlink(missing_ok=True)
 
         start_over()
-        count = await operations(box, trial.folder, "lead", "list")
+        count = await operations(server, run.folder, "lead", "list")
         new = shape(database)
-        trial.require(new[0] == NEWEST and new[2] == old[2], "an upgrade changes no lead")
-        for after in spread(trial.times, count):
+        run.require(new[0] == NEWEST and new[2] == old[2], "an upgrade changes no lead")
+        for after in spread(run.times, count):
             start_over()
-            give_order(trial.folder, die=after)
-            status, _ = await box.command("lead", "list")
-            trial.require(status == -9, "it was killed")
-            _judge(trial, database, old, new, "killed")
-            give_order(trial.folder)
+            give_order(run.folder, die=after)
+            status, _ = await server.command("lead", "list")
+            run.require(status == -9, "it was killed")
+            _judge(run, database, old, new, "killed")
+            give_order(run.folder)
             began = time.monotonic()
-            status, _ = await box.command("lead", "list")
-            trial.recovered_since(began)
-            trial.require(status == 0 and shape(database) == new, "the next start completes it")
-            trial.tried += 1
-            if trial.broken:
+            status, _ = await server.command("lead", "list")
+            run.recovered_since(began)
+            run.require(status == 0 and shape(database) == new, "the next start completes it")
+            run.tried += 1
+            if run.broken:
                 return
         start_over()
-        await box.command("lead", "list")
-    events = list(read_record(trial.folder))
-    replay, cut = Replay(), trial.folder / "cut"
+        await server.command("lead", "list")
+    events = list(read_record(run.folder))
+    replay, cut = Replay(), run.folder / "cut"
     replay.place("leads.db", OLD.read_bytes())
     moments = list(cuts(events))
     for at, event in enumerate(events):
         replay.take(event)
         if at in moments:
-            replay.cut(cut, seeded(trial))
-            _judge(trial, cut / "leads.db", old, new, "cut off from power")
-            trial.tried += 1
+            replay.cut(cut, run.seeded_random())
+            _judge(run, cut / "leads.db", old, new, "cut off from power")
+            run.tried += 1
 
 
 def _copied(source: Path, target: Path) -> Path:
@@ -95,14 +98,14 @@ def _copied(source: Path, target: Path) -> Path:
     return target
 
 
-def _judge(trial: FaultRun, database: Path, old: object, new: object, how: str) -> None:
+def _judge(run: FaultRun, database: Path, old: object, new: object, how: str) -> None:
     try:
         found = shape(database)
     except (apsw.Error, AssertionError):
         found = None
     whole = found in (old, new)
-    trial.lost += not whole
-    trial.require(whole, f"{how}, it is the old schema or the new one, and never between")
+    run.lost += not whole
+    run.require(whole, f"{how}, it is the old schema or the new one, and never between")
 
 
 FIRST_OPERATIONS = 12
@@ -115,25 +118,25 @@ FIRST_OPERATIONS = 12
     long=200,
     mutants=("cannot undo what was begun",),
 )
-async def creation_killed(trial: FaultRun) -> None:
+async def creation_killed(run: FaultRun) -> None:
     first = ("building", "add", "--name=Maple", "--token=maple")
-    async with ServerProcess(trial) as box:
-        box.variables["TRIAL_DISK"] = "plain"
-        shutil.rmtree(box.data_dir)
-        count = await operations(box, trial.folder, *first)
+    async with LaunchedServer(run) as server:
+        server.variables["FAULT_DISK"] = "plain"
+        shutil.rmtree(server.data_dir)
+        count = await operations(server, run.folder, *first)
         # All of those by which the file comes into being: of these few leave something to be undone.
-        for after in sorted({*range(FIRST_OPERATIONS), *spread(trial.times, count)}):
-            shutil.rmtree(box.data_dir)
-            give_order(trial.folder, die=after)
-            status, _ = await box.command(*first)
-            trial.require(status == -9, "it was killed")
-            give_order(trial.folder)
+        for after in sorted({*range(FIRST_OPERATIONS), *spread(run.times, count)}):
+            shutil.rmtree(server.data_dir)
+            give_order(run.folder, die=after)
+            status, _ = await server.command(*first)
+            run.require(status == -9, "it was killed")
+            give_order(run.folder)
             began = time.monotonic()
-            status, said = await box.command("building", "add", "--name=Oak", "--json")
-            trial.recovered_since(began)
-            trial.require(status == 0, "the next command works")
-            trial.tried += 1
-            if trial.broken:
+            status, said = await server.command("building", "add", "--name=Oak", "--json")
+            run.recovered_since(began)
+            run.require(status == 0, "the next command works")
+            run.tried += 1
+            if run.broken:
                 return
 
 
@@ -144,37 +147,37 @@ async def creation_killed(trial: FaultRun) -> None:
     long=60,
     mutants=("takes its copy for whole",),
 )
-async def restore_full(trial: FaultRun) -> None:
+async def restore_full(run: FaultRun) -> None:
     """Either it is done, whole and with its outbox paused, or it is refused and all is as it was."""
     size = 4 * 2**20
-    with small_disk(trial.folder / "data", size // 2**20):
-        async with ServerProcess(trial) as box:
-            before = shape(box.data_dir / "leads.db")
-            ballast = box.data_dir / "ballast"
-            for number in range(trial.times):
+    with small_disk(run.folder / "data", size // 2**20):
+        async with LaunchedServer(run) as server:
+            before = shape(server.data_dir / "leads.db")
+            ballast = server.data_dir / "ballast"
+            for number in range(run.times):
                 with ballast.open("wb") as file:
-                    free = shutil.disk_usage(box.data_dir).free
-                    file.write(bytes(max(0, free - 100_000 - number * 300_000 // trial.times)))
+                    free = shutil.disk_usage(server.data_dir).free
+                    file.write(bytes(max(0, free - 100_000 - number * 300_000 // run.times)))
                 began = time.monotonic()
-                status, _ = await box.command("backup", "restore", str(OLDEST))
+                status, _ = await server.command("backup", "restore", str(OLDEST))
                 ballast.unlink()
-                leftovers = [path.name for path in box.data_dir.glob("leads.db.restoring*")]
-                trial.require(not leftovers, "nothing of it is left lying about")
-                found = shape(box.data_dir / "leads.db")
+                leftovers = [path.name for path in server.data_dir.glob("leads.db.restoring*")]
+                run.require(not leftovers, "nothing of it is left lying about")
+                found = shape(server.data_dir / "leads.db")
                 if status == 0:
-                    with closing(apsw.Connection(str(box.data_dir / "leads.db"))) as connection:
+                    with closing(apsw.Connection(str(server.data_dir / "leads.db"))) as connection:
                         paused = connection.execute("SELECT min(paused) FROM destination").get
                     whole = (
-                        found[0] == NEWEST and found[2] == shape(_copied(OLDEST, trial.folder / "old.db"))[2]
+                        found[0] == NEWEST and found[2] == shape(_copied(OLDEST, run.folder / "old.db"))[2]
                     )
-                    trial.require(whole and paused, "what is said to be restored is whole, and waits")
+                    run.require(whole and paused, "what is said to be restored is whole, and waits")
                 else:
-                    trial.require(found == before, "what is refused leaves all as it was")
-                trial.recovered_since(began)
-                trial.tried += 1
-                if trial.broken:
+                    run.require(found == before, "what is refused leaves all as it was")
+                run.recovered_since(began)
+                run.tried += 1
+                if run.broken:
                     return
-                for folder in box.data_dir.glob("replaced-*"):
+                for folder in server.data_dir.glob("replaced-*"):
                     shutil.rmtree(folder)
                 before = found
 
@@ -186,64 +189,65 @@ async def restore_full(trial: FaultRun) -> None:
     long=100,
     mutants=("restores without a mark", "restores without a pause"),
 )
-async def restore_killed(trial: FaultRun) -> None:
+async def restore_killed(run: FaultRun) -> None:
     ledger = Ledger()
-    async with ServerProcess(trial) as box:
-        await box.start()
-        crowd = LoadClients(box, ledger, 4)
-        await crowd.reach(20)
-        await crowd.go_home()
-        backup = trial.folder / "backup.db"
-        await box.command("backup", "create", "--output", str(backup))
+    async with LaunchedServer(run) as server:
+        await server.start()
+        clients = LoadClients(server, ledger, 4)
+        await clients.reach(20)
+        await clients.stop()
+        backup = run.folder / "backup.db"
+        await server.command("backup", "create", "--output", str(backup))
         in_backup = stored_leads(backup)
-        crowd = LoadClients(box, ledger, 4)
-        await crowd.reach(40)
-        await crowd.go_home()
-        await box.stop()
-        before = trial.folder / "before"
-        shutil.copytree(box.data_dir, before)
+        clients = LoadClients(server, ledger, 4)
+        await clients.reach(40)
+        await clients.stop()
+        await server.stop()
+        before = run.folder / "before"
+        shutil.copytree(server.data_dir, before)
         in_place = stored_leads(before / "leads.db")
         last_id = max(in_place)
         restore = ("backup", "restore", str(backup))
-        box.variables["TRIAL_DISK"] = "plain"
-        count = await operations(box, trial.folder, *restore)
-        mails = len(box.mail.mails)
-        await box.start()
+        server.variables["FAULT_DISK"] = "plain"
+        count = await operations(server, run.folder, *restore)
+        mails = len(server.mail.mails)
+        await server.start()
         fresh = Ledger()
-        await box.first_answer(fresh)
-        trial.require(min(fresh.acknowledged) > last_id, "no id is given out again")
+        await server.first_answer(fresh)
+        run.require(min(fresh.acknowledged) > last_id, "no id is given out again")
         await asyncio.sleep(0.5)
-        await box.stop()
-        trial.duplicated = len(box.mail.mails) - mails
-        trial.require(trial.duplicated == 0, "nothing leaves until an operator says so")
+        await server.stop()
+        run.duplicated = len(server.mail.mails) - mails
+        run.require(run.duplicated == 0, "nothing leaves until an operator says so")
         # Some anywhere, and some where the files change places, which is at the end.
-        for after in sorted({*spread(trial.times, count), *range(count - 8, count)}):
-            shutil.rmtree(box.data_dir)
-            shutil.copytree(before, box.data_dir)
-            give_order(trial.folder, die=after)
-            status, _ = await box.command(*restore)
-            trial.require(status == -9, "it was killed")
-            give_order(trial.folder)
-            status, _ = await box.command("building", "add", "--name=Oak")
+        for after in sorted({*spread(run.times, count), *range(count - 8, count)}):
+            shutil.rmtree(server.data_dir)
+            shutil.copytree(before, server.data_dir)
+            give_order(run.folder, die=after)
+            status, _ = await server.command(*restore)
+            run.require(status == -9, "it was killed")
+            give_order(run.folder)
+            status, _ = await server.command("building", "add", "--name=Oak")
             if status == 0:  # it can be used: then it is what was there, or all of the backup
-                found = stored_leads(box.data_dir / "leads.db")
+                found = stored_leads(server.data_dir / "leads.db")
                 whole = found in (in_place, in_backup)
-                trial.lost += not whole
-                trial.require(whole, "cut off, it is what was there or the backup, or refuses to be used")
+                run.lost += not whole
+                run.require(whole, "cut off, it is what was there or the backup, or refuses to be used")
             began = time.monotonic()
-            status, _ = await box.command(*restore)
-            trial.recovered_since(began)
-            trial.require(
-                status == 0 and stored_leads(box.data_dir / "leads.db") == in_backup, "run again it completes"
+            status, _ = await server.command(*restore)
+            run.recovered_since(began)
+            run.require(
+                status == 0 and stored_leads(server.data_dir / "leads.db") == in_backup,
+                "run again it completes",
             )
             kept = [
                 stored_leads(folder / "leads.db")
-                for folder in box.data_dir.glob("replaced-*")
+                for folder in server.data_dir.glob("replaced-*")
                 if (folder / "leads.db").exists()
             ]
-            trial.require(in_place in kept, "what it replaced is kept")
-            trial.tried += 1
-            if trial.broken:
+            run.require(in_place in kept, "what it replaced is kept")
+            run.tried += 1
+            if run.broken:
                 return
 
 
@@ -254,32 +258,32 @@ async def restore_killed(trial: FaultRun) -> None:
     long=20,
     mutants=("copies the file",),
 )
-async def backup_under_load(trial: FaultRun) -> None:
+async def backup_under_load(run: FaultRun) -> None:
     ledger = Ledger()
-    async with ServerProcess(trial, smtp_url="", june_homes_url="") as box:
-        await box.start()
-        crowd = LoadClients(box, ledger, 40, pause=40 / 640)
-        await crowd.reach(400)
+    async with LaunchedServer(run, smtp_url="", june_homes_url="") as server:
+        await server.start()
+        clients = LoadClients(server, ledger, 40, pause=40 / 640)
+        await clients.reach(400)
         # Somebody reads all the while, so that what is new stays in the journal, where a copy of the file
         # alone would not find it.
-        onlooker = apsw.Connection(str(box.data_dir / "leads.db"))
-        onlooker.execute("BEGIN; SELECT count(*) FROM lead").get
-        await crowd.reach(500)
+        reader = apsw.Connection(str(server.data_dir / "leads.db"))
+        reader.execute("BEGIN; SELECT count(*) FROM lead").get
+        await clients.reach(500)
         began = time.monotonic()
-        for number in range(trial.times):
+        for number in range(run.times):
             promised = Ledger(dict(ledger.acknowledged))
-            backup = trial.folder / f"backup-{number}.db"
+            backup = run.folder / f"backup-{number}.db"
             started = time.monotonic()
-            status, _ = await box.command("backup", "create", "--output", str(backup))
-            trial.recovered_since(started)
-            trial.require(status == 0, "a backup is made and read back")
-            trial.require(backup.exists() and backup.stat().st_mode & 0o777 == 0o600, "for its owner alone")
+            status, _ = await server.command("backup", "create", "--output", str(backup))
+            run.recovered_since(started)
+            run.require(status == 0, "a backup is made and read back")
+            run.require(backup.exists() and backup.stat().st_mode & 0o777 == 0o600, "for its owner alone")
             if backup.exists():
-                judge_storage(trial, promised, stored_leads(backup))
-            trial.tried += 1
+                judge_storage(run, promised, stored_leads(backup))
+            run.tried += 1
         rate = (len(ledger.acknowledged) - 500) / (time.monotonic() - began)
-        onlooker.close()
-        await crowd.go_home()
-        await box.stop()
-        judge_storage(trial, ledger, stored_leads(box.data_dir / "leads.db"))
-    trial.seen = f"{rate:.0f} leads a second meanwhile; recovery is the time for one backup"
+        reader.close()
+        await clients.stop()
+        await server.stop()
+        judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
+    run.seen = f"{rate:.0f} leads a second meanwhile; recovery is the time for one backup"
