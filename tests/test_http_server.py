@@ -17,7 +17,7 @@ from conftest import ServerHarness, StartHarness, until
 from server_process import ROOT
 
 from handlers import http_server
-from handlers.http_server import KEPT_FREE
+from handlers.http_server import RESERVED_DESCRIPTORS
 
 ASK = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 MESSAGE = "no more connections are taken for now"
@@ -124,8 +124,10 @@ async def test_how_full_it_is_is_told_in_a_line_a_second_at_most(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert http_server.LOOK_AGAIN_SECONDS == 1
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)  # a second that the test doesn't outlast
+    assert http_server.RETRY_ACCEPT_SECONDS == 1
+    monkeypatch.setattr(
+        http_server, "RETRY_ACCEPT_SECONDS", 10.0**9
+    )  # a second that the test doesn't outlast
     harness = await start_harness()
     for _ in range(5):
         async with clients(harness.url, 5) as [*first, fourth, fifth]:
@@ -170,7 +172,7 @@ def no_descriptor_left() -> Iterator[None]:
 async def test_without_a_descriptor_left_it_serves_those_it_has_and_looks_again(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 0.01)
     harness = await start_harness()
     async with clients(harness.url, 1) as [served]:
         assert await served.asks()
@@ -190,7 +192,7 @@ async def test_without_a_descriptor_left_it_serves_those_it_has_and_looks_again(
 async def test_it_does_not_ask_again_and_again_and_goes_on_as_soon_as_one_ends(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 10.0**9)
     harness = await start_harness()
     async with clients(harness.url, 2) as [served, leaving]:
         assert await served.asks() and await leaving.asks()
@@ -211,7 +213,7 @@ async def test_it_does_not_ask_again_and_again_and_goes_on_as_soon_as_one_ends(
 async def test_a_stop_while_it_waits_for_descriptors_is_a_stop(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 10.0**9)
     harness = await start_harness()
     stopped = harness.server
     waiting = in_the_queue(harness.url)
@@ -227,7 +229,8 @@ async def test_a_stop_while_it_waits_for_descriptors_is_a_stop(
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "room"), [(80, 200, 200 - KEPT_FREE), (80, 65, 1), (40, 40, 1), (90, 20_000, 10_000)]
+    ("soft", "hard", "room"),
+    [(80, 200, 200 - RESERVED_DESCRIPTORS), (80, 65, 1), (40, 40, 1), (90, 20_000, 10_000)],
 )
 def test_there_is_room_for_what_the_system_allows_and_the_rest_of_the_program_leaves(
     soft: int, hard: int, room: int

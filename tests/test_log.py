@@ -1,4 +1,4 @@
-"""The log: one line a request with its id, and nothing of a renter's, in either format."""
+"""The log, in both formats: one line a request with its id, and no data of a renter."""
 
 import io
 import json
@@ -10,26 +10,36 @@ import pytest
 from conftest import LEADS, ServerHarness, StartHarness
 
 from handlers import log
+from handlers.access_log import AccessLog
 
 SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
 
 @pytest.fixture(params=["text", "json"])
-def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def log_stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What a server that is started after this fixture writes to its log."""
     stream = io.StringIO()
     root, ours = logging.getLogger(), logging.getLogger("leads")
     handlers, levels = root.handlers[:], (root.level, ours.level)
-    monkeypatch.setattr("handlers.log._handler", None)
-    root.handlers.clear()  # or they would be closed
-    log.configure(request.param, stream)
+    root.handlers.clear()  # or `configure` would close them
+    handler = log.configure(request.param, stream)
+    monkeypatch.setattr("server.AccessLog", lambda: AccessLog(handler))
     yield stream
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
 
 
+@pytest.fixture
+def written(log_stream: io.StringIO, harness: ServerHarness) -> io.StringIO:
+    """The log of the harness's server, without the lines of its start."""
+    log_stream.seek(0)
+    log_stream.truncate()
+    return log_stream
+
+
 async def test_no_renters_data_and_no_token_is_ever_in_it(
-    harness: ServerHarness, written: io.StringIO
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     jane = {"requestor_email": "jane@renter.test", "requestor_phone": "5550104477", "requestor_name": "jane"}
     harness.mail.replies = ["554 jane@renter.test is not wanted"]
@@ -50,7 +60,7 @@ async def test_no_renters_data_and_no_token_is_ever_in_it(
 
 
 async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
-    harness: ServerHarness, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    written: io.StringIO, harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stumble(*args: object) -> None:
         raise ValueError("jane@renter.test")
@@ -64,7 +74,7 @@ async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
 
 
 async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
-    harness: ServerHarness, written: io.StringIO
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     response = await harness.post({"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}})
     lines = [line for line in written.getvalue().splitlines() if response.headers["X-Request-Id"] in line]
@@ -78,11 +88,11 @@ async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
 
 @pytest.mark.parametrize("there_is_one", [True, False])
 async def test_a_log_that_cannot_be_written_disturbs_no_answer(
-    harness: ServerHarness, written: io.StringIO, there_is_one: bool
+    written: io.StringIO, harness: ServerHarness, there_is_one: bool
 ) -> None:
     written.close()
     if not there_is_one:  # as after 2>&-
-        setattr(log._handler, "stream", None)
+        setattr(logging.getLogger().handlers[0], "stream", None)
     assert await two_leads(harness) == [b"201", b"201"]
 
 
@@ -92,7 +102,7 @@ async def test_what_fails_after_an_answer_brings_no_second_one(
     def stumble(*args: object) -> None:
         raise ValueError
 
-    monkeypatch.setattr("handlers.api.handler.log_answer", stumble)
+    monkeypatch.setattr("handlers.access_log.AccessLog.write", stumble)
     assert await two_leads(harness) == [b"201", b"201"]
 
 
@@ -104,7 +114,7 @@ async def two_leads(harness: ServerHarness) -> list[bytes]:
     return re.findall(rb"HTTP/1.1 ([0-9]+)", answers)
 
 
-async def test_it_says_why_a_request_was_refused(harness: ServerHarness, written: io.StringIO) -> None:
+async def test_it_says_why_a_request_was_refused(written: io.StringIO, harness: ServerHarness) -> None:
     await harness.post({"tour_request": {"requestor_email": "jane@renter.test", "slot": "soon"}})
     await harness.post({}, Origin="https://unknown.test")
     text = written.getvalue()
@@ -113,7 +123,7 @@ async def test_it_says_why_a_request_was_refused(harness: ServerHarness, written
 
 
 async def test_a_lead_that_nobody_is_told_of_is_a_warning(
-    harness: ServerHarness, written: io.StringIO
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     await harness.lead(token="mapel")
     (line,) = [line for line in written.getvalue().splitlines() if "WARNING" in line]
@@ -121,7 +131,7 @@ async def test_a_lead_that_nobody_is_told_of_is_a_warning(
     assert "no building matched" in line
 
 
-async def test_it_says_why_a_destination_is_down(harness: ServerHarness, written: io.StringIO) -> None:
+async def test_it_says_why_a_destination_is_down(written: io.StringIO, harness: ServerHarness) -> None:
     await harness.mail.stop()
     await harness.lead(token="maple")
     await harness.settled()
@@ -130,14 +140,14 @@ async def test_it_says_why_a_destination_is_down(harness: ServerHarness, written
 
 
 async def test_a_server_without_a_mail_server_says_at_its_start_that_mail_waits(
-    start_harness: StartHarness, written: io.StringIO
+    log_stream: io.StringIO, start_harness: StartHarness
 ) -> None:
     await start_harness(smtp_url="")
-    assert "LEADS_SMTP_URL is not set" in written.getvalue()
+    assert "LEADS_SMTP_URL is not set" in log_stream.getvalue()
 
 
 async def test_of_others_records_only_the_fixed_words_are_written(
-    harness: ServerHarness, written: io.StringIO
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     logging.getLogger("elsewhere").error("seen %s", "jane@renter.test\nat home")
     logging.getLogger("elsewhere").error("first line\njane@renter.test")

@@ -139,7 +139,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await gate.wait()
 
     readiness = health.Readiness(write, clock)
-    health_patience, health.LINGER_SECONDS = health.LINGER_SECONDS, 0.01
+    timeout, health.CHECK_TIMEOUT_SECONDS = health.CHECK_TIMEOUT_SECONDS, 0.01
     try:
         answers = await asyncio.gather(readiness.failure(), readiness.failure())
         clock.step(5)
@@ -149,7 +149,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await asyncio.sleep(0)
         assert await readiness.failure() is None
     finally:
-        health.LINGER_SECONDS = health_patience
+        health.CHECK_TIMEOUT_SECONDS = timeout
     for step, expected in ((0.9, 2), (0.2, 3), (0.5, 3)):
         clock.step(step)
         assert await readiness.failure() is None

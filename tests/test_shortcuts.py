@@ -87,6 +87,7 @@ def test_C19_a_number_is_what_phonenumbers_makes_of_it(text: str) -> None:
     assert customer.phone_key(text) == customer._key_of_any(text)
 
 
+VALIDATOR = validation.LeadValidator(validation.SCHEMA)
 TEXTS = st.one_of(
     st.text(max_size=12), st.sampled_from(["m" * 1_000, "m" * 1_001, "m" * 10_000, "m" * 10_001])
 )
@@ -113,8 +114,7 @@ DOCUMENTS = st.fixed_dictionaries(
 @example({"tour_request": {}})
 @example({})
 def test_a_document_is_valid_if_cerberus_says_so(document: dict[str, Any]) -> None:
-    valid = validation._validator.validate(document, normalize=False)
-    assert validation._is_valid(document, validation.SCHEMA) == valid
+    assert VALIDATOR.is_surely_valid(document) == (VALIDATOR.cerberus_error(document) is None)
 
 
 def test_the_short_check_knows_every_rule_of_the_schema() -> None:
@@ -123,3 +123,20 @@ def test_the_short_check_knows_every_rule_of_the_schema() -> None:
         for rules in fields.values():
             assert rules.keys() <= known and rules["type"] in ("string", "dict")
             assert rules.get("required", True) is True
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"regex": ".*"}, {"minlength": 1}, {"nullable": True}, {"empty": False}, {"type": "integer"}],
+    ids=str,
+)
+def test_validator_rejects_schema_rules_unknown_to_fast_path(rule: dict[str, Any]) -> None:
+    fields = {"name": {"type": "string", "maxlength": 9, **rule}}
+    for schema in (fields, {"tour_request": {"type": "dict", "schema": fields}}):
+        with pytest.raises(ValueError, match="name: the fast path"):
+            validation.LeadValidator(schema)
+
+
+def test_validator_rejects_strings_without_maxlength() -> None:
+    with pytest.raises(ValueError, match="maxlength"):
+        validation.LeadValidator({"name": {"type": "string"}})

@@ -1,9 +1,9 @@
-"""Owns the API's description as OpenAPI 3.1, made from the Cerberus schema that validates."""
+"""The OpenAPI 3.1 document, made from the Cerberus schema that validates leads."""
 
 from typing import Any
 
-from handlers.api.handler import EXPOSED, MAX_BODY_BYTES, THROTTLED
-from handlers.api.leads import LONGEST_KEY, OLDER_PATH, PATH
+from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
+from handlers.api.leads import MAX_KEY_LENGTH, OLDER_PATH, PATH
 from handlers.api.validation import SCHEMA
 
 VERSION = "1"
@@ -30,7 +30,7 @@ _ANSWERS = {
 
 
 def document(url: str = "/") -> Json:
-    """The whole description, ready for JSON. url: where the server is."""
+    """Return the OpenAPI document, ready for JSON. url: of the server."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -74,7 +74,7 @@ def _operation(name: str) -> Json:
                 "in": "header",
                 "description": "One for each filled form: for 24 hours the same key with the same body is "
                 "answered with the first lead's id.",
-                "schema": {"type": "string", "maxLength": LONGEST_KEY},
+                "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH},
             }
         ],
         "requestBody": {

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from handlers.api.body import FORM_TYPES, decode_body
-from handlers.api.page import leads_on
+from handlers.api.page import redirect_url
 from handlers.api.validation import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.errors import BadRequest
 from handlers.sandbox.request_log import Attempt
@@ -226,7 +226,7 @@ def listing_source_in_another_case(sent: Sent) -> CheckResult:
 @rule
 def return_to_elsewhere(sent: Sent) -> CheckResult:
     origin, url = sent.attempt.header("Origin"), sent.document.get("return_to")
-    if url and sent.attempt.status == 201 and leads_on(url, origin) is None:
+    if url and sent.attempt.status == 201 and redirect_url(url, origin) is None:
         own = (
             f"its own origin, {origin}" if origin else "the page's own origin, and there is no Origin header"
         )

@@ -100,7 +100,7 @@ class SandboxHandler(Handler):
             raise ApiError(
                 404, f"after {seconds:g} s there are {there} {name.replace('_', ' ')}, not {count}"
             )
-        self.answer(200, {name: found, "era": self.environment.request_log.generation})
+        self.write_json(200, {name: found, "era": self.environment.request_log.generation})
 
 
 def names_this_network(host: str) -> bool:
@@ -116,7 +116,7 @@ class Index(SandboxHandler):
     """GET: what the sandbox is, and what can be asked of it."""
 
     async def get(self) -> None:
-        self.answer(
+        self.write_json(
             200,
             {
                 "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
@@ -164,7 +164,7 @@ class OneRequest(SandboxHandler):
         stored = None
         if attempt.lead_id is not None:
             stored = await self.environment.context.storage.read(show_lead, attempt.lead_id)
-        self.answer(
+        self.write_json(
             200,
             {
                 **attempt.as_dict(),
@@ -228,7 +228,7 @@ class Buildings(SandboxHandler):
 
     async def get(self) -> None:
         read, now = self.environment.context.storage.read, self.environment.clock.now()
-        self.answer(200, {"buildings": await read(list_buildings, now)})
+        self.write_json(200, {"buildings": await read(list_buildings, now)})
 
     async def post(self) -> None:
         fields = self.body()
@@ -238,7 +238,7 @@ class Buildings(SandboxHandler):
             building = await self.environment.register(fields)
         except ActionError as error:
             raise BadRequest(str(error)) from None
-        self.answer(201, building)
+        self.write_json(201, building)
 
 
 class FaultsHandler(SandboxHandler):
@@ -247,7 +247,7 @@ class FaultsHandler(SandboxHandler):
     """
 
     def get(self) -> None:
-        self.answer(200, {"faults": self.environment.faults.as_dicts()})
+        self.write_json(200, {"faults": self.environment.faults.as_dicts()})
 
     def post(self) -> None:
         wish = self.body()
@@ -261,7 +261,7 @@ class FaultsHandler(SandboxHandler):
                 self.environment.faults.add(wish)
         except BadFault as error:
             raise BadRequest(str(error)) from None
-        self.answer(201, {"faults": self.environment.faults.as_dicts()})
+        self.write_json(201, {"faults": self.environment.faults.as_dicts()})
 
     def delete(self) -> None:
         self.environment.faults.clear()
@@ -272,7 +272,7 @@ class ClockHandler(SandboxHandler):
     """GET: what time it is. POST: {"freeze": true}, {"freeze": false}, {"advance": seconds}."""
 
     def get(self) -> None:
-        self.answer(200, _clock(self.environment))
+        self.write_json(200, _clock(self.environment))
 
     def post(self) -> None:
         wish = self.body()
@@ -294,7 +294,7 @@ class Reset(SandboxHandler):
 
     async def post(self) -> None:
         await self.environment.reset()
-        self.answer(200, {"reset": True})
+        self.write_json(200, {"reset": True})
 
 
 def _clock(environment: "SandboxEnvironment") -> dict[str, Any]:

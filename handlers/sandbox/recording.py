@@ -10,9 +10,11 @@ from typing import Any
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
+from handlers.api.admission import MAX_BODY_BYTES, THROTTLED
 from handlers.api.body import decode_body
-from handlers.api.handler import MAX_BODY_BYTES, THROTTLED, ApiContext, ApiHandler
-from handlers.api.leads import Leads
+from handlers.api.context import ApiContext
+from handlers.api.handler import ApiHandler
+from handlers.api.leads import LeadsHandler
 from handlers.api.validation import read_submission
 from handlers.errors import ApiError, InternalError, Unavailable
 from handlers.sandbox.diagnosis import Facts, diagnose
@@ -80,7 +82,7 @@ class RecordedHandler(ApiHandler):
         else:
             self._cut(status, content)
         attempt = self._attempt
-        attempt.status, attempt.answer, attempt.answer_headers = status, content, self._answer_headers
+        attempt.status, attempt.answer, attempt.answer_headers = status, content, self.response_headers
         attempt.ms = 1e3 * self.seconds
         self._end()
 
@@ -90,31 +92,31 @@ class RecordedHandler(ApiHandler):
             self._watch.over(self._attempt)
 
     def _cut(self, status: int, content: bytes) -> None:
-        headers = HTTPHeaders({**self._answer_headers, "Content-Length": str(len(content))})
+        headers = HTTPHeaders({**self.response_headers, "Content-Length": str(len(content))})
         start_line = ResponseStartLine("HTTP/1.1", status, HTTPStatus(status).phrase)
         sent = self._connection.write_headers(start_line, headers, content[: len(content) // 2])
         sent.add_done_callback(lambda done: self._connection.stream.close())
         self.api.in_flight.discard(self)
 
 
-class RecordedLeadsHandler(RecordedHandler, Leads):
+class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
     """The same for a lead, with the faults that were asked for, by the client or of the sandbox."""
 
-    def respond(self) -> None:
+    def post(self) -> None:
         preferences = read_preferences(self.headers.get("Prefer", ""))
         fault = _asked_for(preferences) or self._watch.faults.next_fault(API)
         if fault is not None:
             self._attempt.fault = fault.what
-            self._answer_headers["Preference-Applied"] = fault.what
+            self.response_headers["Preference-Applied"] = fault.what
             if fault.status is not None:
                 raise _refusal(fault, self.request_id)
             self._harm = fault
         if DRY_RUN in preferences:
             self._try_dry()
         else:
-            super().respond()
+            super().post()
 
-    def answer_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
+    def write_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
         """Remember which lead it was, before its mail can come."""
         lead = result.value
         if isinstance(lead, Recorded):
@@ -122,15 +124,15 @@ class RecordedLeadsHandler(RecordedHandler, Leads):
             self._attempt.replayed = lead.replayed
             if not lead.replayed:
                 self._watch.request_log.note_lead(self.request_id, lead_id)
-        super().answer_stored(result)
+        super().write_stored(result)
 
     def _try_dry(self) -> None:
         self._attempt.fault = DRY_RUN
-        self._answer_headers["Preference-Applied"] = DRY_RUN
+        self.response_headers["Preference-Applied"] = DRY_RUN
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
-        submission = read_submission(document, self._receipt(document))
+        submission = read_submission(document, self.metadata(document))
         looking = asyncio.ensure_future(self._watch.preview(submission))
-        looking.add_done_callback(lambda done: self.conclude(lambda: self._answer_preview(done)))
+        looking.add_done_callback(lambda done: self.run(self._answer_preview, done))
 
     def _answer_preview(self, looking: "asyncio.Future[dict[str, Any]]") -> None:
         try:
@@ -138,7 +140,7 @@ class RecordedLeadsHandler(RecordedHandler, Leads):
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
         said = diagnose(self._attempt, Facts(preview["building"], preview["nobody_told_because"]))
-        self.answer(200, {"dry_run": True, "would_store": preview, "diagnosis": said})
+        self.write_json(200, {"dry_run": True, "would_store": preview, "diagnosis": said})
 
 
 def read_preferences(text: str) -> dict[str, str]:
