@@ -35,25 +35,27 @@ def _text(description: str, maximum: int = 1_000, **rules: Any) -> dict[str, Any
 
 TOUR_REQUEST = {
     "requestor_name": _text("The renter's name."),
-    "requestor_email": _text("The renter's e-mail address; the agent's reply goes there.", required=True),
-    "requestor_phone": _text("The renter's phone number, as typed."),
-    "message": _text("What the renter wants to say.", 10_000),
-    "slot": _text("When to tour, ISO 8601; without an offset it is the building's own time."),
-    "unit_preference": _text("The unit, or what kind of one."),
-    "utm_data": _text("The page's query string; stored as an object."),
-    "listing_source": _text("Where the renter saw it.", allowed=LISTING_SOURCES),
-    "listing_source_original_id": _text("Its number there."),
-    "request_host": _text("The website's host; the Host header if it is not sent."),
-    "sms_consent": _text('"true", and nothing else, is consent to be texted.'),
-    "sms_consent_version": _text("Which text was consented to, as the form calls it."),
+    "requestor_email": _text("The renter's e-mail address, which the agent's reply goes to.", required=True),
+    "requestor_phone": _text("The renter's phone number."),
+    "message": _text("The renter's message.", 10_000),
+    "slot": _text("Time of the tour, in ISO 8601. Without an offset it is in the building's time zone."),
+    "unit_preference": _text("The unit, or the kind of unit, that the renter wants."),
+    "utm_data": _text("The page's query string, which is stored as an object."),
+    "listing_source": _text("The listing site that the renter came from.", allowed=LISTING_SOURCES),
+    "listing_source_original_id": _text("The listing's id on that site."),
+    "request_host": _text("The website's host. By default the Host header."),
+    "sms_consent": _text('Consent to text messages: only the string "true".'),
+    "sms_consent_version": _text("The version of the consent text that the form showed."),
 }
 # Fields about how a form was filled in. They are not in the schema: no value of them is an error.
 SIGNS = ("homepage", "form_seconds")
 SCHEMA = {
     "token": _text("The building's token."),
-    "unified_address_id": _text("The building, where there is no token."),
-    "address_line_one": _text("The building's street address, where there is neither."),
-    "return_to": _text("Where a form without JavaScript leads on: a page of the website that it is on."),
+    "unified_address_id": _text("The building's unified address id. It is used only without a token."),
+    "address_line_one": _text("The building's street address. It is used only without the other two."),
+    "return_to": _text(
+        "The page that a form without JavaScript redirects to. It must be on the form's website."
+    ),
     "tour_request": {"type": "dict", "required": True, "schema": TOUR_REQUEST},
 }
 
