@@ -17,8 +17,10 @@ from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import bind_sockets
 
 from handlers import AppContext, make_router, terminal
+from handlers.access_log import AccessLog
+from handlers.api.admission import MAX_BODY_BYTES
+from handlers.api.context import ApiContext, StoredCallback
 from handlers.api.cors import Allowlist
-from handlers.api.handler import MAX_BODY_BYTES, ApiContext, Stored
 from handlers.api.rate_limit import RateLimiter
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
@@ -61,10 +63,18 @@ class Server:
     """One running server with all of its parts, on a data folder that it alone has."""
 
     def __init__(
-        self, settings: Settings, clock: Clock | None = None, make_router: MakeRouter = make_router
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        make_router: MakeRouter = make_router,
+        access_log: AccessLog | None = None,
     ) -> None:
-        """make_router: makes what requests come in by; the sandbox has one of its own."""
+        """make_router: makes what requests come in by; the sandbox has one of its own.
+
+        access_log: None writes no line a request.
+        """
         self._settings = settings
+        self._access_log = access_log or AccessLog()
         self._make_router = make_router
         self._clock = clock or Clock()
         self._in_flight: set[object] = set()  # requests that are being answered
@@ -127,6 +137,7 @@ class Server:
             trusted_proxies=settings.trusted_proxies,
             clock=clock,
             in_flight=self._in_flight,
+            access_log=self._access_log,
         )
         context = AppContext(
             api=api,
@@ -157,8 +168,8 @@ class Server:
                 facts = {name: destination[name] for name in ("kind", "pending", "waits_because")}
                 log.warning("the outbox waits", extra=facts)
 
-    def _record_lead(self, submission: Submission, stored: Stored) -> None:
-        self.storage.submit(record_leads, submission, stored, alone=self._http.has_single_client)
+    def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
+        self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
 
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
@@ -245,12 +256,12 @@ def _listen_to_signals() -> asyncio.Event:
 
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or Ctrl-C. Return 0, or 74 if the disk failed a commit."""
-    configure(settings.log_format)
+    access_log = AccessLog(configure(settings.log_format))
 
     async def run() -> int:
         told_to_stop = _listen_to_signals()
         try:
-            server = await _started(Server(settings))
+            server = await _started(Server(settings, access_log=access_log))
         except OutcomeUnknown:
             log.critical(DISK_FAILED, extra={"status": EXIT_DISK_FAILED})
             return EXIT_DISK_FAILED

@@ -1,4 +1,4 @@
-"""Every way in: the one route table."""
+"""Every way into the server: the one route table."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from handlers.api.handler import ApiContext, ApiHandler
-from handlers.api.leads import OLDER_PATH, PATH, Leads
+from handlers.api.context import ApiContext
+from handlers.api.handler import ApiHandler
+from handlers.api.leads import OLDER_PATH, PATH, LeadsHandler
 from handlers.base import NotFound, log_page
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
@@ -31,8 +32,10 @@ MakeApiHandler = Callable[[ApiContext, HTTP1Connection], ApiHandler]
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """What the ways in work with. wake: has what is due leave now. public_url: where browsers reach the
-    server; '' if that is where they say they do.
+    """The parts of the server that the handlers work with.
+
+    wake: make the dispatcher deliver what is due now. public_url: the server's URL for browsers; '' if none
+    is set, and then it is the URL that each request was addressed to.
     """
 
     api: ApiContext
@@ -43,12 +46,12 @@ class AppContext:
 
 
 def make_router(context: AppContext) -> "Router":
-    """The way in of every server."""
+    """Return the router of a server that takes real leads."""
     return Router(context.api, pages(context))
 
 
 def pages(context: AppContext, token: str | None = None) -> list[Page]:
-    """What every server answers besides its API. token: one that its reference may be tried with."""
+    """Return the pages that every server has besides its API. token: for test leads from the reference."""
     return [
         (r"/livez", Livez, {}),
         (r"/readyz", Readyz, {"readiness": context.readiness}),
@@ -59,53 +62,57 @@ def pages(context: AppContext, token: str | None = None) -> list[Page]:
 
 
 class Router(HTTPServerConnectionDelegate):
-    """Sends each request on: to an exchange of the API, or to the pages of the rest."""
+    """Router of each request to a handler of the API, or to a page."""
 
     def __init__(
         self,
         api: ApiContext,
         pages: Sequence[Page],
-        leads: MakeApiHandler = Leads,
+        leads: MakeApiHandler = LeadsHandler,
         unknown: MakeApiHandler = ApiHandler,
     ) -> None:
-        """leads, unknown: make the exchange on the path of leads, and on any other under /api."""
+        """leads, unknown: make the handler of a lead's paths, and of any other path under /api."""
         self._api = api
-        self._exchanges = dict.fromkeys((PATH, OLDER_PATH), leads)  # with or without a slash at the end
+        self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)  # without a trailing slash
         self._unknown = unknown
         self._pages = tornado.web.Application(
-            list(pages), default_handler_class=NotFound, log_function=log_page, in_flight=api.in_flight
+            list(pages),
+            default_handler_class=NotFound,
+            log_function=log_page,
+            in_flight=api.in_flight,
+            access_log=api.access_log,
         )
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Tornado calls this for each request, before it knows of which path."""
+        """Return the delegate of one request; Tornado calls this before it has read the path."""
 
-        def choose(path: str) -> HTTPMessageDelegate:
+        def route(path: str) -> HTTPMessageDelegate:
             if path != API and not path.startswith(API + "/"):
                 return self._pages.start_request(server_conn, request_conn)
-            make = self._exchanges.get(path.removesuffix("/"), self._unknown)
+            make = self._api_handlers.get(path.removesuffix("/"), self._unknown)
             return make(self._api, cast(HTTP1Connection, request_conn))
 
-        return _RoutedRequest(choose)
+        return _RoutedRequest(route)
 
 
 class _RoutedRequest(HTTPMessageDelegate):
-    """Becomes, once its headers are in, what the path asks for."""
+    """A request that its path's handler takes over once the headers are here."""
 
-    def __init__(self, choose: Callable[[str], HTTPMessageDelegate]) -> None:
-        self._choose = choose
+    def __init__(self, route: Callable[[str], HTTPMessageDelegate]) -> None:
+        self._route = route
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        self._chosen = self._choose(start_line.path.partition("?")[0])
-        return self._chosen.headers_received(start_line, headers)
+        self._handler = self._route(start_line.path.partition("?")[0])
+        return self._handler.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._chosen.data_received(chunk)
+        return self._handler.data_received(chunk)
 
     def finish(self) -> None:
-        self._chosen.finish()
+        self._handler.finish()
 
     def on_connection_close(self) -> None:
-        self._chosen.on_connection_close()
+        self._handler.on_connection_close()

@@ -1,4 +1,4 @@
-"""Owns what the answers outside of the API have in common: the request's id, the rendering of errors."""
+"""Base of the handlers outside of the API: the request's id, and errors in JSON."""
 
 import json
 import logging
@@ -8,16 +8,16 @@ from typing import Any
 
 import tornado.web
 
+from handlers.access_log import AccessLog
 from handlers.errors import ApiError, InternalError
-from handlers.log import log_answer
 
 log = logging.getLogger("leads.http")
 
 
 class Handler(tornado.web.RequestHandler):
-    """A handler that answers in JSON, errors too."""
+    """A handler whose errors, and by default its answers, are JSON."""
 
-    route = "(unknown)"  # for the log: a path from outside could hold anything
+    route = "(unknown)"  # for the log, which holds no path that a client made up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.request_id = uuid.uuid4().hex
@@ -41,30 +41,29 @@ class Handler(tornado.web.RequestHandler):
         self.set_header("X-Request-Id", self.request_id)
 
     def compute_etag(self) -> None:
-        """None: no answer here is worth caching."""
+        """Return None: no answer is cached."""
 
     def data_received(self, chunk: bytes) -> None:
-        """Only handlers that stream their request's body are given it."""
+        """Do nothing: Tornado calls this only on handlers that stream the body."""
 
-    def answer(self, status: int, body: Any) -> None:
-        """Finish with this status and this value as JSON."""
+    def write_json(self, status: int, body: Any) -> None:
+        """Finish with a status, and a value as JSON."""
         self.set_status(status)
         self.finish(json.dumps(body, ensure_ascii=False))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Render any refusal or failure: {"error": message}."""
+        """Finish with an error as JSON: {"error": message}."""
         error = kwargs.get("exc_info", (None, None))[1]
-        if isinstance(error, ApiError):
-            refusal = error
-        elif status_code >= 500:
-            refusal = InternalError(self.request_id)
-        else:
-            refusal = ApiError(status_code, HTTPStatus(status_code).phrase.lower())
-        if refusal.loggable is not None:
-            self.log_fields["refused"] = refusal.loggable
-        for name, value in refusal.headers.items():
+        if not isinstance(error, ApiError):
+            if status_code >= 500:
+                error = InternalError(self.request_id)
+            else:
+                error = ApiError(status_code, HTTPStatus(status_code).phrase.lower())
+        if error.loggable is not None:
+            self.log_fields["refused"] = error.loggable
+        for name, value in error.headers.items():
             self.set_header(name, value)
-        self.answer(status_code, refusal.body)
+        self.write_json(status_code, error.body)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if not isinstance(value, tornado.web.HTTPError):
@@ -72,16 +71,17 @@ class Handler(tornado.web.RequestHandler):
 
 
 class NotFound(Handler):
-    """What is answered where nothing is."""
+    """404 for each path that no route has."""
 
     def prepare(self) -> None:
         raise ApiError(404, "there is nothing here; leads are POSTed to /api/v1/website_leads")
 
 
 def log_page(handler: tornado.web.RequestHandler) -> None:
-    """Write the access log's line. For Tornado's log_function."""
+    """Write the access-log line of a page: the `log_function` of Tornado's Application."""
+    access_log: AccessLog = handler.application.settings["access_log"]
     request, status = handler.request, handler.get_status()
     request_id, route, fields = "-", "(unknown)", {}
     if isinstance(handler, Handler):
         request_id, route, fields = handler.request_id, handler.route, handler.log_fields
-    log_answer(request_id, request.method or "-", route, status, request.request_time(), fields)
+    access_log.write(request_id, request.method or "-", route, status, request.request_time(), fields)

@@ -1,4 +1,4 @@
-"""Owns the pages for those who integrate: the reference with its samples, and the API's description."""
+"""Pages for integrators: the API reference with its samples, and the OpenAPI document."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tornado.template import Loader
 
-from handlers.api.handler import THROTTLED
+from handlers.api.admission import THROTTLED
 from handlers.api.leads import PATH
 from handlers.api.openapi import document
 from handlers.api.validation import SCHEMA, TOUR_REQUEST
@@ -15,14 +15,14 @@ from handlers.base import Handler
 from handlers.static import POLICY
 
 HERE = Path(__file__).parent
-SAMPLE_URL, SAMPLE_TOKEN = "http://127.0.0.1:8080", "demo"  # what stands in the samples for the caller's own
+SAMPLE_URL, SAMPLE_TOKEN = "http://127.0.0.1:8080", "demo"  # replaced in the samples
 NO_TOKEN = "YOUR-TOKEN"
 
 _PAGE = Loader(str(HERE / "templates")).load("docs.html")
 
 
 class Sample(NamedTuple):
-    """A sample: its name in the page, and its text. media_type: of the body that it sends."""
+    """A code sample. name: its title in the page; media_type: of the body that it sends."""
 
     file: str
     name: str
@@ -46,7 +46,7 @@ SAMPLES: Sequence[Sample] = (
 
 
 def filled(sample: Sample, url: str, token: str) -> str:
-    """The sample's text for a server at this URL and a building of this token."""
+    """Return the sample's text with this server's URL and this building token."""
     text = sample.text.replace(SAMPLE_URL, url)
     for written in ('"token": "{}"', 'token: "{}"', '"token" => "{}"', 'name="token" value="{}"'):
         text = text.replace(written.format(SAMPLE_TOKEN), written.format(token))
@@ -54,12 +54,12 @@ def filled(sample: Sample, url: str, token: str) -> str:
 
 
 class Docs(Handler):
-    """GET /docs: the reference, with the caller's own host in it, and the token if there is one to try."""
+    """GET /docs: the API reference, with the server's own URL in its samples."""
 
     route = "/docs"
 
     def initialize(self, public_url: str, token: str | None = None) -> None:
-        """token: of a building that leads may be tried with; then the samples can be run."""
+        """token: of a building for test leads, with which the page can run its samples; None for none."""
         self._public_url, self._token = public_url, token
 
     def get(self) -> None:
@@ -106,7 +106,7 @@ def _example(status: str) -> str:
 
 
 class OpenApi(Handler):
-    """GET /openapi.json: the API's description, for this server."""
+    """GET /openapi.json: the OpenAPI document, with the server's own URL."""
 
     route = "/openapi.json"
 
@@ -114,10 +114,9 @@ class OpenApi(Handler):
         self._public_url = public_url
 
     def get(self) -> None:
-        self.set_header(
-            "Access-Control-Allow-Origin", "*"
-        )  # for tools that run in a browser; it is no secret
-        self.answer(200, document(_url(self, self._public_url)))
+        # The document is public, and some tools that read it run in a browser.
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.write_json(200, document(_url(self, self._public_url)))
 
 
 def _url(handler: Handler, public_url: str) -> str:

@@ -1,4 +1,4 @@
-"""Owns the refusals: what a handler raises instead of answering, and what is answered then."""
+"""Errors of HTTP: what a handler raises in place of an answer, and the body that the client gets."""
 
 from typing import Any
 
@@ -6,43 +6,54 @@ import tornado.web
 
 
 class ApiError(tornado.web.HTTPError):
-    """An answer other than success. Its message is what the client reads: {"error": message}."""
+    """An answer other than success. The client reads its message as {"error": message}.
+
+    quotes_client: the message repeats what the client sent, so it is not logged. Headers are given by
+    keyword, with an underscore for each hyphen.
+    """
 
     def __init__(
         self, status: int, message: str | dict[str, str], quotes_client: bool = False, **headers: str
     ) -> None:
         super().__init__(status)
         self.message = message
-        self.quotes_client = quotes_client  # and so is not for the log
+        self.quotes_client = quotes_client
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     @property
     def body(self) -> dict[str, Any]:
-        """What the client is answered."""
+        """Body of the answer, ready for JSON."""
         return {"error": self.message}
 
     @property
     def loggable(self) -> str | None:
-        """What the log may say of it."""
+        """Message for the log; None if the message may hold data of the client."""
         return self.message if isinstance(self.message, str) and not self.quotes_client else None
 
 
 class BadRequest(ApiError):
-    """400: the client sent something that can't be used, and the message says what."""
+    """400: the request can't be used, and the message says why."""
 
     def __init__(self, message: str, quotes_client: bool = False) -> None:
         super().__init__(400, message, quotes_client)
 
 
+class TooLarge(ApiError):
+    """413: the body is larger than the server accepts (C16)."""
+
+    def __init__(self, maximum_bytes: int) -> None:
+        super().__init__(413, f"the body is too large (maximum is {maximum_bytes} bytes)")
+
+
 class Unavailable(ApiError):
-    """503: the server can't store anything now; trying again later may work (C32)."""
+    """503: the server can't read or write its data now; a retry may succeed (C32)."""
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(503, message, Retry_After=str(retry_after_seconds))
 
 
 class InternalError(ApiError):
-    """500: the server failed in a way that nobody foresaw. It tells nothing of the inside."""
+    """500: an unexpected exception. The message names the request's id and nothing else (C32)."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__(500, f"the server failed; its log has the details under request {request_id}")

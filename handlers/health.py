@@ -1,4 +1,4 @@
-"""Owns the health checks: is the process alive, and could it store a lead now."""
+"""Health checks: whether the process is alive, and whether a lead could be stored now."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,50 +8,51 @@ from handlers.errors import Unavailable
 from models.clock import Clock
 from models.storage import StorageError
 
-REMEMBER_FOR_NS = 1_000_000_000
-LINGER_SECONDS = 2.0
+CACHED_NS = 1_000_000_000
+CHECK_TIMEOUT_SECONDS = 2.0
 
 
 class Readiness:
-    """Whether a lead could be stored: found out by a write, at most once a second, one at a time."""
+    """Check whether a lead could be stored, by a write: at most one a second, and one at a time."""
 
-    def __init__(self, write: Callable[[], Awaitable[object]], clock: Clock) -> None:
-        self._write = write
+    def __init__(self, check: Callable[[], Awaitable[object]], clock: Clock) -> None:
+        """check: write, and raise StorageError if that fails."""
+        self._check = check
         self._clock = clock
-        self._asked_at_ns = 0
-        self._asking: asyncio.Task[str | None] | None = None
+        self._started_ns = 0
+        self._running: asyncio.Task[str | None] | None = None
 
     def forget(self) -> None:
-        """Find out anew when the next one asks."""
-        self._asking = None
+        """Drop the cached result."""
+        self._running = None
 
     async def failure(self) -> str | None:
-        """Why no lead could be stored now; None if one could."""
+        """Return why no lead could be stored now; None if one could."""
         now = self._clock.monotonic_ns()
-        asking = self._asking
-        if asking is None or (asking.done() and now - self._asked_at_ns >= REMEMBER_FOR_NS):
-            self._asked_at_ns = now
-            asking = self._asking = asyncio.create_task(self._ask())
+        running = self._running
+        if running is None or (running.done() and now - self._started_ns >= CACHED_NS):
+            self._started_ns = now
+            running = self._running = asyncio.create_task(self._run())
         try:
-            return await asyncio.wait_for(asyncio.shield(asking), LINGER_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(running), CHECK_TIMEOUT_SECONDS)
         except TimeoutError:
             return "the disk does not answer"
 
-    async def _ask(self) -> str | None:
+    async def _run(self) -> str | None:
         try:
-            await self._write()
+            await self._check()
         except StorageError as error:
             return str(error)
         return None
 
 
 class Livez(Handler):
-    """GET /livez: the process lives."""
+    """GET /livez: 200 while the process is alive."""
 
     route = "/livez"
 
     def get(self) -> None:
-        self.answer(200, {"status": "alive"})
+        self.write_json(200, {"status": "alive"})
 
 
 class Readyz(Handler):
@@ -66,4 +67,4 @@ class Readyz(Handler):
         failure = await self._readiness.failure()
         if failure is not None:
             raise Unavailable(f"no lead can be stored now: {failure}", retry_after_seconds=5)
-        self.answer(200, {"status": "ready"})
+        self.write_json(200, {"status": "ready"})

@@ -1,4 +1,4 @@
-"""Owns the connections of clients: how many there may be at once, and how long each may keep us waiting."""
+"""The HTTP server, with limits on its clients: connections at once, and time for each request."""
 
 import asyncio
 import logging
@@ -22,58 +22,58 @@ from tornado.iostream import IOStream
 log = logging.getLogger("leads.http")
 
 MAX_CONNECTIONS = 10_000
-BACKLOG = 1_024  # connections that wait in the queue; one too many tries again only after a second
-KEPT_FREE = 64  # descriptors for the database, the mail server, the partner, a backup
-ACCEPTED_AT_ONCE = 128  # then whoever else waits for the loop has a turn
-LOOK_AGAIN_SECONDS = 1.0
-QUIET_SECONDS = 0.02  # longer than a crowd that is answered takes until the first of it sends again
+BACKLOG = 1_024  # connections in the system's queue; a client beyond them retries only after a second
+RESERVED_DESCRIPTORS = 64  # for the database, the mail server, the partner, a backup
+MAX_ACCEPTED_AT_ONCE = 128  # before other events of the loop are handled
+RETRY_ACCEPT_SECONDS = 1.0
+# Longer than the first client of an answered batch takes to send its next request.
+SINGLE_CLIENT_SECONDS = 0.02
 
 
 def max_connections_allowed() -> int:
-    """Have the system let this process open all that it may; how many clients there is room for then."""
+    """Raise the limit of open files as far as the system allows; return how many connections fit below it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    except (OSError, ValueError):  # macOS says 'unlimited' and takes less
+    except (OSError, ValueError):  # macOS reports 'unlimited', and then refuses it
         pass
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, soft - KEPT_FREE))
+    return max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
 
 
 class LimitedHTTPServer(HTTPServer):
-    """An HTTP server that takes so many connections at once; the others wait in the system's queue.
+    """HTTP server with at most `max_connections` at once. Further ones wait in the system's queue.
 
-    Tornado's own, once it has no descriptor left, asks for the next connection again and again and does
-    nothing else.
+    Without a limit Tornado runs out of file descriptors, and then only repeats the failing accept.
     """
 
     def initialize(  # type: ignore[override]
         self, *args: Any, max_connections: int, timeout_seconds: float, **kwargs: Any
     ) -> None:
-        """timeout_seconds: how long a client may take for its headers, and again for its body."""
+        """timeout_seconds: for a request's headers, again for its body, and again to read an answer."""
         super().initialize(*args, **kwargs)
-        self.conn_params.header_timeout = None  # see `_close_late_ones`
-        self._most_connections = max_connections
+        self.conn_params.header_timeout = None  # `_close_timed_out` does this
+        self._max_connections = max_connections
         self._timeout = timeout_seconds
-        # By when the rest of what it sends is to be here; the earliest first, as all have the same time.
-        self._due: dict[IOStream, float] = {}
-        self._latest: IOStream | None = None  # that sent a request
-        self._latest_at = self._another_at = -QUIET_SECONDS
+        # The earliest deadline first, because every timeout is equally long.
+        self._deadlines: dict[IOStream, float] = {}
+        self._latest: IOStream | None = None  # the connection of the latest request
+        self._latest_at = self._other_latest_at = -SINGLE_CLIENT_SECONDS
         self._listeners: list[socket.socket] = []
         self._accepting = False
-        self._told_at = -LOOK_AGAIN_SECONDS
+        self._warned_at = -RETRY_ACCEPT_SECONDS
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept connections on these listening sockets; call it on the loop."""
+        """Accept connections on these listening sockets. To be called on the event loop."""
         self._loop = asyncio.get_running_loop()
         self._listeners += sockets
         self._resume()
-        self._close_late_ones()
+        self._close_timed_out()
 
     def stop(self) -> None:
-        """Accept no more; what was accepted goes on."""
+        """Accept no more connections. Requests on open ones are still served."""
         self._pause()
         for listener in self._listeners:
             listener.close()
@@ -81,46 +81,49 @@ class LimitedHTTPServer(HTTPServer):
         super().stop()
 
     async def close_all_connections(self) -> None:
-        """Close what is still open, once it is over."""
-        self._looking.cancel()
+        """Close the open connections, each after its current request."""
+        self._timer.cancel()
         await super().close_all_connections()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Tornado calls this when it begins to wait for a request."""
+        """Return the delegate of the next request; Tornado calls this before the request arrives."""
         delegate = super().start_request(server_conn, request_conn)
         return _IncomingRequest(delegate, cast(HTTP1Connection, request_conn).stream, self)
 
     def start_timeout(self, stream: IOStream) -> None:
-        """From now on the client has its time, for the headers or for the body."""
-        self._due.pop(stream, None)
-        self._due[stream] = self._loop.time() + self._timeout
+        """Start the client's timeout anew, for headers, body or answer."""
+        self._deadlines.pop(stream, None)
+        self._deadlines[stream] = self._loop.time() + self._timeout
 
     def request_received(self, stream: IOStream) -> None:
-        """A request is here as a whole."""
-        self._due.pop(stream, None)
+        """Stop the client's timeout: its whole request has arrived."""
+        self._deadlines.pop(stream, None)
         if stream is not self._latest:
-            self._latest, self._another_at = stream, self._latest_at
+            self._latest, self._other_latest_at = stream, self._latest_at
         self._latest_at = self._loop.time()
 
     @property
     def has_single_client(self) -> bool:
-        """Whether, since a while before the latest request, nothing came but by its connection."""
-        return self._latest_at - self._another_at > QUIET_SECONDS
+        """True if, for SINGLE_CLIENT_SECONDS, all requests came by the latest one's connection."""
+        return self._latest_at - self._other_latest_at > SINGLE_CLIENT_SECONDS
 
     def stop_timeout(self, stream: IOStream) -> None:
-        """Nothing comes any more by this connection."""
-        self._due.pop(stream, None)
+        """Stop the client's timeout."""
+        self._deadlines.pop(stream, None)
 
-    def _close_late_ones(self) -> None:
-        # One look for all, now and then: a timer for each request takes a tenth of the time of a lead.
-        self._looking = self._loop.call_later(min(1.0, self._timeout / 4), self._close_late_ones)
+    def _close_timed_out(self) -> None:
+        # One timer for all connections: a timer for each request costs about 10 % of a request.
+        self._timer = self._loop.call_later(min(1.0, self._timeout / 4), self._close_timed_out)
         now = self._loop.time()
-        while self._due and (first := next(iter(self._due.items())))[1] <= now:
-            del self._due[first[0]]
-            first[0].close()
+        while self._deadlines:
+            stream, deadline = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            del self._deadlines[stream]
+            stream.close()
 
     def on_close(self, server_conn: object) -> None:
-        """Tornado calls this when a connection has ended."""
+        """Accept again, as a connection has ended; Tornado calls this."""
         super().on_close(server_conn)
         self.stop_timeout(cast(HTTP1ServerConnection, server_conn).stream)
         self._resume()
@@ -137,33 +140,31 @@ class LimitedHTTPServer(HTTPServer):
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTED_AT_ONCE):
-            if len(self._connections) >= self._most_connections:
-                self._tell("there are as many as there is room for")
-                return self._pause()  # until one of them ends
+        for _ in range(MAX_ACCEPTED_AT_ONCE):
+            if len(self._connections) >= self._max_connections:
+                self._warn("there are as many as there is room for")
+                return self._pause()  # `on_close` resumes
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return None
             except OSError as error:
-                self._tell(error.strerror or "")
-                self._loop.call_later(LOOK_AGAIN_SECONDS, self._resume)
+                self._warn(error.strerror or "")
+                self._loop.call_later(RETRY_ACCEPT_SECONDS, self._resume)
                 return self._pause()
             self.handle_stream(_ClientStream(connection, self, max_buffer_size=self.max_buffer_size), address)
         return None
 
-    def _tell(self, reason: str) -> None:
+    def _warn(self, reason: str) -> None:
         now = self._loop.time()
-        if now - self._told_at >= LOOK_AGAIN_SECONDS:
-            self._told_at = now
+        if now - self._warned_at >= RETRY_ACCEPT_SECONDS:
+            self._warned_at = now
             facts = {"reason": reason, "connections": len(self._connections)}
             log.warning("no more connections are taken for now", extra=facts)
 
 
 class _ClientStream(IOStream):
-    """A connection that never holds an answer back, without being told so for each of them, and whose client
-    has no more time to read an answer than to send a request.
-    """
+    """Client connection: TCP_NODELAY is always on, and the client has a timeout to read an answer."""
 
     def __init__(self, connection: socket.socket, server: LimitedHTTPServer, **options: Any) -> None:
         super().__init__(connection, **options)
@@ -173,12 +174,12 @@ class _ClientStream(IOStream):
         self._sent.set_result(None)
 
     def write(self, data: bytes | memoryview) -> "Future[None]":
-        """Send this; what the client does not take at once it has its time for."""
+        """Send the data. If the client does not take all of it at once, its timeout starts."""
         if not self.writing() and not self.closed():
-            # Nearly always all of it is taken. Tornado's own way there is three times as long.
+            # Nearly always the socket takes all of it. Tornado's write takes three times as long.
             try:
                 sent = self.socket.send(data)
-            except OSError:  # which Tornado meets again
+            except OSError:  # Tornado's write raises it again
                 sent = 0
             if sent == len(data):
                 return self._sent
@@ -189,11 +190,11 @@ class _ClientStream(IOStream):
         return future
 
     def set_nodelay(self, value: bool) -> None:
-        """Tornado turns it on and off again around each answer: two calls of the system."""
+        """Do nothing: Tornado turns it on and off around each answer, which takes two system calls."""
 
 
 class _IncomingRequest(HTTPMessageDelegate):
-    """A request that is on its way in: tells its server of how far it has come."""
+    """A request that is still arriving: starts and stops its client's timeout on the server."""
 
     def __init__(self, delegate: HTTPMessageDelegate, stream: IOStream, server: LimitedHTTPServer) -> None:
         self._delegate, self._stream, self._server = delegate, stream, server

@@ -1,4 +1,4 @@
-"""Owns how the log is written: one line an event, with its facts as fields, and nothing of a renter's."""
+"""The log's format and its handler: one line an event, with its facts as fields, and no data of a renter."""
 
 import functools
 import json
@@ -11,35 +11,37 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-log = logging.getLogger("leads.http")
+# Attributes that every record has. Any other was given with `extra`.
+RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-STANDARD_METHODS = ("GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS")
-STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_UNQUOTED = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
 
 
 class Formatter(logging.Formatter):
-    """Time, level, event and fields; of an exception its type and place, but not its words, which may
-    quote what a client sent.
+    """Formatter of time, level, event and fields.
+
+    Of an exception it writes the type and the place. The message may quote what a client sent.
     """
 
     def line(self, seconds: float, level: str, event: str, facts: dict[str, Any]) -> str:
-        """What happened at this time, seconds since 1970, as it is written."""
+        """Return the line of an event, without a line break. seconds: its time, since 1970."""
         raise NotImplementedError
 
     def format(self, record: logging.LogRecord) -> str:
         return self.line(record.created, record.levelname, self.event(record), self.facts(record))
 
     def event(self, record: logging.LogRecord) -> str:
-        """What happened, on one line. Of other people's records only the words that are fixed: what they
-        fill in may quote a client.
+        """Return the event on one line. Of other libraries' records only the template is written.
+
+        The arguments of a template may quote a client.
         """
         if record.name.startswith("leads"):
             return record.getMessage()
         return f"{record.name}: {str(record.msg).partition(chr(10))[0]}"
 
     def facts(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The fields given with `extra`, and the exception's."""
-        facts = {name: value for name, value in vars(record).items() if name not in STANDARD}
+        """Return the fields given with `extra`, and those of the exception."""
+        facts = {name: value for name, value in vars(record).items() if name not in RECORD_ATTRIBUTES}
         if record.exc_info and record.exc_info[0] is not None:
             facts["exception"] = record.exc_info[0].__name__
             facts["at"] = " < ".join(
@@ -65,17 +67,15 @@ class JsonFormatter(Formatter):
 
 
 class LogHandler(logging.StreamHandler[TextIO]):
-    """Writes the log of the whole process; the line of an answer without the ways of `logging`, which take a
-    tenth of the time of a lead.
-    """
+    """Handler of the whole process's log, which also takes events that are no records of `logging`."""
 
     def __init__(self, stream: TextIO, formatter: Formatter) -> None:
         super().__init__(stream)
         self.setFormatter(formatter)
         self._line = formatter.line
 
-    def write(self, event: str, facts: dict[str, Any]) -> None:
-        """Write a line of level INFO. A log that can't be written disturbs nothing else."""
+    def write_info(self, event: str, facts: dict[str, Any]) -> None:
+        """Write a line of level INFO, without a record. A failed write is ignored."""
         with suppress(Exception):
             line = self._line(time.time(), "INFO", event, facts) + "\n"
             self.acquire()
@@ -85,36 +85,16 @@ class LogHandler(logging.StreamHandler[TextIO]):
                 self.release()
 
 
-def log_answer(
-    request_id: str, method: str, route: str, status: int, seconds: float, fields: dict[str, Any]
-) -> None:
-    """Write the access log's line: no path from outside, no address, no body."""
-    if _handler is not None and log.isEnabledFor(logging.INFO):
-        _handler.write(
-            "answered",
-            {
-                "request": request_id,
-                "method": method if method in STANDARD_METHODS else "(other)",
-                "route": route,
-                **fields,
-                "status": status,
-                "ms": round(1e3 * seconds, 1),
-            },
-        )
+def configure(log_format: str, stream: TextIO | None = None) -> LogHandler:
+    """Send the whole process's log to a stream, and return the handler that writes it.
 
-
-_handler: LogHandler | None = None
-
-
-def configure(log_format: str, stream: TextIO | None = None) -> None:
-    """Write the log of the whole process to this stream, or standard error, as 'text' or 'json'."""
-    global _handler
-    # What no line of ours shows is not to be looked up for each of them either.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    setattr(logging, "_srcfile", None)  # as the manual of `logging` has it: don't look for the caller
-    _handler = LogHandler(stream or sys.stderr, JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[_handler], force=True)
+    log_format: 'text' or 'json'. stream: standard error by default.
+    """
+    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    handler = LogHandler(stream or sys.stderr, formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("leads").setLevel(logging.INFO)
+    return handler
 
 
 def _time(seconds: float) -> str:
@@ -129,7 +109,4 @@ def _second(seconds: int) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-_PLAIN = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
+    return text if _UNQUOTED.fullmatch(text) else json.dumps(text)

@@ -1,16 +1,16 @@
-"""Owns the serving of what lies in static/: pages, styles, scripts, the form."""
+"""Static files: pages, styles, scripts and the lead form."""
 
 from pathlib import Path
 
 from tornado.web import StaticFileHandler
 
 FOLDER = Path(__file__).parent.parent / "static"
-# Nothing from elsewhere: it is all to work without internet.
+# Only files of this server: every page works without internet.
 POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 
 
 class StaticFiles(StaticFileHandler):
-    """The files of a folder, by their paths."""
+    """GET of a folder's files, by their paths."""
 
     def initialize(self, folder: Path = FOLDER) -> None:  # type: ignore[override]
         super().initialize(str(folder))
@@ -19,14 +19,14 @@ class StaticFiles(StaticFileHandler):
         self.clear_header("Server")
 
     def set_extra_headers(self, path: str) -> None:
-        """Tornado calls this for each file."""
-        self.set_header("Cache-Control", "no-cache")  # kept, but asked for anew: an upgrade shows at once
+        """Set the headers of each file; Tornado calls this."""
+        self.set_header("Cache-Control", "no-cache")  # the browser revalidates, so an upgrade shows at once
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", POLICY)
 
 
 class StaticFile(StaticFiles):
-    """One of them, wherever it is routed to."""
+    """GET of one file, on any route."""
 
     def initialize(self, name: str, folder: Path = FOLDER) -> None:  # type: ignore[override]
         super().initialize(folder)

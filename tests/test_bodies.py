@@ -1,4 +1,4 @@
-"""The body of a lead: what is taken, as what, and with which words the rest is refused."""
+"""Bodies of leads: what is accepted, how each field is stored, and the message of each error (C5-C16)."""
 
 import json
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ async def nothing_stored(harness: ServerHarness) -> bool:
     return await harness.leads() == []
 
 
-async def test_C5_json_with_every_field_is_stored_as_it_was_typed(harness: ServerHarness) -> None:
+async def test_C5_json_with_every_field_is_stored_as_typed(harness: ServerHarness) -> None:
     tour = {
         "requestor_name": "Jané Doe 🏠",
         "requestor_email": "Jane@Renter.test",
@@ -83,7 +83,7 @@ def multipart(fields: dict[str, str], boundary: str = "b0und") -> bytes:
 @pytest.mark.parametrize(
     "media_type", ["application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded"]
 )
-async def test_C5_a_plain_html_form_works(harness: ServerHarness, media_type: str) -> None:
+async def test_C5_urlencoded_form_is_accepted(harness: ServerHarness, media_type: str) -> None:
     from urllib.parse import urlencode
 
     response = await harness.request(
@@ -98,7 +98,7 @@ async def test_C5_a_plain_html_form_works(harness: ServerHarness, media_type: st
     )
 
 
-async def test_C5_a_multipart_form_works(harness: ServerHarness) -> None:
+async def test_C5_multipart_form_is_accepted(harness: ServerHarness) -> None:
     body = multipart(FORM)
     response = await harness.request(
         "POST", LEADS, body, Content_Type='multipart/form-data; boundary="b0und"'
@@ -110,14 +110,14 @@ async def test_C5_a_multipart_form_works(harness: ServerHarness) -> None:
 @pytest.mark.parametrize(
     "media_type", ["application/json", "text/plain", "application/vnd.api+json", "?", ""]
 )
-async def test_C5_any_other_type_is_read_as_json(harness: ServerHarness, media_type: str) -> None:
+async def test_C5_other_media_type_is_read_as_json(harness: ServerHarness, media_type: str) -> None:
     response = await harness.request(
         "POST", LEADS, json.dumps({"tour_request": EMAIL}), Content_Type=media_type
     )
     assert response.code == 201
 
 
-async def test_C5_no_type_at_all_is_read_as_json(harness: ServerHarness) -> None:
+async def test_C5_missing_content_type_is_read_as_json(harness: ServerHarness) -> None:
     body = json.dumps({"tour_request": EMAIL}).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     assert (await harness.raw(head.encode() + body)).startswith(b"HTTP/1.1 201 ")
@@ -137,7 +137,9 @@ async def test_C5_no_type_at_all_is_read_as_json(harness: ServerHarness) -> None
         ("tour_request[requestor_email]=%ff", "malformed form: a value is not UTF-8 at its byte 1"),
     ],
 )
-async def test_C5_a_form_is_refused_like_json(harness: ServerHarness, form: str, error: str) -> None:
+async def test_C5_invalid_form_gets_the_same_errors_as_json(
+    harness: ServerHarness, form: str, error: str
+) -> None:
     response = await harness.request("POST", LEADS, form, Content_Type="application/x-www-form-urlencoded")
     assert (response.code, error_of(response)) == (400, error)
     assert await nothing_stored(harness)
@@ -152,14 +154,14 @@ async def test_C5_a_form_is_refused_like_json(harness: ServerHarness, form: str,
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--"),
     ],
 )
-async def test_C7_a_malformed_multipart_body_is_400(
+async def test_C7_malformed_multipart_body_is_400(
     harness: ServerHarness, content_type: str, body: bytes
 ) -> None:
     response = await harness.request("POST", LEADS, body, Content_Type=content_type)
     assert (response.code, error_of(response)) == (400, "malformed multipart/form-data body")
 
 
-async def test_C8_an_uploaded_file_is_no_string(harness: ServerHarness) -> None:
+async def test_C8_uploaded_file_is_not_a_string(harness: ServerHarness) -> None:
     body = multipart(FORM).replace(b'name="token"', b'name="token"; filename="a.txt"')
     response = await harness.request("POST", LEADS, body, Content_Type="multipart/form-data; boundary=b0und")
     assert (response.code, error_of(response)) == (400, "token must be a string")
@@ -171,16 +173,14 @@ async def test_C8_an_uploaded_file_is_no_string(harness: ServerHarness) -> None:
     + [b'{"tour_request": ' + blank + b"}" for blank in (b"null", b'""', b'" \\n\\t "', b"{}", b'"\\u00a0"')]
     + [b'{"requestor_email": "a@b.test"}', b"\xef\xbb\xbf{}"],
 )
-async def test_C6_without_a_tour_request_the_param_is_missing(harness: ServerHarness, body: bytes) -> None:
+async def test_C6_missing_or_blank_tour_request_is_400(harness: ServerHarness, body: bytes) -> None:
     response = await harness.request("POST", LEADS, body, Content_Type="application/json")
     assert (response.code, error_of(response)) == (400, MISSING)
     assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize("value", [[], [1], "text", 5, 1.5, True, False, 0])
-async def test_C6_a_tour_request_of_another_type_must_be_an_object(
-    harness: ServerHarness, value: Any
-) -> None:
+async def test_C6_tour_request_must_be_an_object(harness: ServerHarness, value: Any) -> None:
     response = await harness.post({"tour_request": value})
     assert (response.code, error_of(response)) == (400, "tour_request must be an object")
 
@@ -209,7 +209,7 @@ async def test_C6_a_tour_request_of_another_type_must_be_an_object(
         (b"\xff\xfe{\x00}\x00", "malformed JSON at byte 1, in line 1: it is not UTF-8 there"),
     ],
 )
-async def test_C7_malformed_json_is_told_with_its_place(
+async def test_C7_malformed_json_error_gives_the_position(
     harness: ServerHarness, body: bytes, error: str
 ) -> None:
     response = await harness.request("POST", LEADS, body, Content_Type="application/json")
@@ -218,7 +218,7 @@ async def test_C7_malformed_json_is_told_with_its_place(
     assert await nothing_stored(harness)
 
 
-async def test_C7_the_deepest_json_that_is_not_absurd_is_taken_or_refused_but_never_500(
+async def test_C7_deeply_nested_json_is_never_500(
     harness: ServerHarness,
 ) -> None:
     for depth in range(900, 1_030, 13):
@@ -241,7 +241,7 @@ async def test_C7_the_deepest_json_that_is_not_absurd_is_taken_or_refused_but_ne
         ("0", "0"),
     ],
 )
-async def test_C8_a_number_or_boolean_is_taken_as_its_text(
+async def test_C8_number_or_boolean_is_taken_as_its_text(
     harness: ServerHarness, sent: str, stored: str
 ) -> None:
     body = f'{{"tour_request": {{"requestor_email": "a@b.test", "unit_preference": {sent}}}}}'
@@ -251,20 +251,20 @@ async def test_C8_a_number_or_boolean_is_taken_as_its_text(
 
 @pytest.mark.parametrize("value", [[], {}, ["a"], {"a": "b"}, [None]])
 @pytest.mark.parametrize("field", FIELDS)
-async def test_C8_an_array_or_object_must_be_a_string(harness: ServerHarness, field: str, value: Any) -> None:
+async def test_C8_array_or_object_as_field_is_400(harness: ServerHarness, field: str, value: Any) -> None:
     response = await harness.post({"tour_request": {**EMAIL, field: value}})
     assert (response.code, error_of(response)) == (400, f"{field} must be a string")
     assert await nothing_stored(harness)
 
 
 @pytest.mark.parametrize("field", ["token", "unified_address_id", "address_line_one"])
-async def test_C8_so_must_the_fields_at_the_top(harness: ServerHarness, field: str) -> None:
+async def test_C8_array_as_top_level_field_is_400(harness: ServerHarness, field: str) -> None:
     response = await harness.post({field: ["maple"], "tour_request": EMAIL})
     assert (response.code, error_of(response)) == (400, f"{field} must be a string")
 
 
 @pytest.mark.parametrize("blank", [None, "", " ", "\t\r\n", "\u00a0\u2003", "\x00", "\x07 \x1b"])
-async def test_C8_blank_counts_as_not_sent(harness: ServerHarness, blank: str | None) -> None:
+async def test_C8_blank_field_counts_as_not_sent(harness: ServerHarness, blank: str | None) -> None:
     optional = [name for name in FIELDS if name != "requestor_email"]
     await harness.lead(token=blank, **dict.fromkeys(optional, blank))
     lead = await harness.stored(1)
@@ -284,7 +284,7 @@ async def test_C8_unknown_fields_are_ignored(harness: ServerHarness) -> None:
     [None, "", "  ", "jane", "jane@", "@renter.test", "a b@c.test", "a@b@c.test", "a@-b.test", "a@b..test"]
     + ["jane@renter.test, x@y.test", "Jane <jane@renter.test>", ".@b.test", 5, "a@b\u202e.test"],
 )
-async def test_C9_a_blank_or_unusable_email_is_refused(harness: ServerHarness, email: Any) -> None:
+async def test_C9_blank_or_invalid_email_is_400(harness: ServerHarness, email: Any) -> None:
     response = await harness.post(
         {"token": "maple", "tour_request": {"requestor_email": email, "message": "hi"}}
     )
@@ -305,24 +305,24 @@ async def test_C9_a_blank_or_unusable_email_is_refused(harness: ServerHarness, e
     ]
     + ["jané@renter.test", "a@bücher.test", "用户@例子.测试", "a@xn--bcher-kva.test"],
 )
-async def test_C9_syntax_alone_decides_what_an_email_is(harness: ServerHarness, email: str) -> None:
+async def test_C9_email_is_checked_by_syntax_only(harness: ServerHarness, email: str) -> None:
     await harness.lead(requestor_email=email)
     assert (await harness.stored(1))["requestor_email"] == email
 
 
 @pytest.mark.parametrize("source", ["june_homes", "streeteasy", "nooklyn", "zillow"])
-async def test_C11_the_four_listing_sources(harness: ServerHarness, source: str) -> None:
+async def test_C11_known_listing_sources_are_accepted(harness: ServerHarness, source: str) -> None:
     await harness.lead(listing_source=source)
     assert (await harness.stored(1))["listing_source"] == source
 
 
 @pytest.mark.parametrize("source", ["x", "Zillow", "june homes", " zillow", "zillow ", "5"])
-async def test_C11_any_other_is_not_a_valid_listing_source(harness: ServerHarness, source: str) -> None:
+async def test_C11_unknown_listing_source_is_400(harness: ServerHarness, source: str) -> None:
     response = await harness.post({"tour_request": {**EMAIL, "listing_source": source}})
     assert (response.code, error_of(response)) == (400, f"'{source}' is not a valid listing_source")
 
 
-async def test_C13_a_blank_request_host_is_the_host_header(harness: ServerHarness) -> None:
+async def test_C13_blank_request_host_becomes_the_host_header(harness: ServerHarness) -> None:
     await harness.lead(request_host=" ")
     await harness.lead(request_host="www.maple.test")
     assert (await harness.stored(1))["request_host"] == harness.url.removeprefix("http://")
@@ -332,13 +332,13 @@ async def test_C13_a_blank_request_host_is_the_host_header(harness: ServerHarnes
 @pytest.mark.parametrize(
     "value", [True, "True", "TRUE", "1", "yes", " true", "true ", "t\x00rue", 1, "false", None]
 )
-async def test_C14_nothing_but_the_string_true_is_consent(harness: ServerHarness, value: Any) -> None:
+async def test_C14_only_the_string_true_is_consent(harness: ServerHarness, value: Any) -> None:
     await harness.lead(sms_consent=value)
     lead = await harness.stored(1)
     assert (lead["sms_consent"], lead["sms_consent_evidence"]) == (False, None)
 
 
-async def test_C14_consent_is_stored_with_its_evidence(harness: ServerHarness) -> None:
+async def test_C14_consent_is_stored_with_evidence(harness: ServerHarness) -> None:
     tour = {**EMAIL, "sms_consent": "true", "request_host": "maple.test"}
     await harness.post({"tour_request": tour}, User_Agent="Firefox/1")
     lead = await harness.stored(1)
@@ -355,7 +355,7 @@ async def test_C14_consent_is_stored_with_its_evidence(harness: ServerHarness) -
 @pytest.mark.parametrize(
     ("unit", "property_type"), [("4B", "listing"), (None, "building"), ("  ", "building")]
 )
-async def test_C15_what_a_client_sends_for_managed_fields_is_ignored(
+async def test_C15_client_values_of_server_managed_fields_are_ignored(
     harness: ServerHarness, unit: str | None, property_type: str
 ) -> None:
     await harness.lead(unit_preference=unit, lead_source="phone", property_type="castle", id=99)
@@ -363,7 +363,7 @@ async def test_C15_what_a_client_sends_for_managed_fields_is_ignored(
     assert (lead["lead_source"], lead["property_type"]) == ("website", property_type)
 
 
-async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(harness: ServerHarness) -> None:
+async def test_C16_body_over_64_kib_is_413(harness: ServerHarness) -> None:
     body = json.dumps({"tour_request": EMAIL}).encode()
     assert (await harness.request("POST", LEADS, body.ljust(65_536))).code == 201
     response = await harness.request("POST", LEADS, body.ljust(65_537), Origin="https://maple.test")
@@ -372,25 +372,25 @@ async def test_C16_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(harness: S
 
 
 @pytest.mark.parametrize("field", ["token", "unified_address_id", "address_line_one", *FIELDS])
-async def test_C16_a_field_has_its_longest_length(harness: ServerHarness, field: str) -> None:
-    most = 10_000 if field == "message" else 1_000
-    too_long = {field: "é" * (most + 1)}
+async def test_C16_too_long_field_is_400(harness: ServerHarness, field: str) -> None:
+    maximum = 10_000 if field == "message" else 1_000
+    too_long = {field: "é" * (maximum + 1)}
     at_the_top = field not in FIELDS
     response = await harness.post(
         {**too_long, "tour_request": EMAIL} if at_the_top else {"tour_request": {**EMAIL, **too_long}}
     )
-    expected = f"{field} is too long (maximum is {most} characters)"
+    expected = f"{field} is too long (maximum is {maximum} characters)"
     assert (response.code, error_of(response)) == (400, expected)
     assert await nothing_stored(harness)
 
 
-async def test_C16_the_longest_texts_are_stored_whole(harness: ServerHarness) -> None:
+async def test_C16_longest_allowed_texts_are_stored_whole(harness: ServerHarness) -> None:
     await harness.lead(message="m" * 10_000, requestor_name="é" * 1_000)
     lead = await harness.stored(1)
     assert (len(lead["message"]), lead["requestor_name"]) == (10_000, "é" * 1_000)
 
 
-async def test_C16_control_characters_are_dropped_but_for_lines_and_tabs_of_the_message(
+async def test_C16_control_characters_are_dropped_except_message_lines_and_tabs(
     harness: ServerHarness,
 ) -> None:
     every = "".join(map(chr, [*range(32), 127, *range(128, 160)]))
@@ -424,31 +424,31 @@ plausible = st.fixed_dictionaries(
 form_texts = st.text("tour_request[]token=&%;+aZ0é\x00\r\n-", max_size=80)
 
 
-def judged(content_type: str, body: bytes) -> str | None:
-    """The refusal's sentence, or None if it is a lead. Anything else raised would have been a 500."""
-    receipt = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, None)
+def error_message(content_type: str, body: bytes) -> str | None:
+    """Return the message of a BadRequest, or None for a lead. Any other exception would be a 500."""
+    metadata = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, None)
     try:
-        submission = read_submission(decode_body(content_type, body), receipt)
-    except BadRequest as refusal:
-        assert isinstance(refusal.message, str)
-        assert refusal.message
-        assert not any(c < " " for c in refusal.message)
-        return refusal.message
+        submission = read_submission(decode_body(content_type, body), metadata)
+    except BadRequest as error:
+        assert isinstance(error.message, str)
+        assert error.message
+        assert not any(c < " " for c in error.message)
+        return error.message
     texts = [submission.message, submission.unit_preference, submission.renter.name, submission.renter.phone]
     assert not any("\x00" in text for text in texts if text)
     return None
 
 
 @given(documents)
-def test_C7_any_json_is_a_lead_or_is_refused_in_one_line(document: Any) -> None:
-    judged("application/json", json.dumps(document).encode())
+def test_C7_any_json_is_a_lead_or_a_one_line_error(document: Any) -> None:
+    error_message("application/json", json.dumps(document).encode())
 
 
 @given(plausible)
-def test_C8_what_a_renter_may_type_is_a_lead(tour: dict[str, str]) -> None:
-    said = judged("application/json", json.dumps({"tour_request": tour}).encode())
-    assert said in (None, "invalid date: slot")
-    if said:
+def test_C8_any_plausible_renter_input_is_a_lead(tour: dict[str, str]) -> None:
+    message = error_message("application/json", json.dumps({"tour_request": tour}).encode())
+    assert message in (None, "invalid date: slot")
+    if message:
         assert tour["slot"][:4] in ("0001", "9999")
 
 
@@ -467,8 +467,8 @@ def test_C8_what_a_renter_may_type_is_a_lead(tour: dict[str, str]) -> None:
     | form_texts.map(str.encode)
     | form_texts.map(lambda t: f"--b\r\n{t}\r\n--b--".encode()),
 )
-def test_C7_any_bytes_are_a_lead_or_are_refused_in_one_line(content_type: str, body: bytes) -> None:
-    judged(content_type, body)
+def test_C7_any_bytes_are_a_lead_or_a_one_line_error(content_type: str, body: bytes) -> None:
+    error_message(content_type, body)
 
 
 @pytest.mark.parametrize(
@@ -483,9 +483,7 @@ def test_C7_any_bytes_are_a_lead_or_are_refused_in_one_line(content_type: str, b
         "Host: x\r\nHost: y\r\n",
     ],
 )
-async def test_C2_framing_that_makes_no_sense_is_refused_in_json(
-    harness: ServerHarness, headers: str
-) -> None:
+async def test_C2_malformed_framing_is_400_in_json(harness: ServerHarness, headers: str) -> None:
     answer = await harness.raw(f"POST {LEADS} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ") and b"RateLimit-Limit:" in head, answer

@@ -1,4 +1,4 @@
-"""Which web pages may call the API, and what a browser is told."""
+"""CORS: the origins that may call the API, and the headers that their pages get (C25-C27)."""
 
 import json
 
@@ -13,7 +13,7 @@ LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
 EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
 
 
-async def test_C25_the_origin_of_a_registered_website_is_allowed(harness: ServerHarness) -> None:
+async def test_C25_registered_website_origin_is_allowed(harness: ServerHarness) -> None:
     response = await harness.post(LEAD, Origin="https://maple.test")
     assert response.code == 201
     assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
@@ -21,13 +21,13 @@ async def test_C25_the_origin_of_a_registered_website_is_allowed(harness: Server
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
-async def test_C25_without_a_public_url_the_address_of_the_request_is_allowed(harness: ServerHarness) -> None:
+async def test_C25_without_public_url_the_requested_origin_is_allowed(harness: ServerHarness) -> None:
     assert (await harness.post(LEAD, Origin=harness.url)).code == 201
     assert (await harness.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:8080")).code == 201
     assert (await harness.post(LEAD, Host="leads.box:8080", Origin="http://leads.box:9090")).code == 403
 
 
-async def test_C25_with_a_public_url_only_that_is(start_harness: StartHarness) -> None:
+async def test_C25_public_url_replaces_the_requested_origin(start_harness: StartHarness) -> None:
     harness = await start_harness(public_url="https://leads.office.test/")
     assert (await harness.post(LEAD, Origin="https://leads.office.test")).code == 201
     assert (await harness.post(LEAD, Origin=harness.url)).code == 403
@@ -44,7 +44,7 @@ async def test_C25_with_a_public_url_only_that_is(start_harness: StartHarness) -
         ("http://[::1]:3000/", "http://[::1]:3000"),
     ],
 )
-def test_C25_an_origin_is_written_as_browsers_write_it(url: str, origin: str) -> None:
+def test_C25_origin_is_normalized_as_browsers_do(url: str, origin: str) -> None:
     assert origin_of(url) == origin
 
 
@@ -61,12 +61,12 @@ def test_C25_an_origin_is_written_as_browsers_write_it(url: str, origin: str) ->
     ]
     + ["https://x.test\\@evil.test"],
 )
-def test_an_origin_is_asked_of_web_urls_alone(url: str) -> None:
+def test_origin_of_invalid_url_raises_value_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         origin_of(url)
 
 
-async def test_C25_a_building_registered_meanwhile_is_allowed_at_once_or_a_second_later(
+async def test_C25_new_building_is_allowed_within_a_second(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     assert (await harness.post(LEAD, Origin="https://oak.test")).code == 403
@@ -75,7 +75,7 @@ async def test_C25_a_building_registered_meanwhile_is_allowed_at_once_or_a_secon
     assert (await harness.post(LEAD, Origin="https://oak.test")).code == 201
 
 
-async def test_C25_a_website_taken_off_is_allowed_for_five_minutes_at_most(
+async def test_C25_removed_website_is_refused_after_five_minutes(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201
@@ -84,13 +84,15 @@ async def test_C25_a_website_taken_off_is_allowed_for_five_minutes_at_most(
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 
-async def test_C25_so_is_that_of_a_removed_building(harness: ServerHarness, clock: SteppedClock) -> None:
+async def test_C25_website_of_removed_building_is_refused(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
     await harness.change(lambda: remove_building(ACTOR, 1, clock.now()))
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
 
 @pytest.mark.parametrize("path", [LEADS, "/api/v1/tour_requests/", "/api/v1/typo"])
-async def test_C26_a_preflight_is_answered(harness: ServerHarness, path: str) -> None:
+async def test_C26_preflight_gets_204_with_cors_headers(harness: ServerHarness, path: str) -> None:
     response = await harness.request(
         "OPTIONS", path, Origin="https://maple.test", Access_Control_Request_Method="POST"
     )
@@ -114,7 +116,7 @@ async def test_C26_a_preflight_is_answered(harness: ServerHarness, path: str) ->
         ("GET", "/api/typo", None, 404),
     ],
 )
-async def test_C26_errors_to_an_allowed_origin_carry_the_headers(
+async def test_C26_errors_to_allowed_origin_have_cors_headers(
     harness: ServerHarness, method: str, path: str, body: str | None, status: int
 ) -> None:
     response = await harness.request(method, path, body, Origin="https://maple.test")
@@ -124,7 +126,7 @@ async def test_C26_errors_to_an_allowed_origin_carry_the_headers(
     assert response.headers["Vary"] == "Origin"
 
 
-async def test_C26_so_does_429(start_harness: StartHarness) -> None:
+async def test_C26_429_to_allowed_origin_has_cors_headers(start_harness: StartHarness) -> None:
     harness = await start_harness(rate_limit="2/60")
     await harness.building(website_url="https://maple.test")
     answers = [await harness.post(LEAD, Origin="https://maple.test") for _ in range(3)]
@@ -145,7 +147,7 @@ async def test_C26_so_does_429(start_harness: StartHarness) -> None:
     + ["https://evil.test/https://maple.test", "https://maple.test/", "https://MAPLE.test", "*", ""],
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
-async def test_C27_another_origin_is_refused_and_creates_nothing(
+async def test_C27_unregistered_origin_is_403_and_creates_nothing(
     harness: ServerHarness, origin: str, method: str
 ) -> None:
     response = await harness.request(method, LEADS, json.dumps(LEAD), Origin=origin)
@@ -156,14 +158,14 @@ async def test_C27_another_origin_is_refused_and_creates_nothing(
     assert await harness.leads() == []
 
 
-async def test_C27_without_an_origin_cors_does_not_apply(harness: ServerHarness) -> None:
+async def test_C27_request_without_origin_needs_no_cors(harness: ServerHarness) -> None:
     response = await harness.post(LEAD)
     assert response.code == 201
     assert "Access-Control-Allow-Origin" not in response.headers
     assert response.headers["Vary"] == "Origin"
 
 
-async def test_behind_a_trusted_proxy_the_forwarded_scheme_is_the_requests_own(
+async def test_C25_forwarded_scheme_from_trusted_proxy_counts(
     start_harness: StartHarness,
 ) -> None:
     harness = await start_harness(trusted_proxies="127.0.0.1")
@@ -172,16 +174,16 @@ async def test_behind_a_trusted_proxy_the_forwarded_scheme_is_the_requests_own(
     assert (await harness.post(LEAD, **asked)).code == 403
 
 
-async def test_an_untrusted_peer_cannot_forward_a_scheme(harness: ServerHarness) -> None:
+async def test_C25_forwarded_scheme_from_untrusted_peer_is_ignored(harness: ServerHarness) -> None:
     asked = {"Host": "leads.box", "Origin": "https://leads.box"}
     assert (await harness.post(LEAD, X_Forwarded_Proto="https", **asked)).code == 403
 
 
-async def test_an_empty_origin_beside_an_absurd_host_is_refused_too(harness: ServerHarness) -> None:
+async def test_C27_empty_origin_with_malformed_host_is_403(harness: ServerHarness) -> None:
     assert (await harness.post(LEAD, Origin="", Host="a..b")).code == 403
 
 
-async def test_a_website_that_is_no_url_does_not_cost_the_others_theirs(
+async def test_C25_malformed_website_does_not_affect_other_buildings(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     oak = await harness.building(token="oak")

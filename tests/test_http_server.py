@@ -1,4 +1,4 @@
-"""What many connections are promised: those there is room for are served, and the others in their turn."""
+"""The connection limit of the HTTP server: connections over it wait, and are served in order."""
 
 import asyncio
 import errno
@@ -17,83 +17,85 @@ from conftest import ServerHarness, StartHarness, until
 from server_process import ROOT
 
 from handlers import http_server
-from handlers.http_server import KEPT_FREE
+from handlers.http_server import RESERVED_DESCRIPTORS
 
-ASK = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 MESSAGE = "no more connections are taken for now"
 
 
 class Client:
-    """A client that keeps its connection open."""
+    """Client with one kept-alive connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
-    async def asks(self) -> bytes:
-        """Ask for something; the answer, or nothing if the server has closed the connection."""
+    async def request(self) -> bytes:
+        """Send a request and return the answer; empty if the server has closed the connection."""
         try:
-            self._writer.write(ASK)
+            self._writer.write(REQUEST)
             return await self._reader.readuntil(b"}")
         except (OSError, asyncio.IncompleteReadError):
             return b""
 
-    async def leaves(self) -> None:
+    async def close(self) -> None:
         self._writer.close()
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
 
 @asynccontextmanager
 async def clients(url: str, count: int) -> AsyncIterator[list[Client]]:
-    """So many clients, connected one after the other."""
+    """Connect `count` clients, one after another."""
     port = int(url.rpartition(":")[2])
     found = [Client(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(count)]
     try:
         yield found
     finally:
         for client in found:
-            await client.leaves()
+            await client.close()
 
 
-def in_the_queue(url: str) -> socket.socket:
-    """A connection that the system has made, and the server has not had the time to take."""
+def queued_connection(url: str) -> socket.socket:
+    """Open a connection that waits in the system's queue, as the server has no turn to accept it."""
     return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
 
 
-def taken(harness: ServerHarness) -> int:
-    """How many connections the server has accepted and not yet seen the end of."""
+def open_connections(harness: ServerHarness) -> int:
+    """Return how many accepted connections are open."""
     return len(harness.server._http._connections)
 
 
-def told(caplog: pytest.LogCaptureFixture, reason: str) -> list[logging.LogRecord]:
-    """The lines that say that no more are taken, for this reason."""
-    told = [record for record in caplog.records if record.getMessage() == MESSAGE]
-    assert {record.__dict__["reason"] for record in told} <= {reason}
-    return told
+def warnings_of(caplog: pytest.LogCaptureFixture, reason: str) -> list[logging.LogRecord]:
+    """Return the records of the connection limit's warning; all have this reason."""
+    found = [record for record in caplog.records if record.getMessage() == MESSAGE]
+    assert {record.__dict__["reason"] for record in found} <= {reason}
+    return found
 
 
 @pytest.fixture
-def room_for_three(monkeypatch: pytest.MonkeyPatch) -> None:
+def limit_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
 
 
-async def test_one_too_many_waits_and_is_served_when_one_ends(
-    room_for_three: None, start_harness: StartHarness
+async def test_connection_over_limit_waits_until_another_closes(
+    limit_of_three: None, start_harness: StartHarness
 ) -> None:
     harness = await start_harness()
     async with clients(harness.url, 6) as [*first, fourth, fifth, sixth]:
         for client in first:
-            assert (await client.asks()).startswith(b"HTTP/1.1 200 ")
-        waiting = [asyncio.ensure_future(client.asks()) for client in (fourth, fifth, sixth)]
-        for client in first:  # those that are in go on being served
-            assert (await client.asks()).startswith(b"HTTP/1.1 200 ")
-        assert taken(harness) == 3 and not any(answer.done() for answer in waiting)
+            assert (await client.request()).startswith(b"HTTP/1.1 200 ")
+        waiting = [asyncio.ensure_future(client.request()) for client in (fourth, fifth, sixth)]
+        for client in first:  # open connections are still served
+            assert (await client.request()).startswith(b"HTTP/1.1 200 ")
+        assert open_connections(harness) == 3 and not any(answer.done() for answer in waiting)
         for client, answer in zip(first, waiting, strict=True):
-            await client.leaves()
-            assert (await answer).startswith(b"HTTP/1.1 200 ")  # in the order in which they came
-            assert taken(harness) <= 3
+            await client.close()
+            assert (await answer).startswith(b"HTTP/1.1 200 ")  # in the order of their connecting
+            assert open_connections(harness) <= 3
 
 
-async def test_a_crowd_is_served_to_the_last(room_for_three: None, start_harness: StartHarness) -> None:
+async def test_every_request_of_many_connections_is_answered(
+    limit_of_three: None, start_harness: StartHarness
+) -> None:
     harness = await start_harness(rate_limit="1000/1")
 
     async def post(number: int) -> int:
@@ -104,7 +106,7 @@ async def test_a_crowd_is_served_to_the_last(room_for_three: None, start_harness
     assert sorted(found) == list(range(1, 61))
 
 
-async def test_a_lead_is_alone_until_something_comes_by_another_connection(
+async def test_has_single_client_until_another_connection_sends_a_request(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness, loop = await start_harness(), asyncio.get_running_loop()
@@ -113,42 +115,42 @@ async def test_a_lead_is_alone_until_something_comes_by_another_connection(
     async with clients(harness.url, 2) as [a, b]:
         for client, later in ((a, 0), (a, 0), (b, 0.001), (a, 0), (a, 0.001), (a, 1), (b, 1)):
             now += later
-            await client.asks()
+            await client.request()
             alone.append(harness.server._http.has_single_client)
     assert alone == [True, True, False, False, False, True, True]
 
 
-async def test_how_full_it_is_is_told_in_a_line_a_second_at_most(
-    room_for_three: None,
+async def test_connection_limit_is_logged_at_most_once_a_second(
+    limit_of_three: None,
     start_harness: StartHarness,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert http_server.LOOK_AGAIN_SECONDS == 1
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)  # a second that the test doesn't outlast
+    assert http_server.RETRY_ACCEPT_SECONDS == 1
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 10.0**9)  # longer than the test
     harness = await start_harness()
     for _ in range(5):
         async with clients(harness.url, 5) as [*first, fourth, fifth]:
             for client in first:
-                await client.asks()
-            waiting = asyncio.gather(fourth.asks(), fifth.asks())
+                await client.request()
+            waiting = asyncio.gather(fourth.request(), fifth.request())
             for client in first:
-                await client.leaves()
+                await client.close()
             await waiting
-        await until(lambda: taken(harness) == 0)
-    [line] = told(caplog, "there are as many as there is room for")
+        await until(lambda: open_connections(harness) == 0)
+    [line] = warnings_of(caplog, "there are as many as there is room for")
     assert (line.levelno, line.__dict__["connections"]) == (logging.WARNING, 3)
 
 
-async def test_a_full_house_can_be_stopped(room_for_three: None, start_harness: StartHarness) -> None:
+async def test_server_at_connection_limit_stops(limit_of_three: None, start_harness: StartHarness) -> None:
     harness = await start_harness()
     async with clients(harness.url, 5) as [*first, fourth, fifth]:
         for client in first:
-            await client.asks()
-        waiting = asyncio.gather(fourth.asks(), fifth.asks())
+            await client.request()
+        waiting = asyncio.gather(fourth.request(), fifth.request())
         url = harness.url
         await harness.server.stop()
-        assert list(await waiting) == [b"", b""]  # closed, not left hanging
+        assert list(await waiting) == [b"", b""]  # closed, not left open
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     await harness.start()
@@ -156,7 +158,7 @@ async def test_a_full_house_can_be_stopped(room_for_three: None, start_harness: 
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """This process, which the server is in, may open nothing more."""
+    """Leave this process, and so the server, no free file descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -167,73 +169,72 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_without_a_descriptor_left_it_serves_those_it_has_and_looks_again(
+async def test_without_free_descriptors_open_connections_are_served(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 0.01)
     harness = await start_harness()
     async with clients(harness.url, 1) as [served]:
-        assert await served.asks()
-        waiting = in_the_queue(harness.url)
+        assert await served.request()
+        waiting = queued_connection(harness.url)
         with no_descriptor_left():
             late = Client(*await asyncio.open_connection(sock=waiting))
-            answer = asyncio.ensure_future(late.asks())
+            answer = asyncio.ensure_future(late.request())
             await until(
-                lambda: len(told(caplog, os.strerror(errno.EMFILE))) >= 3
-            )  # each after a look of its own
-            assert (await served.asks()).startswith(b"HTTP/1.1 200 ")
-            assert taken(harness) == 1 and not answer.done()
+                lambda: len(warnings_of(caplog, os.strerror(errno.EMFILE))) >= 3
+            )  # each after a retry
+            assert (await served.request()).startswith(b"HTTP/1.1 200 ")
+            assert open_connections(harness) == 1 and not answer.done()
         assert (await answer).startswith(b"HTTP/1.1 200 ")
-        await late.leaves()
+        await late.close()
 
 
-async def test_it_does_not_ask_again_and_again_and_goes_on_as_soon_as_one_ends(
+async def test_accept_pauses_without_descriptors_until_a_connection_closes(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 10.0**9)
     harness = await start_harness()
     async with clients(harness.url, 2) as [served, leaving]:
-        assert await served.asks() and await leaving.asks()
-        waiting = in_the_queue(harness.url)
+        assert await served.request() and await leaving.request()
+        waiting = queued_connection(harness.url)
         with no_descriptor_left():
             late = Client(*await asyncio.open_connection(sock=waiting))
-            answer = asyncio.ensure_future(late.asks())
-            await until(lambda: told(caplog, os.strerror(errno.EMFILE)))
+            answer = asyncio.ensure_future(late.request())
+            await until(lambda: warnings_of(caplog, os.strerror(errno.EMFILE)))
             for _ in range(20):
-                assert await served.asks()
+                assert await served.request()
             assert not answer.done() and not harness.server._http._accepting
-            await leaving.leaves()
+            await leaving.close()
             assert (await answer).startswith(b"HTTP/1.1 200 ")
-        await late.leaves()
-    assert len(told(caplog, os.strerror(errno.EMFILE))) == 1
+        await late.close()
+    assert len(warnings_of(caplog, os.strerror(errno.EMFILE))) == 1
 
 
-async def test_a_stop_while_it_waits_for_descriptors_is_a_stop(
+async def test_server_paused_without_descriptors_stops(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(http_server, "LOOK_AGAIN_SECONDS", 10.0**9)
+    monkeypatch.setattr(http_server, "RETRY_ACCEPT_SECONDS", 10.0**9)
     harness = await start_harness()
     stopped = harness.server
-    waiting = in_the_queue(harness.url)
+    waiting = queued_connection(harness.url)
     with no_descriptor_left():
         late = Client(*await asyncio.open_connection(sock=waiting))
-        await until(lambda: told(caplog, os.strerror(errno.EMFILE)))
+        await until(lambda: warnings_of(caplog, os.strerror(errno.EMFILE)))
         await stopped.stop()
-    stopped._http._resume()  # the look that was still to come finds nothing to listen to
-    assert await late.asks() == b""
-    await late.leaves()
+    stopped._http._resume()  # the retry that was scheduled finds no listener
+    assert await late.request() == b""
+    await late.close()
     await harness.start()
     assert (await harness.request("GET", "/livez")).code == 200
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "room"), [(80, 200, 200 - KEPT_FREE), (80, 65, 1), (40, 40, 1), (90, 20_000, 10_000)]
+    ("soft", "hard", "room"),
+    [(80, 200, 200 - RESERVED_DESCRIPTORS), (80, 65, 1), (40, 40, 1), (90, 20_000, 10_000)],
 )
-def test_there_is_room_for_what_the_system_allows_and_the_rest_of_the_program_leaves(
-    soft: int, hard: int, room: int
-) -> None:
+def test_connection_limit_follows_descriptor_limit(soft: int, hard: int, room: int) -> None:
     if hard > resource.getrlimit(resource.RLIMIT_NOFILE)[1] != resource.RLIM_INFINITY:
-        pytest.skip("this machine allows no process so many")
+        pytest.skip("this machine allows a process fewer descriptors")
     done = subprocess.run(
         ["bash", "-c", f'ulimit -Sn {min(soft, hard)}; ulimit -Hn {hard}; exec "$@"', "bash", sys.executable]
         + ["-c", "from handlers.http_server import *; print(max_connections_allowed())"],

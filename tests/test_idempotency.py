@@ -1,4 +1,4 @@
-"""What an Idempotency-Key promises: a lead sent again is the same lead, whatever happened between (C20)."""
+"""Idempotency-Key: a retry returns the first answer, and creates no second lead (C20)."""
 
 import asyncio
 import json
@@ -32,12 +32,12 @@ def id_of(response: HTTPResponse) -> int:
 
 
 async def counted(harness: ServerHarness, *tables: Any) -> list[int]:
-    """How many rows these tables have."""
+    """Return how many rows each table has."""
     return await harness.server.storage.read(lambda: [table.select().count() for table in tables])
 
 
-async def calm(start_harness: StartHarness, **options: str) -> ServerHarness:
-    """A harness from which nothing leaves, so that the writer's queue holds leads alone."""
+async def start_without_deliveries(start_harness: StartHarness, **options: str) -> ServerHarness:
+    """Start a harness without destinations, so that the writer's queue holds only leads."""
     harness = await start_harness(
         **{"rate_limit": "100000/1", "smtp_url": "", "june_homes_url": "", **options}
     )
@@ -48,14 +48,14 @@ async def calm(start_harness: StartHarness, **options: str) -> ServerHarness:
 async def in_one_batch(
     harness: ServerHarness, *posts: Coroutine[Any, Any, HTTPResponse]
 ) -> list[HTTPResponse]:
-    """Have all of these wait for the writer, so that they meet in one transaction."""
+    """Send the requests while the writer waits, so that one transaction takes all of them."""
     async with held(harness):
         sent = [asyncio.ensure_future(post) for post in posts]
         await queued(harness, len(sent))
     return [await response for response in sent]
 
 
-async def test_C20_a_retry_is_answered_as_the_first_try_was_and_makes_nothing_more(
+async def test_C20_retry_gets_the_first_answer_and_creates_nothing(
     harness: ServerHarness,
 ) -> None:
     lead = {"token": "maple", "tour_request": {**RENTER, "listing_source": "june_homes"}}
@@ -69,10 +69,10 @@ async def test_C20_a_retry_is_answered_as_the_first_try_was_and_makes_nothing_mo
     assert await counted(harness, Lead, Deal, Customer, Delivery) == [1, 1, 1, 2]
     assert len(harness.mail.mails) == 1
     assert len(harness.partner.calls) == 1
-    assert await harness.lead(token="maple") == 2  # and no id was used up
+    assert await harness.lead(token="maple") == 2  # and the retry used no id
 
 
-async def test_C20_without_the_header_every_call_is_a_lead(harness: ServerHarness) -> None:
+async def test_C20_without_key_every_call_creates_a_lead(harness: ServerHarness) -> None:
     assert [id_of(await harness.post(LEAD)) for _ in range(3)] == [1, 2, 3]
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 4
     assert id_of(await harness.post(LEAD)) == 5
@@ -80,37 +80,37 @@ async def test_C20_without_the_header_every_call_is_a_lead(harness: ServerHarnes
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t "])
-async def test_C20_a_blank_key_is_none(harness: ServerHarness, blank: str) -> None:
+async def test_C20_blank_key_counts_as_none(harness: ServerHarness, blank: str) -> None:
     assert [id_of(await harness.post(LEAD, Idempotency_Key=blank)) for _ in range(2)] == [1, 2]
     assert await counted(harness, IdempotencyKey) == [0]
 
 
-async def test_C20_white_space_around_a_key_is_no_part_of_it_and_case_is(harness: ServerHarness) -> None:
+async def test_C20_key_ignores_outer_white_space_but_not_case(harness: ServerHarness) -> None:
     keys = ["Key", "  Key ", "key", "Kéy", "K y"]
     assert [id_of(await harness.post(LEAD, Idempotency_Key=key)) for key in keys] == [1, 1, 2, 3, 4]
 
 
-async def test_C20_a_key_has_255_characters_at_most(harness: ServerHarness) -> None:
+async def test_C20_key_over_255_characters_is_400(harness: ServerHarness) -> None:
     for _ in range(2):
         assert id_of(await harness.post(LEAD, Idempotency_Key="k" * 255)) == 1
-    refused = await harness.post(LEAD, Idempotency_Key="k" * 256, Origin="https://maple.test")
-    said = "Idempotency-Key is too long (maximum is 255 characters)"
-    assert (refused.code, json.loads(refused.body)) == (400, {"error": said})
-    assert refused.headers["Access-Control-Allow-Origin"] == "https://maple.test"
+    rejected = await harness.post(LEAD, Idempotency_Key="k" * 256, Origin="https://maple.test")
+    message = "Idempotency-Key is too long (maximum is 255 characters)"
+    assert (rejected.code, json.loads(rejected.body)) == (400, {"error": message})
+    assert rejected.headers["Access-Control-Allow-Origin"] == "https://maple.test"
     assert len(await harness.leads()) == 1
 
 
-def backwards(value: Any) -> Any:
-    """The same value, its keys in the other order."""
+def reversed_keys(value: Any) -> Any:
+    """Return the same value with its keys in reverse order."""
     if not isinstance(value, dict):
         return value
-    return {name: backwards(value[name]) for name in reversed(value)}
+    return {name: reversed_keys(value[name]) for name in reversed(value)}
 
 
-async def test_C20_json_written_another_way_is_the_same_body(harness: ServerHarness) -> None:
+async def test_C20_json_formatting_and_order_do_not_change_the_body(harness: ServerHarness) -> None:
     bodies = [
         json.dumps(LEAD),
-        json.dumps(backwards(LEAD)),
+        json.dumps(reversed_keys(LEAD)),
         json.dumps(LEAD, indent=4, ensure_ascii=False) + "\r\n",
         json.dumps(LEAD, separators=(",", ":")),
         "\ufeff" + json.dumps(LEAD),
@@ -120,9 +120,9 @@ async def test_C20_json_written_another_way_is_the_same_body(harness: ServerHarn
     assert [id_of(answer) for answer in answers] == [1] * len(bodies)
 
 
-async def test_C20_so_is_a_form_with_another_boundary_or_order(harness: ServerHarness) -> None:
+async def test_C20_form_boundary_and_order_do_not_change_the_body(harness: ServerHarness) -> None:
     fields = {"token": "maple", **{f"tour_request[{name}]": value for name, value in RENTER.items()}}
-    sent = [("----one", fields), ("----two", fields), ("----three", backwards(fields))]
+    sent = [("----one", fields), ("----two", fields), ("----three", reversed_keys(fields))]
     for boundary, values in sent:
         parts = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -144,27 +144,30 @@ async def test_C20_so_is_a_form_with_another_boundary_or_order(harness: ServerHa
         OTHER,
         {"token": "maple", "tour_request": {**RENTER, "requestor_name": None}},
         {**LEAD, "address_line_one": "12 Maple Street"},
-        {"address_line_one": "12 Maple Street", "tour_request": RENTER},  # the same building by other means
+        {
+            "address_line_one": "12 Maple Street",
+            "tour_request": RENTER,
+        },  # the same building, found by its address
     ],
 )
-async def test_C20_the_same_key_with_another_body_is_422_and_stores_nothing(
-    harness: ServerHarness, other: dict[str, Any]
-) -> None:
+async def test_C20_same_key_with_another_body_is_422(harness: ServerHarness, other: dict[str, Any]) -> None:
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
-    refused = await harness.post(other, Idempotency_Key=KEY, Origin="https://maple.test")
-    assert refused.code == 422
-    assert refused.headers["Content-Type"] == "application/json"
-    assert json.loads(refused.body) == {
+    rejected = await harness.post(other, Idempotency_Key=KEY, Origin="https://maple.test")
+    assert rejected.code == 422
+    assert rejected.headers["Content-Type"] == "application/json"
+    assert json.loads(rejected.body) == {
         "error": "this Idempotency-Key came with another body before; a new lead takes a new key"
     }
-    assert refused.headers["Access-Control-Allow-Origin"] == "https://maple.test"
-    assert "X-Request-Id" in refused.headers["Access-Control-Expose-Headers"]
+    assert rejected.headers["Access-Control-Allow-Origin"] == "https://maple.test"
+    assert "X-Request-Id" in rejected.headers["Access-Control-Expose-Headers"]
     assert await counted(harness, Lead, Deal, Customer, IdempotencyKey) == [1, 1, 1, 1]
-    assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1  # the first is still what the key means
+    assert (
+        id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
+    )  # the key still stands for the first lead
     assert id_of(await harness.post(other, Idempotency_Key="a new one")) == 2
 
 
-async def test_C20_twins_that_come_at_once_are_one_lead(harness: ServerHarness) -> None:
+async def test_C20_concurrent_duplicates_create_one_lead(harness: ServerHarness) -> None:
     answers = await asyncio.gather(*(harness.post(LEAD, Idempotency_Key=KEY) for _ in range(100)))
     assert {id_of(answer) for answer in answers} == {1}
     await harness.settled()
@@ -172,10 +175,10 @@ async def test_C20_twins_that_come_at_once_are_one_lead(harness: ServerHarness) 
     assert len(harness.mail.mails) == 1
 
 
-async def test_C20_twins_that_meet_in_one_transaction_are_one_lead_and_harm_nobody(
+async def test_C20_duplicates_in_one_batch_create_one_lead(
     start_harness: StartHarness,
 ) -> None:
-    harness = await calm(start_harness)
+    harness = await start_without_deliveries(start_harness)
     keys: list[dict[str, str]] = [{"Idempotency_Key": key} if key else {} for key in ("a", "b", "", "a", "b")]
     answers = await in_one_batch(harness, *(harness.post(LEAD, **keys[n % 5]) for n in range(20)))
     found = [id_of(answer) for answer in answers]
@@ -184,10 +187,10 @@ async def test_C20_twins_that_meet_in_one_transaction_are_one_lead_and_harm_nobo
     assert await counted(harness, Lead, Deal, IdempotencyKey) == [6, 6, 2]
 
 
-async def test_C20_of_twins_in_one_transaction_with_different_bodies_one_is_taken(
+async def test_C20_same_key_in_one_batch_takes_only_one_body(
     start_harness: StartHarness,
 ) -> None:
-    harness = await calm(start_harness)
+    harness = await start_without_deliveries(start_harness)
     leads = [{**LEAD, "tour_request": {**RENTER, "message": f"body {n}"}} for n in range(10)]
     answers = await in_one_batch(harness, *(harness.post(lead, Idempotency_Key=KEY) for lead in leads))
     codes = [answer.code for answer in answers]
@@ -198,7 +201,7 @@ async def test_C20_of_twins_in_one_transaction_with_different_bodies_one_is_take
     assert id_of(await harness.post(leads[taken], Idempotency_Key=KEY)) == stored["id"]
 
 
-async def test_C20_a_key_belongs_to_its_building(harness: ServerHarness) -> None:
+async def test_C20_key_is_scoped_to_its_building(harness: ServerHarness) -> None:
     await harness.building(token="oak", name="The Oak")
     at_oak = {**LEAD, "token": "oak"}
     for _ in range(2):
@@ -206,32 +209,30 @@ async def test_C20_a_key_belongs_to_its_building(harness: ServerHarness) -> None
         assert id_of(await harness.post(at_oak, Idempotency_Key=KEY)) == 2
 
 
-async def test_C20_and_without_a_building_to_where_it_came_from(start_harness: StartHarness) -> None:
-    harness = await calm(start_harness, trusted_proxies="127.0.0.0/8")
+async def test_C20_key_without_building_is_scoped_to_its_source(start_harness: StartHarness) -> None:
+    harness = await start_without_deliveries(start_harness, trusted_proxies="127.0.0.0/8")
     nowhere = {"tour_request": RENTER}
     for expected, source in ((1, "203.0.113.1"), (2, "203.0.113.2"), (1, "203.0.113.1"), (3, "2001:db8::1")):
         assert id_of(await harness.post(nowhere, Idempotency_Key=KEY, X_Forwarded_For=source)) == expected
-    # A building's page may be open on a phone that changes its network: there the source says nothing.
+    # A phone may change its network while it shows a building's page, so its source does not count.
     for source in ("203.0.113.1", "203.0.113.2"):
         assert id_of(await harness.post(LEAD, Idempotency_Key=KEY, X_Forwarded_For=source)) == 4
 
 
-async def test_C20_a_key_is_kept_for_24_hours_and_then_forgotten(
-    harness: ServerHarness, clock: SteppedClock
-) -> None:
+async def test_C20_key_expires_after_24_hours(harness: ServerHarness, clock: SteppedClock) -> None:
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
     clock.step(24 * HOUR - 1)
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
     assert (await harness.post(OTHER, Idempotency_Key=KEY)).code == 422
-    clock.step(1)  # a retry has not prolonged it
+    clock.step(1)  # a retry does not extend it
     assert id_of(await harness.post(OTHER, Idempotency_Key=KEY)) == 2
     assert (await harness.post(LEAD, Idempotency_Key=KEY)).code == 422
     clock.step(24 * HOUR)
     assert id_of(await harness.post(LEAD, Idempotency_Key="another")) == 3
-    assert await counted(harness, IdempotencyKey) == [1]  # the row of the other is gone
+    assert await counted(harness, IdempotencyKey) == [1]  # the expired row is deleted
 
 
-async def test_C20_a_key_outlives_a_restart(harness: ServerHarness) -> None:
+async def test_C20_key_survives_a_restart(harness: ServerHarness) -> None:
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
     await harness.restart(rate_limit="100000/1")
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
@@ -239,21 +240,21 @@ async def test_C20_a_key_outlives_a_restart(harness: ServerHarness) -> None:
 
 
 @pytest.mark.parametrize(
-    "refused",
+    "rejected",
     [
         {"token": "maple", "tour_request": {"requestor_email": "jane"}},
         {"token": "maple", "tour_request": {**RENTER, "slot": "tomorrow"}},
         {"token": "maple"},
     ],
 )
-async def test_C20_a_first_try_that_was_refused_keeps_nothing(
-    harness: ServerHarness, refused: dict[str, Any]
+async def test_C20_rejected_first_request_keeps_no_key(
+    harness: ServerHarness, rejected: dict[str, Any]
 ) -> None:
-    assert (await harness.post(refused, Idempotency_Key=KEY)).code == 400
+    assert (await harness.post(rejected, Idempotency_Key=KEY)).code == 400
     assert id_of(await harness.post(LEAD, Idempotency_Key=KEY)) == 1
 
 
-async def test_C20_C32_a_first_try_that_the_server_failed_keeps_nothing(harness: ServerHarness) -> None:
+async def test_C20_C32_failed_first_request_keeps_no_key(harness: ServerHarness) -> None:
     lead = {"token": "maple", "tour_request": {**RENTER, "message": "m" * 10_000}}
     await submit_and_wait(harness.server.storage, _leave_pages, 0)
     assert (await harness.post(lead, Idempotency_Key=KEY)).code == 503
@@ -268,13 +269,13 @@ async def test_C20_C32_a_first_try_that_the_server_failed_keeps_nothing(harness:
 
 
 def _leave_pages(spare: Sequence[int]) -> list[None]:
-    # SQLite's own limit stands in for the disk's end.
+    # SQLite's page limit stands in for a full disk.
     (now,) = database.execute_sql("PRAGMA page_count").fetchone()
     database.execute_sql(f"PRAGMA max_page_count = {now + spare[0]}")
     return [None for _ in spare]
 
 
-async def test_C20_of_twins_in_one_transaction_of_which_the_first_fails_the_next_is_taken(
+async def test_C20_after_a_failed_duplicate_the_next_is_stored(
     start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = intake._lead_row
@@ -282,13 +283,13 @@ async def test_C20_of_twins_in_one_transaction_of_which_the_first_fails_the_next
 
     def failing_once(submission: intake.Submission, *rest: Any) -> dict[str, Any]:
         row = real(submission, *rest)
-        # It fails in the set that all make, and again by itself.
+        # The row fails in the batch, and again when the writer retries it alone.
         if submission.request_id in failed or not failed:
             failed.append(submission.request_id)
             return {**row, "property_type": None}  # NOT NULL fails
         return row
 
-    harness = await calm(start_harness)
+    harness = await start_without_deliveries(start_harness)
     monkeypatch.setattr(intake, "_lead_row", failing_once)
     answers = await in_one_batch(harness, *(harness.post(LEAD, Idempotency_Key=KEY) for _ in range(3)))
     assert sorted(answer.code for answer in answers) == [201, 201, 500]
@@ -297,23 +298,23 @@ async def test_C20_of_twins_in_one_transaction_of_which_the_first_fails_the_next
 
 
 @pytest.mark.parametrize("depth", [100, 300, 1_000])
-async def test_C7_C20_a_deeply_nested_body_with_a_key_is_taken(harness: ServerHarness, depth: int) -> None:
+async def test_C7_C20_deeply_nested_body_with_key_is_accepted(harness: ServerHarness, depth: int) -> None:
     nested = json.dumps(LEAD)[:-1] + ', "extra": ' + "[" * depth + "]" * depth + "}"
     for _ in range(2):
         assert id_of(await harness.request("POST", LEADS, nested, Idempotency_Key=KEY)) == 1
     assert (await harness.post(OTHER, Idempotency_Key=KEY)).code == 422
 
 
-async def test_C7_C20_or_refused_as_it_is_without_one(harness: ServerHarness) -> None:
+async def test_C7_C20_too_deeply_nested_body_is_400_with_key_too(harness: ServerHarness) -> None:
     nested = json.dumps(LEAD)[:-1] + ', "extra": ' + "[" * 5_000 + "]" * 5_000 + "}"
-    refused = await harness.request("POST", LEADS, nested, Idempotency_Key=KEY)
-    assert (refused.code, refused.body) == (400, (await harness.request("POST", LEADS, nested)).body)
+    rejected = await harness.request("POST", LEADS, nested, Idempotency_Key=KEY)
+    assert (rejected.code, rejected.body) == (400, (await harness.request("POST", LEADS, nested)).body)
 
 
-async def test_C20_of_a_key_nothing_is_kept_but_digests(
+async def test_C20_only_digests_of_a_key_are_stored(
     harness: ServerHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key = "jane-key@renter.test"  # some make a key of what they know of the renter
+    key = "jane-key@renter.test"  # some clients make a key from the renter's data
     assert id_of(await harness.post(LEAD, Idempotency_Key=key)) == 1
     assert (await harness.post(OTHER, Idempotency_Key=key)).code == 422
     rows: list[Any] = await harness.server.storage.read(lambda: list(IdempotencyKey.select().dicts()))
@@ -321,7 +322,7 @@ async def test_C20_of_a_key_nothing_is_kept_but_digests(
     digests = [row.pop("digest"), row.pop("body")]
     assert [len(digest) for digest in digests] == [32, 32]
     assert row == {"lead": 1, "created_at": harness.clock.now()}
-    # By another process: to close the database's file in this one would drop its locks.
+    # In another process: closing the database's file in this one would drop SQLite's locks.
     files = [str(file) for file in harness.data_dir.iterdir() if file.is_file()]
     stored = subprocess.run(["cat", *files], capture_output=True, check=True).stdout
     assert b"jane@renter.test" in stored
@@ -329,14 +330,14 @@ async def test_C20_of_a_key_nothing_is_kept_but_digests(
     assert key not in caplog.text
 
 
-async def test_C1_C20_both_routes_share_the_keys(harness: ServerHarness) -> None:
+async def test_C1_C20_both_paths_share_keys(harness: ServerHarness) -> None:
     for path in (LEADS, "/api/v1/tour_requests", "/api/v1/tour_requests/"):
         assert id_of(await harness.post(LEAD, path, Idempotency_Key=KEY)) == 1
     assert (await harness.post(OTHER, "/api/v1/tour_requests", Idempotency_Key=KEY)).code == 422
 
 
-async def test_C20_C28_a_retry_counts_against_the_rate_limit(start_harness: StartHarness) -> None:
-    harness = await calm(start_harness, rate_limit="3/60")
+async def test_C20_C28_retry_counts_against_the_rate_limit(start_harness: StartHarness) -> None:
+    harness = await start_without_deliveries(start_harness, rate_limit="3/60")
     sent = [(LEAD, 201, "2"), (LEAD, 201, "1"), (OTHER, 422, "0"), (LEAD, 429, "0")]
     for lead, status, remaining in sent:
         answer = await harness.post(lead, Idempotency_Key=KEY)

@@ -1,4 +1,4 @@
-"""The log: one line a request with its id, and nothing of a renter's, in either format."""
+"""The log, in both formats: one line a request with its id, and no data of a renter."""
 
 import io
 import json
@@ -10,27 +10,35 @@ import pytest
 from conftest import LEADS, ServerHarness, StartHarness
 
 from handlers import log
+from handlers.access_log import AccessLog
 
 SECRETS = ("jane", "renter.test", "5550104477", "maple", "Hello", "127.0.0.1", "news")
 
 
 @pytest.fixture(params=["text", "json"])
-def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def log_stream(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What a server that is started after this fixture writes to its log."""
     stream = io.StringIO()
     root, ours = logging.getLogger(), logging.getLogger("leads")
     handlers, levels = root.handlers[:], (root.level, ours.level)
-    monkeypatch.setattr("handlers.log._handler", None)
-    root.handlers.clear()  # or they would be closed
-    log.configure(request.param, stream)
+    root.handlers.clear()  # or `configure` would close them
+    handler = log.configure(request.param, stream)
+    monkeypatch.setattr("server.AccessLog", lambda: AccessLog(handler))
     yield stream
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
 
 
-async def test_no_renters_data_and_no_token_is_ever_in_it(
-    harness: ServerHarness, written: io.StringIO
-) -> None:
+@pytest.fixture
+def written(log_stream: io.StringIO, harness: ServerHarness) -> io.StringIO:
+    """The log of the harness's server, without the lines of its start."""
+    log_stream.seek(0)
+    log_stream.truncate()
+    return log_stream
+
+
+async def test_log_has_no_renter_data_and_no_token(written: io.StringIO, harness: ServerHarness) -> None:
     jane = {"requestor_email": "jane@renter.test", "requestor_phone": "5550104477", "requestor_name": "jane"}
     harness.mail.replies = ["554 jane@renter.test is not wanted"]
     await harness.lead(token="maple", message="Hello", listing_source="june_homes", **jane)
@@ -49,13 +57,13 @@ async def test_no_renters_data_and_no_token_is_ever_in_it(
         assert secret not in text, secret
 
 
-async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
-    harness: ServerHarness, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+async def test_unexpected_error_is_logged_with_place_but_no_message(
+    written: io.StringIO, harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise ValueError("jane@renter.test")
 
-    monkeypatch.setattr("handlers.api.leads.decode_body", stumble)
+    monkeypatch.setattr("handlers.api.leads.decode_body", fail)
     response = await harness.post({})
     line = next(line for line in written.getvalue().splitlines() if "ValueError" in line)
     assert response.headers["X-Request-Id"] in line
@@ -63,8 +71,8 @@ async def test_an_unforeseen_error_is_logged_with_its_place_but_not_its_words(
     assert "jane" not in written.getvalue()
 
 
-async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
-    harness: ServerHarness, written: io.StringIO
+async def test_access_log_has_one_line_with_the_request_id(
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     response = await harness.post({"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}})
     lines = [line for line in written.getvalue().splitlines() if response.headers["X-Request-Id"] in line]
@@ -76,35 +84,35 @@ async def test_a_request_is_one_line_with_the_id_it_was_answered_with(
         assert f"route={LEADS} lead=1 status=201" in lines[0]
 
 
-@pytest.mark.parametrize("there_is_one", [True, False])
-async def test_a_log_that_cannot_be_written_disturbs_no_answer(
-    harness: ServerHarness, written: io.StringIO, there_is_one: bool
+@pytest.mark.parametrize("has_stream", [True, False])
+async def test_failed_log_write_affects_no_answer(
+    written: io.StringIO, harness: ServerHarness, has_stream: bool
 ) -> None:
     written.close()
-    if not there_is_one:  # as after 2>&-
-        setattr(log._handler, "stream", None)
+    if not has_stream:  # as after 2>&-
+        setattr(logging.getLogger().handlers[0], "stream", None)
     assert await two_leads(harness) == [b"201", b"201"]
 
 
-async def test_what_fails_after_an_answer_brings_no_second_one(
+async def test_error_after_the_answer_sends_no_second_answer(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise ValueError
 
-    monkeypatch.setattr("handlers.api.handler.log_answer", stumble)
+    monkeypatch.setattr("handlers.access_log.AccessLog.write", fail)
     assert await two_leads(harness) == [b"201", b"201"]
 
 
 async def two_leads(harness: ServerHarness) -> list[bytes]:
-    """The status of each answer to two leads that come by one connection."""
+    """Send two leads by one connection, and return the status of each answer."""
     body = b'{"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}'
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (LEADS.encode(), len(body))
     answers = await harness.raw(head + b"\r\n" + body + head + b"Connection: close\r\n\r\n" + body)
     return re.findall(rb"HTTP/1.1 ([0-9]+)", answers)
 
 
-async def test_it_says_why_a_request_was_refused(harness: ServerHarness, written: io.StringIO) -> None:
+async def test_access_log_gives_the_reason_of_a_refusal(written: io.StringIO, harness: ServerHarness) -> None:
     await harness.post({"tour_request": {"requestor_email": "jane@renter.test", "slot": "soon"}})
     await harness.post({}, Origin="https://unknown.test")
     text = written.getvalue()
@@ -112,16 +120,16 @@ async def test_it_says_why_a_request_was_refused(harness: ServerHarness, written
     assert "origin https://unknown.test is not registered for any building" in text
 
 
-async def test_a_lead_that_nobody_is_told_of_is_a_warning(
-    harness: ServerHarness, written: io.StringIO
-) -> None:
+async def test_unassigned_lead_is_logged_as_warning(written: io.StringIO, harness: ServerHarness) -> None:
     await harness.lead(token="mapel")
     (line,) = [line for line in written.getvalue().splitlines() if "WARNING" in line]
     assert "nobody is told of a lead" in line
     assert "no building matched" in line
 
 
-async def test_it_says_why_a_destination_is_down(harness: ServerHarness, written: io.StringIO) -> None:
+async def test_log_gives_the_reason_of_a_failed_delivery(
+    written: io.StringIO, harness: ServerHarness
+) -> None:
     await harness.mail.stop()
     await harness.lead(token="maple")
     await harness.settled()
@@ -129,15 +137,15 @@ async def test_it_says_why_a_destination_is_down(harness: ServerHarness, written
     assert "failed at connecting" in line
 
 
-async def test_a_server_without_a_mail_server_says_at_its_start_that_mail_waits(
-    start_harness: StartHarness, written: io.StringIO
+async def test_start_without_mail_server_logs_that_mail_waits(
+    log_stream: io.StringIO, start_harness: StartHarness
 ) -> None:
     await start_harness(smtp_url="")
-    assert "LEADS_SMTP_URL is not set" in written.getvalue()
+    assert "LEADS_SMTP_URL is not set" in log_stream.getvalue()
 
 
-async def test_of_others_records_only_the_fixed_words_are_written(
-    harness: ServerHarness, written: io.StringIO
+async def test_records_of_other_libraries_are_logged_without_arguments(
+    written: io.StringIO, harness: ServerHarness
 ) -> None:
     logging.getLogger("elsewhere").error("seen %s", "jane@renter.test\nat home")
     logging.getLogger("elsewhere").error("first line\njane@renter.test")

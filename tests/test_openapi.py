@@ -1,4 +1,4 @@
-"""The API's description: valid by the standard, made of the schema that validates, and true."""
+"""The OpenAPI document: valid, made from the validating schema, and true of the server's answers."""
 
 import json
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from handlers.api.openapi import document
 from handlers.api.validation import SCHEMA, TOUR_REQUEST
 
 SPEC = document()
-# Not whether all that fits the schema is accepted: no schema says what an e-mail address is, or that a number
-# is taken as its text.
+# Without the check that valid data is accepted: the schema can't say what an e-mail address is, or that a
+# number is taken as its text.
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -28,11 +28,11 @@ CHECKS = [
 ]
 
 
-def test_it_is_valid_openapi() -> None:
+def test_document_is_valid_openapi() -> None:
     validate(SPEC)
 
 
-def test_each_field_of_the_schema_is_in_it_with_its_limit_and_what_it_is() -> None:
+def test_document_has_every_field_with_limit_and_description() -> None:
     lead = SPEC["components"]["schemas"]["Lead"]
     assert lead["properties"].keys() == SCHEMA.keys()
     inner = lead["properties"]["tour_request"]["properties"]
@@ -43,13 +43,13 @@ def test_each_field_of_the_schema_is_in_it_with_its_limit_and_what_it_is() -> No
     assert "tour_request[requestor_email]" in form and "token" in form
 
 
-async def test_a_server_has_its_own(harness: ServerHarness) -> None:
+async def test_server_publishes_document_with_its_own_url(harness: ServerHarness) -> None:
     response = await harness.request("GET", "/openapi.json")
     assert response.code == 200 and response.headers["Content-Type"] == "application/json"
     assert json.loads(response.body) == document(harness.url)
 
 
-def test_a_command_prints_it() -> None:
+def test_command_prints_document() -> None:
     done = run("openapi", public_url="https://leads.example.com")
     assert json.loads(done.stdout) == document("https://leads.example.com")
 
@@ -62,9 +62,7 @@ def server() -> Iterator[Program]:
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 @pytest.mark.parametrize("path", [PATH, OLDER_PATH])
-def test_whatever_it_allows_or_not_is_answered_as_it_says(
-    server: Program, path: str, mode: GenerationMode
-) -> None:
+def test_server_answers_as_documented(server: Program, path: str, mode: GenerationMode) -> None:
     operation = schemathesis.openapi.from_dict(document(server.url))[path]["POST"]
 
     @given(operation.as_strategy(generation_mode=mode))

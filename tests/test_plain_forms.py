@@ -1,4 +1,4 @@
-"""A form without JavaScript: the browser gets a page, or is led on; programs get JSON as ever."""
+"""Form navigations without JavaScript: a page or a redirect for browsers, JSON for programs (C27a)."""
 
 import json
 from urllib.parse import urlencode
@@ -24,7 +24,7 @@ async def send(harness: ServerHarness, headers: dict[str, str] | None = None, **
     )
 
 
-async def test_a_browser_gets_a_thank_you_page(harness: ServerHarness) -> None:
+async def test_C27a_form_navigation_gets_a_thank_you_page(harness: ServerHarness) -> None:
     response = await send(harness)
     assert response.code == 201 and response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert b"<h1>Thank you!</h1>" in response.body and b'href="https://maple.test"' in response.body
@@ -32,7 +32,7 @@ async def test_a_browser_gets_a_thank_you_page(harness: ServerHarness) -> None:
     assert (await harness.stored(1))["requestor_email"] == "jane@renter.test"
 
 
-async def test_it_is_thanked_in_its_own_language(harness: ServerHarness) -> None:
+async def test_C27a_thank_you_page_is_in_the_browsers_language(harness: ServerHarness) -> None:
     response = await send(harness, {"Accept_Language": "ca;q=0.9, es-MX, en"})
     assert "<h1>¡Gracias!</h1>" in response.body.decode() and b'lang="es"' in response.body
 
@@ -45,7 +45,7 @@ async def test_it_is_thanked_in_its_own_language(harness: ServerHarness) -> None
         {"Accept": BROWSER, "Content_Type": "application/json"},
     ],
 )
-async def test_whoever_does_not_ask_for_a_page_gets_json(
+async def test_C27a_client_that_does_not_prefer_html_gets_json(
     harness: ServerHarness, headers: dict[str, str]
 ) -> None:
     response = await send(harness, headers)
@@ -56,7 +56,7 @@ async def test_whoever_does_not_ask_for_a_page_gets_json(
 @pytest.mark.parametrize(
     "url", ["https://maple.test/thanks?x=1", "https://MAPLE.test:443/", " https://maple.test/a "]
 )
-async def test_it_is_led_on_to_a_page_of_its_own_website(harness: ServerHarness, url: str) -> None:
+async def test_C27a_return_to_on_own_origin_is_redirected_to(harness: ServerHarness, url: str) -> None:
     response = await send(harness, return_to=url)
     assert (response.code, response.headers["Location"]) == (303, url.strip())
 
@@ -75,14 +75,14 @@ async def test_it_is_led_on_to_a_page_of_its_own_website(harness: ServerHarness,
         "",
     ],
 )
-async def test_it_is_never_led_elsewhere(harness: ServerHarness, url: str) -> None:
+async def test_C27a_return_to_on_another_origin_is_ignored(harness: ServerHarness, url: str) -> None:
     response = await send(harness, return_to=url)
     assert (
         response.code == 201 and "Location" not in response.headers and "Set-Cookie" not in response.headers
     )
 
 
-async def test_a_program_that_names_html_unasked_gets_json(harness: ServerHarness) -> None:
+async def test_C27a_program_that_accepts_html_gets_json(harness: ServerHarness) -> None:
     response = await harness.request(
         "POST",
         "/api/v1/website_leads",
@@ -101,7 +101,7 @@ async def test_a_program_that_names_html_unasked_gets_json(harness: ServerHarnes
         ({}, {"tour_request[listing_source]": "<script>"}, 400, "&lt;script&gt;"),
     ],
 )
-async def test_a_refusal_is_a_page_too(
+async def test_C27a_error_of_a_form_navigation_is_a_page(
     harness: ServerHarness, headers: dict[str, str], fields: dict[str, str], status: int, words: str
 ) -> None:
     response = await send(harness, headers, **fields)

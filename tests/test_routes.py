@@ -1,4 +1,4 @@
-"""The routes: where leads go, what else is answered, and what every answer carries."""
+"""Routes: paths, methods, and the headers that every answer has (C1-C4, C31)."""
 
 import asyncio
 import json
@@ -13,14 +13,16 @@ EXACT_LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter
 
 
 @pytest.mark.parametrize("path", [LEADS, LEADS + "/", "/api/v1/tour_requests", "/api/v1/tour_requests/"])
-async def test_C1_both_paths_take_leads_with_and_without_a_slash(harness: ServerHarness, path: str) -> None:
+async def test_C1_both_paths_take_leads_with_trailing_slash_or_without(
+    harness: ServerHarness, path: str
+) -> None:
     response = await harness.post(EXACT_LEAD, path)
     assert (response.code, response.body) == (201, b'{"id": 1}')
     assert (await harness.stored(1))["building_id"] == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
-async def test_C2_any_other_method_is_405_with_allow(harness: ServerHarness, method: str) -> None:
+async def test_C2_other_method_is_405_with_allow(harness: ServerHarness, method: str) -> None:
     response = await harness.request(method, LEADS)
     assert response.code == 405
     assert response.headers["Allow"] == "POST, OPTIONS"
@@ -33,14 +35,14 @@ async def test_C2_any_other_method_is_405_with_allow(harness: ServerHarness, met
     ["/api", "/api/", "/api/v1/leads", LEADS + "/1", "/api/v2/website_leads", "/api/v1/website_leads.json"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-async def test_C2_an_unknown_path_is_404_in_json(harness: ServerHarness, path: str, method: str) -> None:
+async def test_C2_unknown_path_is_404_in_json(harness: ServerHarness, path: str, method: str) -> None:
     response = await harness.request(method, path)
     assert response.code == 404
     assert response.headers["Content-Type"] == "application/json"
     assert list(json.loads(response.body)) == ["error"]
 
 
-async def test_C2_nothing_under_api_gives_a_stored_lead_back(harness: ServerHarness) -> None:
+async def test_C2_no_api_route_returns_a_stored_lead(harness: ServerHarness) -> None:
     await harness.post(EXACT_LEAD)
     for path in (LEADS, LEADS + "/1", "/api/v1/leads/1", "/api/v1/customers/1", "/api/v1/buildings/1"):
         response = await harness.request("GET", path)
@@ -48,18 +50,18 @@ async def test_C2_nothing_under_api_gives_a_stored_lead_back(harness: ServerHarn
         assert b"renter.test" not in response.body
 
 
-async def test_plain_options_says_what_is_allowed(harness: ServerHarness) -> None:
+async def test_C2_options_without_origin_lists_allowed_methods(harness: ServerHarness) -> None:
     response = await harness.request("OPTIONS", LEADS)
     assert (response.code, response.headers["Allow"], response.body) == (204, "POST, OPTIONS", b"")
 
 
-async def test_C3_no_key_is_needed_and_none_helps(harness: ServerHarness) -> None:
+async def test_C3_authorization_header_is_ignored(harness: ServerHarness) -> None:
     response = await harness.post({"tour_request": EXACT_LEAD["tour_request"]}, Authorization="Bearer maple")
     assert response.code == 201
     assert (await harness.stored(1))["building_id"] is None
 
 
-async def test_C4_success_is_201_with_exactly_the_id(harness: ServerHarness) -> None:
+async def test_C4_success_is_201_with_only_the_id(harness: ServerHarness) -> None:
     for expected in (1, 2, 3):
         response = await harness.post(EXACT_LEAD)
         assert (response.code, response.reason) == (201, "Created")
@@ -67,7 +69,7 @@ async def test_C4_success_is_201_with_exactly_the_id(harness: ServerHarness) -> 
         assert response.body == f'{{"id": {expected}}}'.encode()
 
 
-async def test_C4_an_id_is_never_used_twice(harness: ServerHarness) -> None:
+async def test_C4_lead_id_is_never_reused(harness: ServerHarness) -> None:
     from models.deal import Deal
     from models.lead import Lead
     from models.outbox.delivery import Delivery, DeliveryAttempt
@@ -94,7 +96,7 @@ async def test_C4_an_id_is_never_used_twice(harness: ServerHarness) -> None:
         ("GET", "/api/none", None),
     ],
 )
-async def test_C31_every_answer_carries_the_limits_and_a_request_id(
+async def test_C31_every_answer_has_rate_limit_and_request_id_headers(
     harness: ServerHarness, method: str, path: str, body: str | None
 ) -> None:
     headers = (await harness.request(method, path, body)).headers
@@ -105,24 +107,24 @@ async def test_C31_every_answer_carries_the_limits_and_a_request_id(
     assert headers["Vary"] == "Origin"
 
 
-async def test_the_server_does_not_name_its_software(harness: ServerHarness) -> None:
+async def test_answers_have_no_server_header(harness: ServerHarness) -> None:
     for path in (LEADS, "/nothing", "/livez"):
         assert "Server" not in (await harness.request("GET", path)).headers
 
 
-async def test_health_checks_answer(harness: ServerHarness) -> None:
+async def test_health_checks_return_200(harness: ServerHarness) -> None:
     for path in ("/livez", "/readyz"):
         assert (await harness.request("GET", path)).code == 200
 
 
-async def test_outside_api_nothing_is_there_and_it_says_so_in_json(harness: ServerHarness) -> None:
+async def test_unknown_path_outside_api_is_404_in_json(harness: ServerHarness) -> None:
     response = await harness.request("GET", "/")
     assert response.code == 404
     assert "/api/v1/website_leads" in json.loads(response.body)["error"]
 
 
 @pytest.mark.parametrize("length", ["abc", "+5", "-5", "9" * 5_000, "99999999999999999999"])
-async def test_an_absurd_content_length_is_refused_in_json(harness: ServerHarness, length: str) -> None:
+async def test_C2_malformed_content_length_is_refused_in_json(harness: ServerHarness, length: str) -> None:
     answer = await harness.raw(
         f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
     )
@@ -131,7 +133,7 @@ async def test_an_absurd_content_length_is_refused_in_json(harness: ServerHarnes
     assert list(json.loads(body)) == ["error"]
 
 
-async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waited_for_in_vain() -> None:
+async def test_readiness_check_is_cached_shared_and_times_out() -> None:
     clock, asked, gate = SteppedClock(), [], asyncio.Event()
 
     async def write() -> None:
@@ -139,7 +141,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await gate.wait()
 
     readiness = health.Readiness(write, clock)
-    health_patience, health.LINGER_SECONDS = health.LINGER_SECONDS, 0.01
+    timeout, health.CHECK_TIMEOUT_SECONDS = health.CHECK_TIMEOUT_SECONDS, 0.01
     try:
         answers = await asyncio.gather(readiness.failure(), readiness.failure())
         clock.step(5)
@@ -149,7 +151,7 @@ async def test_readiness_is_asked_once_a_second_and_once_at_a_time_and_not_waite
         await asyncio.sleep(0)
         assert await readiness.failure() is None
     finally:
-        health.LINGER_SECONDS = health_patience
+        health.CHECK_TIMEOUT_SECONDS = timeout
     for step, expected in ((0.9, 2), (0.2, 3), (0.5, 3)):
         clock.step(step)
         assert await readiness.failure() is None

@@ -1,4 +1,4 @@
-"""The tour's slot and the campaign's data: what is read from the text that was sent."""
+"""The fields `slot` and `utm_data`: what is stored for each text (C10, C12)."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from handlers.api.validation import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
-RECEIPT = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, "maple.test")
+METADATA = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, "maple.test")
 
 
 def read(**fields: Any) -> Any:
-    return read_submission({"tour_request": {"requestor_email": "a@b.test", **fields}}, RECEIPT)
+    return read_submission({"tour_request": {"requestor_email": "a@b.test", **fields}}, METADATA)
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def read(**fields: Any) -> Any:
         ("2026-11-01T01:30", "2026-11-01T05:30:00.000000Z"),
     ],
 )
-async def test_C10_a_slot_is_stored_as_utc(harness: ServerHarness, slot: str, utc: str) -> None:
+async def test_C10_slot_is_stored_in_utc(harness: ServerHarness, slot: str, utc: str) -> None:
     await harness.building(token="ny", time_zone="America/New_York")
     await harness.lead(token="ny", slot=slot)
     lead = await harness.stored(1)
     assert (lead["slot"], lead["sent"]["slot"]) == (utc, slot)
 
 
-async def test_C10_without_a_building_a_slot_without_an_offset_is_utc(harness: ServerHarness) -> None:
+async def test_C10_slot_without_offset_and_building_is_utc(harness: ServerHarness) -> None:
     await harness.lead(slot="2026-12-01T10:00")
     assert (await harness.stored(1))["slot"] == "2026-12-01T10:00:00.000000Z"
 
@@ -72,7 +72,7 @@ async def test_C10_without_a_building_a_slot_without_an_offset_is_utc(harness: S
         "2026-12-01T10:00:61Z",
     ],
 )
-async def test_C10_an_unparseable_slot_is_refused(harness: ServerHarness, slot: str) -> None:
+async def test_C10_unparseable_slot_is_400(harness: ServerHarness, slot: str) -> None:
     response = await harness.post({"tour_request": {"requestor_email": "a@b.test", "slot": slot}})
     assert (response.code, response.body) == (400, b'{"error": "invalid date: slot"}')
     assert await harness.leads() == []
@@ -83,16 +83,16 @@ years = {"min_value": datetime(2, 1, 1), "max_value": datetime(9998, 12, 31)}
 
 
 @given(st.datetimes(**years, timezones=offsets))  # type: ignore[arg-type]  # its stub wants None
-def test_C10_any_instant_written_with_an_offset_is_that_instant(instant: datetime) -> None:
+def test_C10_slot_with_offset_is_that_instant(instant: datetime) -> None:
     assert read(slot=instant.isoformat()).slot == instant
 
 
 @given(st.text(max_size=40) | st.text("0123456789-:TZ+. W", max_size=30))
-def test_C10_any_text_is_a_slot_or_an_invalid_date(text: str) -> None:
+def test_C10_any_text_is_a_slot_or_invalid_date(text: str) -> None:
     try:
         slot = read(slot=text).slot
-    except BadRequest as refusal:
-        assert refusal.message == "invalid date: slot"
+    except BadRequest as error:
+        assert error.message == "invalid date: slot"
     else:
         assert slot is None or 1 < slot.year < 9999 or slot.tzinfo is not None
 
@@ -123,14 +123,14 @@ printable = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, 
 
 
 @given(st.dictionaries(printable, printable, min_size=1, max_size=8))
-def test_C12_what_a_browser_encodes_is_decoded(pairs: dict[str, str]) -> None:
+def test_C12_browser_encoding_is_decoded(pairs: dict[str, str]) -> None:
     encoded = urlencode(pairs)
     if len(encoded) <= 1_000:
         assert read(utm_data="?" + encoded).utm_data == pairs
 
 
 @given(st.text(max_size=200))
-def test_C12_any_text_gives_an_object_of_clean_texts_or_nothing(text: str) -> None:
+def test_C12_any_text_becomes_an_object_of_clean_texts_or_null(text: str) -> None:
     utm = read(utm_data=text.encode(errors="replace").decode()).utm_data
     if utm is not None:
         assert json.loads(json.dumps(utm)) == utm

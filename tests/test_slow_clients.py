@@ -1,4 +1,4 @@
-"""Slow, silent and early-leaving clients: they are closed, and delay nobody."""
+"""Slow, silent and early-leaving clients: the server closes them, and they delay no other client."""
 
 import asyncio
 import json
@@ -15,20 +15,20 @@ HEAD = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The 15 seconds made short; that they are 15 is asserted below."""
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client timeout of 0.2 seconds."""
     monkeypatch.setattr(server, "SLOW_CLIENT_SECONDS", 0.2)
 
 
-def test_a_client_has_15_seconds() -> None:
+def test_client_timeout_is_15_seconds() -> None:
     assert server.SLOW_CLIENT_SECONDS == 15
 
 
 @pytest.mark.parametrize(
     "start", ["", "POST", HEAD, HEAD + "Content-Length: 10\r\n\r\n", HEAD + "Content-Length: 10\r\n\r\n{"]
 )
-async def test_a_client_that_stops_half_way_is_closed(
-    impatient: None, start_harness: StartHarness, start: str
+async def test_client_that_stops_mid_request_is_closed(
+    short_timeout: None, start_harness: StartHarness, start: str
 ) -> None:
     harness = await start_harness()
     assert await harness.raw(start.encode()) == b""
@@ -36,9 +36,7 @@ async def test_a_client_that_stops_half_way_is_closed(
     assert (await harness.request("GET", "/livez")).code == 200
 
 
-async def test_a_client_that_drips_its_body_is_closed_all_the_same(
-    impatient: None, start_harness: StartHarness
-) -> None:
+async def test_client_that_drips_its_body_is_closed(short_timeout: None, start_harness: StartHarness) -> None:
     harness = await start_harness()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(f"{HEAD}Content-Length: 60000\r\n\r\n".encode())
@@ -50,7 +48,7 @@ async def test_a_client_that_drips_its_body_is_closed_all_the_same(
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_silent_clients_do_not_delay_the_others(harness: ServerHarness) -> None:
+async def test_silent_clients_do_not_delay_others(harness: ServerHarness) -> None:
     port = int(harness.url.rpartition(":")[2])
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
     for number, (_, writer) in enumerate(silent):
@@ -63,8 +61,8 @@ async def test_silent_clients_do_not_delay_the_others(harness: ServerHarness) ->
 
 
 @pytest.mark.parametrize("size", [65_537, 1_000_000, 1_048_577, 50_000_000])
-async def test_C16_a_client_that_sends_too_much_reads_its_413(harness: ServerHarness, size: int) -> None:
-    """Read while sending, as browsers and curl do."""
+async def test_C16_client_that_sends_too_much_can_read_413(harness: ServerHarness, size: int) -> None:
+    """The client reads while it sends, as browsers and curl do."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(
         f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n".encode() + b" " * min(size, 1_000_000)
@@ -76,7 +74,7 @@ async def test_C16_a_client_that_sends_too_much_reads_its_413(harness: ServerHar
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_C16_so_does_one_that_sends_it_in_chunks(harness: ServerHarness) -> None:
+async def test_C16_client_that_sends_too_many_chunks_can_read_413(harness: ServerHarness) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     writer.write(
         f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"fffff\r\n" + b" " * 0xFFFFF + b"\r\n"
@@ -89,7 +87,7 @@ async def test_C16_so_does_one_that_sends_it_in_chunks(harness: ServerHarness) -
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
-async def test_a_refusal_leaves_the_connection_usable(harness: ServerHarness) -> None:
+async def test_connection_stays_usable_after_an_error(harness: ServerHarness) -> None:
     good = json.dumps({"token": "maple", "tour_request": {"requestor_email": "a@b.test"}})
     bad = "{" * 100
     requests = [
@@ -102,7 +100,7 @@ async def test_a_refusal_leaves_the_connection_usable(harness: ServerHarness) ->
     assert re.findall(rb"HTTP/1\.1 (\d+) ", answers) == [b"404", b"413", b"403", b"201"]
 
 
-async def test_a_slow_reader_reads_what_a_quick_one_does(harness: ServerHarness) -> None:
+async def test_slow_reader_gets_the_same_bytes_as_a_fast_one(harness: ServerHarness) -> None:
     ask, last = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n", b"Connection: close\r\n"
     answer = await harness.raw(ask + last + b"\r\n")
     more = 8_000_000 // len(answer)
@@ -124,17 +122,19 @@ async def _chunks(loop: asyncio.AbstractEventLoop, client: socket.socket) -> Asy
         yield chunk
 
 
-async def test_a_client_that_reads_no_answers_is_closed(impatient: None, start_harness: StartHarness) -> None:
+async def test_client_that_reads_no_answers_is_closed(
+    short_timeout: None, start_harness: StartHarness
+) -> None:
     harness = await start_harness(rate_limit="1000000/1")
     port = int(harness.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port)) as greedy:
-        greedy.setblocking(False)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setblocking(False)
         sent = (HEAD + "Content-Length: 2\r\n\r\n{}").encode() * 100
 
-        async def pour() -> None:
+        async def send_forever() -> None:
             while True:
-                await asyncio.get_running_loop().sock_sendall(greedy, sent)
+                await asyncio.get_running_loop().sock_sendall(client, sent)
 
-        with pytest.raises(OSError):  # by the server, once it can write no more
-            await pour()
+        with pytest.raises(OSError):  # the server closes, once it can write no more
+            await send_forever()
     assert (await harness.request("GET", "/livez")).code == 200

@@ -1,4 +1,4 @@
-"""Owns the decoding of bodies: JSON or an HTML form in, one dict out."""
+"""Decoding of bodies: JSON or an HTML form to one dict."""
 
 import json
 import re
@@ -15,9 +15,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def decode_body(content_type: str, body: bytes) -> dict[str, Any]:
-    """The body as a dict, by its declared type: a form, or else JSON (C5).
+    """Return the body as a dict. It is a form if it is declared as one, else JSON (C5).
 
-    A root that is not an object is {}. Raises BadRequest for what can't be decoded (C7).
+    A root that is not an object becomes {}. Raises BadRequest if the body can't be decoded (C7).
     """
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
@@ -33,7 +33,7 @@ def _decode_json(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
         if isinstance(document, dict) and _has_float(document):
-            # A number is taken as its text, and 1.10 has another text than the float 1.1.
+            # A number is taken as its text (C8), and the text of the float 1.10 would be 1.1.
             document = json.loads(body, parse_float=str, parse_int=str)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"malformed JSON at {_place(body, error)}") from None
@@ -51,9 +51,9 @@ def _has_float(document: dict[str, Any]) -> bool:
 def _place(body: bytes, error: orjson.JSONDecodeError) -> str:
     try:
         body.decode()
-    except UnicodeDecodeError as fault:
-        line = body.count(b"\n", 0, fault.start) + 1
-        return f"byte {fault.start + 1}, in line {line}: it is not UTF-8 there"
+    except UnicodeDecodeError as not_utf8:
+        line = body.count(b"\n", 0, not_utf8.start) + 1
+        return f"byte {not_utf8.start + 1}, in line {line}: it is not UTF-8 there"
     return f"line {error.lineno}, column {error.colno}"
 
 
@@ -66,17 +66,18 @@ def _decode_form(content_type: str, body: bytes) -> dict[str, Any]:
         raise BadRequest(f"malformed {content_type.partition(';')[0]} body") from None
     document: dict[str, Any] = {}
     for name in files:
-        _put(document, name, [])  # a file is no string
+        _put(document, name, [])  # a file is not a string (C8)
     for name, values in arguments.items():
         try:
             _put(document, name, values[-1].decode())
-        except UnicodeDecodeError as fault:
-            raise BadRequest(f"malformed form: a value is not UTF-8 at its byte {fault.start + 1}") from None
+        except UnicodeDecodeError as error:
+            raise BadRequest(f"malformed form: a value is not UTF-8 at its byte {error.start + 1}") from None
     return document
 
 
 def _put(document: dict[str, Any], name: str, value: Any) -> None:
-    # tour_request[slot]=… is {"tour_request": {"slot": …}}; anything deeper, or a list, is no string.
+    # tour_request[slot]=… becomes {"tour_request": {"slot": …}}. Deeper nesting and lists become a list,
+    # which is not a string (C8).
     match = NAME.fullmatch(name)
     if match is None:
         return

@@ -1,4 +1,4 @@
-"""Owns the CORS allowlist: which web pages may call the API."""
+"""The CORS allowlist: the origins of the web pages that may call the API (C25)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,12 +7,12 @@ from models.clock import Clock
 from models.origin import origin_of
 
 NS = 1_000_000_000
-TRUST_FOR_NS = 300 * NS  # how long an origin that was registered is taken to be so still (C25)
-DOUBT_FOR_NS = 1 * NS  # how long one that wasn't is taken not to be, so that a new building works at once
+ALLOWED_TTL_NS = 300 * NS  # how long a registered origin stays allowed without another read (C25)
+UNKNOWN_TTL_NS = 1 * NS  # how long an unknown origin stays refused: a new building works within a second
 
 
 class Allowlist:
-    """The registered origins, in memory, read again when they are old or when an unknown one asks."""
+    """The registered origins, in memory. They are read again when they are old, or an origin is unknown."""
 
     def __init__(
         self,
@@ -27,25 +27,31 @@ class Allowlist:
         self._read_at_ns: int | None = None
         self._reading = asyncio.Lock()
 
-    def knows(self, origin: str, addressed_to: str | None) -> bool:
-        """True if the page's origin is allowed, by what is in memory; `addressed_to`: the request's own."""
-        return origin == (self._own_origin or addressed_to) or (
-            origin in self._origins and self._age_ns() <= TRUST_FOR_NS
+    def knows(self, origin: str, requested: str | None) -> bool:
+        """Return True if memory has the page's origin as an allowed one.
+
+        requested: the origin that the request was addressed to. It is allowed while no public URL is set.
+        """
+        return origin == (self._own_origin or requested) or (
+            origin in self._origins and self._age_ns() <= ALLOWED_TTL_NS
         )
 
-    async def allows(self, origin: str, addressed_to: str | None) -> bool:
-        """True if the page's origin is allowed; reads the buildings again if memory doesn't know."""
-        if self.knows(origin, addressed_to):
+    async def allows(self, origin: str, requested: str | None) -> bool:
+        """Return True if the page's origin is allowed; read the origins again if memory lacks it.
+
+        Raises StorageError.
+        """
+        if self.knows(origin, requested):
             return True
-        async with self._reading:  # whoever comes meanwhile waits for this answer, and doesn't ask again
-            if self._age_ns() > DOUBT_FOR_NS:
+        async with self._reading:  # concurrent requests share one read
+            if self._age_ns() > UNKNOWN_TTL_NS:
                 read_at_ns = self._clock.monotonic_ns()
                 self._origins = await self._read_origins()
                 self._read_at_ns = read_at_ns
         return origin in self._origins
 
     def forget(self) -> None:
-        """Read the buildings again when the next page asks: they were changed through this server."""
+        """Drop the origins in memory, as this server has changed a building."""
         self._read_at_ns = None
         self._origins = frozenset()
 

@@ -1,42 +1,45 @@
-"""Owns the API's description as OpenAPI 3.1, made from the Cerberus schema that validates."""
+"""The OpenAPI 3.1 document, made from the Cerberus schema that validates leads."""
 
 from typing import Any
 
-from handlers.api.handler import EXPOSED, MAX_BODY_BYTES, THROTTLED
-from handlers.api.leads import LONGEST_KEY, OLDER_PATH, PATH
+from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
+from handlers.api.leads import MAX_KEY_LENGTH, OLDER_PATH, PATH
 from handlers.api.validation import SCHEMA
 from models.version import VERSION
 
 Json = dict[str, Any]
 
 _HEADERS: dict[str, Json] = {
-    "X-Request-Id": {"description": "Of this request, in the server's log as well.", "type": "string"},
-    "RateLimit-Limit": {"description": "How many requests an address may send.", "type": "integer"},
-    "RateLimit-Remaining": {"description": "How many of them are left.", "type": "integer"},
-    "RateLimit-Reset": {"description": "In how many seconds all of them are there again.", "type": "integer"},
-    "Retry-After": {"description": "After so many seconds it may work.", "type": "integer"},
+    "X-Request-Id": {"description": "The request's id, which the server's log has too.", "type": "string"},
+    "RateLimit-Limit": {
+        "description": "Capacity of the source address's bucket, in requests.",
+        "type": "integer",
+    },
+    "RateLimit-Remaining": {"description": "Requests left in the bucket.", "type": "integer"},
+    "RateLimit-Reset": {"description": "Seconds until the bucket is full.", "type": "integer"},
+    "Retry-After": {"description": "Seconds to wait before a retry.", "type": "integer"},
 }
 _ANSWERS = {
-    400: "Something in the body can't be used; the message says what. Nothing was stored.",
-    403: "A page of an origin that is no registered website of a building. Nothing was stored.",
+    400: "The body can't be used; the message says why. Nothing was stored.",
+    403: "The page's origin is not a registered website of any building. Nothing was stored.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
-    422: "This Idempotency-Key came with another body before.",
-    429: "Too many requests from this address; wait for the seconds in Retry-After.",
-    500: "The server failed. It has logged why, under the request's id.",
-    503: "The server can't store leads now. Nothing was stored, unless the message says that it may have "
-    "been; try again after Retry-After.",
+    422: "This Idempotency-Key was used with another body before.",
+    429: "Too many requests from this address. Wait for the seconds in Retry-After.",
+    500: "The server failed. Its log has the details under the request's id.",
+    503: "The server can't store leads now. Nothing was stored, unless the message says that the lead may "
+    "be. Retry after the seconds in Retry-After.",
 }
 
 
 def document(url: str = "/") -> Json:
-    """The whole description, ready for JSON. url: where the server is."""
+    """Return the OpenAPI document, ready for JSON. url: of the server."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Website Leads API",
             "version": VERSION,
-            "description": "Takes the leads of buildings' websites. There is no API key: the building's "
-            "token in the body says whose lead it is. Nothing that was sent is ever returned.",
+            "description": "Accepts leads from buildings' websites. There is no API key: the token in the "
+            "body assigns a lead to its building. The API never returns stored data.",
         },
         "servers": [{"url": url}],
         "paths": {
@@ -65,15 +68,15 @@ def _operation(name: str) -> Json:
     return {
         "operationId": name,
         "summary": "Send a lead",
-        "description": "Answered with 201 once the lead is on the disk. Each call makes a new lead, unless "
-        "an Idempotency-Key says that it is one sent before.",
+        "description": "The answer is 201 once the lead is on disk. Each call creates a new lead, unless its "
+        "Idempotency-Key was used before.",
         "parameters": [
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "One for each filled form: for 24 hours the same key with the same body is "
-                "answered with the first lead's id.",
-                "schema": {"type": "string", "maxLength": LONGEST_KEY},
+                "description": "A new key for each submitted form. For 24 hours the same key with the same "
+                "body returns the first lead's id.",
+                "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH},
             }
         ],
         "requestBody": {
@@ -85,9 +88,9 @@ def _operation(name: str) -> Json:
             },
         },
         "responses": {
-            "201": _with_page(_answer("The lead is on the disk; its e-mail is on its way.", "Stored")),
+            "201": _with_page(_answer("The lead is on disk, and its e-mail is queued.", "Stored")),
             "303": {
-                "description": "The same, of a form that a browser navigates by: on to its return_to.",
+                "description": "The same for a form navigation: a redirect to its return_to.",
                 "headers": {"Location": {"required": True, "schema": {"type": "string"}}},
                 "content": {"text/html": {}},
             },
@@ -116,7 +119,7 @@ def _answer(description: str, schema: str) -> Json:
 
 
 def _with_page(answer: Json) -> Json:
-    # A browser that navigates by a form, with an Origin and an Accept of text/html, gets one for the renter.
+    # A form navigation, which has an Origin and accepts text/html, gets a page for the renter.
     return {**answer, "content": {**answer["content"], "text/html": {}}}
 
 
@@ -133,7 +136,7 @@ def _object(schema: Json) -> Json:
     made: Json = {
         "type": "object",
         "properties": {name: _field(rules) for name, rules in schema.items()},
-        "description": "What is not named here is ignored.",
+        "description": "Unknown fields are ignored.",
     }
     if required := [name for name, rules in schema.items() if rules.get("required")]:
         made["required"] = required
@@ -143,7 +146,7 @@ def _object(schema: Json) -> Json:
 def _field(rules: Json) -> Json:
     if rules["type"] == "dict":
         return _object(rules["schema"])
-    # A number or a boolean is taken as its text, and what is blank counts as not sent.
+    # A number or a boolean is taken as its text, and a blank value counts as not sent (C8).
     types = (
         ["string", "number", "boolean"] if "required" in rules else ["string", "number", "boolean", "null"]
     )

@@ -1,4 +1,4 @@
-"""Owns what a browser is answered that has sent a plain form, without JavaScript: a page for the renter."""
+"""The page that answers a form navigation: a form that a browser sent without JavaScript (C27a)."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ from tornado.template import Loader
 from handlers.api.body import FORM_TYPES
 from models.origin import origin_of
 
-# It holds nothing that runs, and nothing from elsewhere.
+# The page has no script, and loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 
-_URL = re.compile("[!-~]+")  # as it stands in a header: anything else is to be percent-encoded
+_URL = re.compile("[!-~]+")  # as a header holds it: any other character must be percent-encoded
 _TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("answer.html")
 _WORDS = {
     "en": {
@@ -30,8 +30,9 @@ _WORDS = {
 
 
 def wants_page(content_type: str, accept: str, origin: str | None) -> bool:
-    """True of a form that a browser navigates by. Whoever doesn't name text/html gets JSON, and so does
-    whoever is no browser: some programs name it unasked, but none has an origin.
+    """Return True for a form navigation: a form's media type, text/html but not JSON accepted, an origin.
+
+    Some programs accept text/html by default, but they send no origin.
     """
     is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
     ranges = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
@@ -39,8 +40,9 @@ def wants_page(content_type: str, accept: str, origin: str | None) -> bool:
 
 
 def render(status: int, body: Any, accept_language: str, origin: str | None) -> bytes:
-    """The page for this answer, in the first of the browser's languages that there is. origin: to go back
-    to.
+    """Return the page for an answer, in the first of the browser's languages that there is; else in English.
+
+    origin: the website that the thank-you page links to.
     """
     preferred = [part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(",")]
     language = next((code for code in preferred if code in _WORDS), "en")
@@ -53,8 +55,11 @@ def render(status: int, body: Any, accept_language: str, origin: str | None) -> 
     return page
 
 
-def leads_on(return_to: object, origin: str | None) -> str | None:
-    """Where the browser is to go on: a URL on the page's own origin, which is a registered one; or None."""
+def redirect_url(return_to: object, origin: str | None) -> str | None:
+    """Return the URL to redirect to; None if `return_to` is no URL on the page's own origin.
+
+    The page's origin is a registered one, or the request would have been refused.
+    """
     if not isinstance(return_to, str) or origin is None or not _URL.fullmatch(return_to.strip()):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Owns the rate limit: a token bucket for each source address, with the time passed in."""
+"""The rate limit: a token bucket for each source address (C28), and the source address itself (C30)."""
 
 import functools
 import ipaddress
@@ -16,19 +16,21 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class RateLimitResult:
-    """What the bucket says of one request. Times are whole seconds, rounded up."""
+    """State of a bucket after one request. Times are whole seconds, rounded up."""
 
     allowed: bool
-    limit: int
-    remaining: int  # requests that could come at once now
-    reset: int  # until the bucket is full again
-    retry_after: int  # until one more request gets through; 0 if one would now
+    limit: int  # the bucket's capacity
+    remaining: int  # tokens in the bucket
+    reset: int  # until the bucket is full
+    retry_after: int  # until the bucket has a token; 0 if it has one
 
 
 class RateLimiter:
-    """The buckets. One is a single number, the instant at which it will be full again: each request moves
-    that instant one interval on, and it must not lie further away than a whole bucket takes to fill.
-    A bucket that is full is the same as none, so none is kept.
+    """Token buckets by source address, with the time passed in.
+
+    A bucket is one number: the instant at which it will be full. Each token taken moves that instant on by
+    one interval. A bucket is empty when the instant is as far away as filling a whole bucket takes. Full
+    buckets are not kept.
     """
 
     def __init__(
@@ -43,10 +45,13 @@ class RateLimiter:
         self._full_at: dict[bytes, int] = {}
 
     def take(self, address: Address, now_ns: int, tokens: int = 1) -> RateLimitResult:
-        """Take tokens for a request from this address, if they are there; 0 only looks, -1 gives one back."""
+        """Take tokens from an address's bucket if it has them. 0 takes none; -1 returns one.
+
+        An IPv6 address shares the bucket of its /64 (C28). now_ns: monotonic time.
+        """
         key, rate = _key(address), self._rate_of(address)
-        interval = rate.seconds * NS // rate.requests  # until one more token
-        window = interval * rate.requests  # until an empty bucket is full
+        interval = rate.seconds * NS // rate.requests  # in which one token is added
+        window = interval * rate.requests  # in which an empty bucket fills
         before = max(self._full_at.get(key, now_ns), now_ns)
         after = max(before + tokens * interval, now_ns)
         allowed = after - now_ns <= window
@@ -68,12 +73,12 @@ class RateLimiter:
             self._full_at.pop(key, None)
             return
         if len(self._full_at) >= self._max_buckets and key not in self._full_at:
-            self._forget(now_ns)
+            self._evict(now_ns)
         self._full_at[key] = full_at
 
-    def _forget(self, now_ns: int) -> None:
-        # The full ones first, which costs nobody anything; then those nearest to full, never the emptiest:
-        # an address that is over its limit must not get out of it by a crowd of others.
+    def _evict(self, now_ns: int) -> None:
+        # Full buckets first, which changes no result. Then the fullest half: if the emptiest were evicted, an
+        # address over its limit could free itself by sending from many others.
         self._full_at = {key: at for key, at in self._full_at.items() if at > now_ns}
         if len(self._full_at) > self._max_buckets // 2:
             by_emptiness = sorted(self._full_at.items(), key=itemgetter(1))
@@ -84,7 +89,7 @@ class RateLimiter:
         self._full_at.clear()
 
     def __len__(self) -> int:
-        """How many buckets are kept."""
+        """Return how many buckets are kept."""
         return len(self._full_at)
 
     def _rate_of(self, address: Address) -> Rate:
@@ -95,9 +100,10 @@ class RateLimiter:
 
 
 def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequence[Network]) -> Address:
-    """Where a request comes from (C30): the peer, or what trusted proxies say of it.
+    """Return the address that a request comes from (C30).
 
-    `X-Forwarded-For` is read from the right, for as long as the one who wrote an entry is trusted.
+    It is the peer, unless that is a trusted proxy. `X-Forwarded-For` is read from the right, as long as the
+    writer of an entry is a trusted proxy. An unreadable peer is 0.0.0.0.
     """
     source = _peer_address(peer)
     if forwarded_for is None:
@@ -113,11 +119,11 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
 
 
 def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
-    """True if the peer is a trusted proxy."""
+    """Return True if the peer is a trusted proxy."""
     return bool(trusted_proxies) and _is_in(_peer_address(peer), trusted_proxies)
 
 
-@functools.lru_cache(1_024)  # most requests come by a connection that others came by, or from a proxy
+@functools.lru_cache(1_024)  # most requests share their peer with an earlier one
 def _peer_address(peer: str) -> Address:
     return _parse(peer) or ipaddress.IPv4Address(0)
 
@@ -142,7 +148,7 @@ def _parse(text: str) -> Address | None:
 
 
 def _key(address: Address) -> bytes:
-    # A /64 is what one household or phone is given, so it counts as one (C28).
+    # Providers give a household or a phone a whole /64 (C28).
     return address.packed if address.version == 4 else address.packed[:8]
 
 

@@ -66,7 +66,7 @@ class SandboxHandler(Handler):
             raise ApiError(
                 404, f"after {seconds:g} s there are {present} {name.replace('_', ' ')}, not {count}"
             )
-        self.answer(200, {name: found, "era": self.environment.request_log.generation})
+        self.write_json(200, {name: found, "era": self.environment.request_log.generation})
 
 
 def is_local_name(host: str) -> bool:

@@ -49,7 +49,7 @@ class IndexHandler(SandboxHandler):
     async def get(self) -> None:
         environment = self.environment
         buildings = await environment.context.storage.read(list_buildings, environment.clock.now())
-        self.answer(
+        self.write_json(
             200,
             {
                 "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
@@ -97,7 +97,7 @@ class RequestDetailHandler(SandboxHandler):
         if request.lead_id is not None:
             stored = await self.environment.context.storage.read(show_lead, request.lead_id)
         outgoing = {kind: request_log.outgoing(kind, request.lead_id or NO_LEAD) for kind in OUTGOING}
-        self.answer(200, {**request.as_dict(), "stored": stored, **outgoing})
+        self.write_json(200, {**request.as_dict(), "stored": stored, **outgoing})
 
 
 class StoredLeadsHandler(SandboxHandler):
@@ -150,7 +150,7 @@ class BuildingsHandler(SandboxHandler):
 
     async def get(self) -> None:
         read, now = self.environment.context.storage.read, self.environment.clock.now()
-        self.answer(200, {"buildings": await read(list_buildings, now)})
+        self.write_json(200, {"buildings": await read(list_buildings, now)})
 
     async def post(self) -> None:
         fields = self.json_body()
@@ -160,7 +160,7 @@ class BuildingsHandler(SandboxHandler):
             building = await self.environment.register(fields)
         except ActionError as error:
             raise BadRequest(str(error)) from None
-        self.answer(201, building)
+        self.write_json(201, building)
 
 
 class FaultsHandler(SandboxHandler):
@@ -170,7 +170,7 @@ class FaultsHandler(SandboxHandler):
     """
 
     def get(self) -> None:
-        self.answer(200, {"faults": self.environment.faults.as_dicts()})
+        self.write_json(200, {"faults": self.environment.faults.as_dicts()})
 
     def post(self) -> None:
         fields = self.json_body()
@@ -184,7 +184,7 @@ class FaultsHandler(SandboxHandler):
                 self.environment.faults.add(fields)
         except InvalidFault as error:
             raise BadRequest(str(error)) from None
-        self.answer(201, {"faults": self.environment.faults.as_dicts()})
+        self.write_json(201, {"faults": self.environment.faults.as_dicts()})
 
     def delete(self) -> None:
         self.environment.faults.clear()
@@ -195,7 +195,7 @@ class ClockHandler(SandboxHandler):
     """GET: the clock's time. POST: {"freeze": true}, {"freeze": false} or {"advance": seconds}."""
 
     def get(self) -> None:
-        self.answer(200, _clock_as_dict(self.environment))
+        self.write_json(200, _clock_as_dict(self.environment))
 
     def post(self) -> None:
         fields = self.json_body()
@@ -217,7 +217,7 @@ class ResetHandler(SandboxHandler):
 
     async def post(self) -> None:
         await self.environment.reset()
-        self.answer(200, {"reset": True})
+        self.write_json(200, {"reset": True})
 
 
 def _clock_as_dict(environment: SandboxEnvironment) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
+from handlers.api.admission import MAX_BODY_BYTES, THROTTLED
 from handlers.api.body import decode_body
-from handlers.api.handler import MAX_BODY_BYTES, THROTTLED, ApiContext, ApiHandler
-from handlers.api.leads import Leads
+from handlers.api.context import ApiContext
+from handlers.api.handler import ApiHandler
+from handlers.api.leads import LeadsHandler
 from handlers.api.validation import read_submission
 from handlers.errors import ApiError, InternalError, Unavailable
 from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_building_and_reason
@@ -103,7 +105,7 @@ class RecordedHandler(ApiHandler):
         else:
             self._send_half(status, content)
         recorded = self._recorded
-        recorded.status, recorded.answer, recorded.answer_headers = status, content, self._answer_headers
+        recorded.status, recorded.answer, recorded.answer_headers = status, content, self.response_headers
         recorded.ms = 1e3 * self.seconds
         self._finish_recording()
 
@@ -114,34 +116,34 @@ class RecordedHandler(ApiHandler):
             self._recorder.on_finished(self._recorded)
 
     def _send_half(self, status: int, content: bytes) -> None:
-        headers = HTTPHeaders({**self._answer_headers, "Content-Length": str(len(content))})
+        headers = HTTPHeaders({**self.response_headers, "Content-Length": str(len(content))})
         start_line = ResponseStartLine("HTTP/1.1", status, HTTPStatus(status).phrase)
         sent = self._connection.write_headers(start_line, headers, content[: len(content) // 2])
         sent.add_done_callback(lambda done: self._connection.stream.close())
         self.api.in_flight.discard(self)
 
 
-class RecordedLeadsHandler(RecordedHandler, Leads):
+class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
     """Leads handler that records requests, injects faults, and does dry runs.
 
     A fault comes from the client's Prefer header, else from the sandbox's faults.
     """
 
-    def respond(self) -> None:
+    def post(self) -> None:
         preferences = parse_preferences(self.headers.get("Prefer", ""))
         fault = _preferred_fault(preferences) or self._recorder.faults.next_fault(API)
         if fault is not None:
             self._recorded.fault = fault.what
-            self._answer_headers["Preference-Applied"] = fault.what
+            self.response_headers["Preference-Applied"] = fault.what
             if fault.status is not None:
                 raise _error_for(fault, self.request_id)
             self._response_fault = fault
         if DRY_RUN in preferences:
             self._dry_run()
         else:
-            super().respond()
+            super().post()
 
-    def answer_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
+    def write_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
         """Record the lead's id before its mail can arrive, then respond."""
         lead = result.value
         if isinstance(lead, Recorded):
@@ -149,23 +151,23 @@ class RecordedLeadsHandler(RecordedHandler, Leads):
             self._recorded.replayed = lead.replayed
             if not lead.replayed:
                 self._recorder.request_log.add_lead(self.request_id, lead.lead_id)
-        super().answer_stored(result)
+        super().write_stored(result)
 
     def _dry_run(self) -> None:
         self._recorded.fault = DRY_RUN
-        self._answer_headers["Preference-Applied"] = DRY_RUN
+        self.response_headers["Preference-Applied"] = DRY_RUN
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
-        submission = read_submission(document, self._receipt(document))
+        submission = read_submission(document, self.metadata(document))
         reading = asyncio.ensure_future(self._recorder.storage.read(preview_lead, submission))
-        reading.add_done_callback(lambda done: self.conclude(lambda: self._answer_preview(done)))
+        reading.add_done_callback(lambda done: self.run(self._write_preview, done))
 
-    def _answer_preview(self, reading: "asyncio.Future[dict[str, Any]]") -> None:
+    def _write_preview(self, reading: "asyncio.Future[dict[str, Any]]") -> None:
         try:
             preview = self._recorded.preview = reading.result()
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
         diagnosis = diagnose(self._recorded, Facts(preview["building"], preview["nobody_told_because"]))
-        self.answer(200, {"dry_run": True, "would_store": preview, "diagnosis": diagnosis})
+        self.write_json(200, {"dry_run": True, "would_store": preview, "diagnosis": diagnosis})
 
 
 def parse_preferences(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from handlers.api.body import FORM_TYPES
-from handlers.api.page import leads_on
+from handlers.api.page import redirect_url
 from handlers.api.validation import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import DRY_RUN, RecordedRequest
 from models.lead import LISTING_SOURCES
@@ -224,7 +224,7 @@ def listing_source_in_another_case(request: DecodedRequest) -> Messages:
 @rule
 def return_to_elsewhere(request: DecodedRequest) -> Messages:
     origin, url = request.recorded.header("Origin"), request.document.get("return_to")
-    if url and request.recorded.status == 201 and leads_on(url, origin) is None:
+    if url and request.recorded.status == 201 and redirect_url(url, origin) is None:
         allowed = (
             f"the page's own origin, {origin}"
             if origin

@@ -19,7 +19,7 @@ from mutants import put_in  # noqa: E402
 
 import models.outbox.claims  # noqa: E402
 import models.storage.sqlite.wal  # noqa: E402
-from handlers.api.leads import Leads  # noqa: E402
+from handlers.api.leads import LeadsHandler  # noqa: E402
 from models.clock import Clock  # noqa: E402
 
 CLOCK = "clock"  # a file in the folder: by how many seconds the time of day is set on, or back
@@ -48,14 +48,14 @@ def follow(folder: Path) -> None:
 
 def watch_answers(disk: Disk) -> None:
     """Put each 201 on the record before a byte of it leaves."""
-    answer = Leads.answer
+    write_json = LeadsHandler.write_json
 
-    def watched(self: Leads, status: int, body: object) -> None:
+    def watched(self: LeadsHandler, status: int, body: object) -> None:
         if status == 201 and isinstance(body, dict):
             disk.note("answered", body["id"])
-        answer(self, status, body)
+        write_json(self, status, body)
 
-    setattr(Leads, "answer", watched)
+    setattr(LeadsHandler, "write_json", watched)
 
 
 if __name__ == "__main__":

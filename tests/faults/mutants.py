@@ -186,7 +186,7 @@ def accepts_as_tornado_does(patch: Patch) -> None:
     def add_sockets(self: Any, sockets: Any) -> None:
         self._loop = asyncio.get_running_loop()
         tornado.tcpserver.TCPServer.add_sockets(self, sockets)
-        self._close_late_ones()
+        self._close_timed_out()
 
     patch.setattr(server, "add_sockets", add_sockets)
     patch.setattr(server, "on_close", tornado.httpserver.HTTPServer.on_close)
@@ -212,12 +212,12 @@ def writes_headers_as_they_come(patch: Patch) -> None:
 
 @mutant
 def forgets_everyone_when_there_are_many(patch: Patch) -> None:
-    patch.setattr(RateLimiter, "_forget", lambda self, now_ns: self._full_at.clear())
+    patch.setattr(RateLimiter, "_evict", lambda self, now_ns: self._full_at.clear())
 
 
 @mutant
 def forgets_nobody(patch: Patch) -> None:
-    patch.setattr(RateLimiter, "_forget", lambda self, now_ns: None)
+    patch.setattr(RateLimiter, "_evict", lambda self, now_ns: None)
 
 
 @mutant

@@ -1,0 +1,156 @@
+"""Admission to the API: what is decided by a request's headers, before its body is read."""
+
+import re
+import sys
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import RequestStartLine
+
+from handlers.api.context import ApiContext
+from handlers.api.rate_limit import Address, RateLimitResult, is_proxy, source_address
+from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
+from models.origin import is_origin, origin_of
+from models.storage import StorageError
+
+MAX_BODY_BYTES = 64 * 1024
+# A body up to this size is read to its end and thrown away before the error is sent. Closing the connection
+# while the client still sends would reset it, and the client might never read the 413.
+MAX_DRAINED_BYTES = 1024 * 1024
+
+THROTTLED = {"message": "throttled", "human_message": "Too many requests. Please try again later."}
+EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
+DIGITS = re.compile("[0-9]+")
+HOST = re.compile(r"[\w.:\[\]%~!$&'()*+;=-]+", re.ASCII)
+
+
+class Admission:
+    """Decision on one request: rate limit, then CORS origin, then framing, path and method.
+
+    Each check raises ApiError. The headers that every answer carries (rate limit, CORS) are put into
+    `response_headers` on the way.
+    """
+
+    __slots__ = (
+        "_api",
+        "_headers",
+        "_origin",
+        "_peer",
+        "_protocol",
+        "_response_headers",
+        "_start_line",
+        "is_drainable",
+        "is_preflight",
+        "origin_allowed",
+        "source",
+    )
+    source: Address  # where the request comes from (C30)
+
+    def __init__(
+        self,
+        api: ApiContext,
+        connection: HTTP1Connection,
+        start_line: RequestStartLine,
+        headers: dict[str, str],
+        response_headers: dict[str, str],
+    ) -> None:
+        self._api = api
+        self._peer = connection.context.remote_ip  # type: ignore[attr-defined]
+        self._protocol = connection.context.protocol  # type: ignore[attr-defined]
+        self._start_line = start_line
+        self._headers = headers
+        self._response_headers = response_headers
+        self._origin = headers.get("Origin")
+        self.is_preflight = start_line.method == "OPTIONS" and self._origin is not None
+        self.origin_allowed = self._origin is None  # without an origin CORS does not apply (C27)
+        self.is_drainable = True  # the body is of a known size, and small enough to be read to its end
+
+    def check_rate_limit(self) -> None:
+        """Take a token from the source's bucket. Raises 429.
+
+        An origin in memory gets its CORS headers first, so a 429 has them too (C26).
+        """
+        # An answered preflight takes no token (C28). Over the limit the buildings are not read (C29), so an
+        # origin that memory does not know is looked up only after this.
+        self.source = source_address(
+            self._peer, self._headers.get("X-Forwarded-For"), self._api.trusted_proxies
+        )
+        origin = self._origin
+        if origin is not None and self._api.allowlist.knows(origin, self._requested_origin()):
+            self._allow(origin)
+        result = self._take(0 if self.is_preflight and self.origin_allowed else 1)
+        if not result.allowed:
+            raise ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
+
+    async def look_up_origin(self) -> None:
+        """Read the registered origins, and set the CORS headers if this one is among them (C25).
+
+        Raises 403 if it is not, and Unavailable.
+        """
+        origin = self._origin
+        assert origin is not None
+        try:
+            allowed = await self._api.allowlist.allows(origin, self._requested_origin())
+        except StorageError:
+            raise Unavailable("the server can't read its data now", 5) from None
+        if not allowed:
+            # A real origin is the name of a host. Any other text could be anything, so it is not logged.
+            quotes_client = not is_origin(origin)
+            raise ApiError(403, f"origin {origin} is not registered for any building", quotes_client)
+        self._allow(origin)
+        if self.is_preflight:
+            self._take(-1)
+
+    def check_request(self, methods: tuple[str, ...]) -> None:
+        """Check framing, size, Host, path and method. methods: those of the path; () if it is unknown.
+
+        Raises 400, 404, 405 or 413.
+        """
+        self._check_framing()
+        host = self._headers.get("Host", "localhost" if self._start_line.version == "HTTP/1.0" else "")
+        if not HOST.fullmatch(host):
+            raise BadRequest("malformed Host")
+        if self.is_preflight:
+            return
+        if not methods:
+            raise ApiError(404, "there is no such path; leads are POSTed to /api/v1/website_leads")
+        method, allowed = self._start_line.method, (*methods, "OPTIONS")
+        if method not in allowed:
+            allow = ", ".join(allowed)
+            message = f"{method} is not allowed here; allowed: {allow}"
+            raise ApiError(405, message, quotes_client=True, Allow=allow)
+
+    def _check_framing(self) -> None:
+        headers = self._headers
+        announced, coding = headers.get("Content-Length", "0"), headers.get("Transfer-Encoding")
+        self.is_drainable = False
+        if not DIGITS.fullmatch(announced):
+            raise BadRequest("malformed Content-Length")
+        if coding is not None and (coding.lower() != "chunked" or "Content-Length" in headers):
+            raise BadRequest("malformed Transfer-Encoding")
+        size = int(announced) if len(announced) <= 18 else sys.maxsize
+        self.is_drainable = size <= MAX_DRAINED_BYTES
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(MAX_BODY_BYTES)
+
+    def _take(self, tokens: int) -> RateLimitResult:
+        result = self._api.limiter.take(self.source, self._api.clock.monotonic_ns(), tokens)
+        headers = self._response_headers
+        headers["RateLimit-Limit"] = str(result.limit)
+        headers["RateLimit-Remaining"] = str(result.remaining)
+        headers["RateLimit-Reset"] = str(result.reset)
+        return result
+
+    def _allow(self, origin: str) -> None:
+        self.origin_allowed = True
+        self._response_headers["Access-Control-Allow-Origin"] = origin
+        self._response_headers["Access-Control-Expose-Headers"] = EXPOSED
+
+    def _requested_origin(self) -> str | None:
+        """Return the origin that the request was addressed to; None if its Host makes none."""
+        protocol, forwarded = self._protocol, self._headers.get("X-Forwarded-Proto")
+        if forwarded is not None and is_proxy(self._peer, self._api.trusted_proxies):
+            protocol = forwarded.rpartition(",")[2].strip().lower()
+        try:
+            return origin_of(f"{protocol}://{self._headers.get('Host', '')}")
+        except ValueError:
+            return None  # no browser sends such a Host

@@ -1,0 +1,31 @@
+"""The parts of the server that the API's handlers work with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from handlers.access_log import AccessLog
+from handlers.api.cors import Allowlist
+from handlers.api.rate_limit import RateLimiter
+from models.clock import Clock
+from models.intake import KeyReused, Recorded, Submission
+from models.settings import Network
+from models.storage import WriteResult
+
+# Called once the outcome of a lead's commit is known.
+StoredCallback = Callable[[WriteResult[Recorded | KeyReused]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """What each ApiHandler is given. in_flight: the requests that have no answer yet.
+
+    record_lead: queue a lead for the writer. Raises Overloaded.
+    """
+
+    record_lead: Callable[[Submission, StoredCallback], None]
+    limiter: RateLimiter
+    allowlist: Allowlist
+    trusted_proxies: tuple[Network, ...]
+    clock: Clock
+    in_flight: set[object]
+    access_log: AccessLog
