@@ -187,7 +187,7 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
     quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state IN ('quarantined', 'held')"
     if waiting := database.value(quarantined):
         fix = "see 'lead list --suspected', then 'lead release' the genuine ones, or 'outbox skip' them"
-        found = f"{waiting} are quarantined because they look like spam"
+        found = f"{waiting} are held as they look like spam"
         results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
     return results or [CheckResult(UNNOTIFIED, OK, f"none in the last {duration_text(RECENT)}")]
 
