@@ -32,7 +32,7 @@ FLAG = "flag_"  # prefix of a setting's name in the parsed arguments, to tell it
 
 @dataclass(frozen=True, slots=True)
 class CommandContext:
-    """What a command runs with. Its actions go through `write`, its queries through `read`."""
+    """The arguments, settings, clock and actor that a command runs with."""
 
     args: argparse.Namespace
     settings: Settings
@@ -42,7 +42,7 @@ class CommandContext:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseContext(CommandContext):
-    """The same for a command on the open database."""
+    """The same on the open database. Each action is one `storage.write`, each query one `storage.read`."""
 
     storage: BlockingStorage
 
