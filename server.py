@@ -69,10 +69,7 @@ class Server:
         make_router: MakeRouter = make_router,
         access_log: AccessLog | None = None,
     ) -> None:
-        """make_router: makes what requests come in by; the sandbox has one of its own.
-
-        access_log: None writes no line a request.
-        """
+        """make_router: returns the router; the sandbox passes its own. access_log: None logs no request."""
         self._settings = settings
         self._access_log = access_log or AccessLog()
         self._make_router = make_router
@@ -219,9 +216,9 @@ async def _started(server: Server) -> Server:
     return server
 
 
-async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
+async def _run(server: Server, stop_requested: asyncio.Event) -> int:
     """Run the server until it is told to stop, or its storage fails; return the exit status."""
-    stop, failed = (asyncio.create_task(event.wait()) for event in (told_to_stop, server.storage.failed))
+    stop, failed = (asyncio.create_task(event.wait()) for event in (stop_requested, server.storage.failed))
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     failed.cancel()
@@ -239,19 +236,19 @@ async def _run(server: Server, told_to_stop: asyncio.Event) -> int:
     return EXIT_DISK_FAILED
 
 
-def _listen_to_signals() -> asyncio.Event:
+def _install_signal_handlers() -> asyncio.Event:
     """Return an event that is set by the first stop signal; a second one ends the process at once."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop_requested = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell() -> None:
-        told.set()
+    def request_stop() -> None:
+        stop_requested.set()
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            loop.add_signal_handler(number, tell)
-    return told
+            loop.add_signal_handler(number, request_stop)
+    return stop_requested
 
 
 def serve(settings: Settings) -> int:
@@ -259,14 +256,14 @@ def serve(settings: Settings) -> int:
     access_log = AccessLog(configure(settings.log_format))
 
     async def run() -> int:
-        told_to_stop = _listen_to_signals()
+        stop_requested = _install_signal_handlers()
         try:
             server = await _started(Server(settings, access_log=access_log))
         except OutcomeUnknown:
             log.critical(DISK_FAILED, extra={"status": EXIT_DISK_FAILED})
             return EXIT_DISK_FAILED
         print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
-        return await _run(server, told_to_stop)
+        return await _run(server, stop_requested)
 
     return asyncio.run(run())
 
@@ -278,7 +275,7 @@ def _throwaway(
     logging.getLogger("leads").setLevel(logging.WARNING)  # what there is to see is at /sandbox
 
     async def run() -> int:
-        told_to_stop = _listen_to_signals()
+        stop_requested = _install_signal_handlers()
         async with sandbox_environment(settings, tell) as (environment, its_settings):
             make_its_router = partial(make_sandbox_router, environment)
             try:
@@ -290,7 +287,7 @@ def _throwaway(
                 any_free_port = replace(its_settings, port=0)
                 server = await _started(Server(any_free_port, environment.clock, make_its_router))
             print(greeting(server.url, its_settings.data_dir), flush=True)
-            return await _run(server, told_to_stop)
+            return await _run(server, stop_requested)
 
     return asyncio.run(run())
 
@@ -301,7 +298,7 @@ def sandbox(settings: Settings) -> int:
 
 
 def demo(settings: Settings) -> int:
-    """Run the same for people: on another port if theirs is taken, with a line of all that is sent."""
+    """Run a sandbox for people: print each message that is sent, and use a free port if need be."""
     return _throwaway(settings, lambda line: print(f"  {line}", flush=True), banner, any_port=True)
 
 

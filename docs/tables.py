@@ -12,7 +12,7 @@ from pathlib import Path
 from handlers.docs import answer_rows, field_rows
 from handlers.terminal import PROGRAM_HELP, make_parser
 from handlers.terminal.arguments import FLAG
-from models.settings import about, names
+from models.settings import setting_metadata, setting_names
 
 FOLDER = Path(__file__).parent
 FILES = tuple(FOLDER / name for name in ("integrating.md", "operating.md"))
@@ -38,8 +38,8 @@ def answers() -> Iterator[Row]:
 def settings() -> Iterator[Row]:
     """Return the settings: variable, default, meaning, accepted values."""
     yield "variable", "default", "meaning", "takes"
-    for name in names():
-        known = about(name)
+    for name in setting_names():
+        known = setting_metadata(name)
         default = code(known["default"]) if known["default"] else ""
         yield code(f"LEADS_{name.upper()}"), default, known["help"], known["takes"]
 

@@ -1,4 +1,4 @@
-"""Every way into the server: the one route table."""
+"""The routes of the HTTP server."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tornado.httputil import (
 from handlers.api.context import ApiContext
 from handlers.api.handler import ApiHandler
 from handlers.api.leads import OLDER_PATH, PATH, LeadsHandler
-from handlers.base import NotFound, log_page
+from handlers.base import NotFound, log_request
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
 from handlers.static import StaticFiles
@@ -71,20 +71,20 @@ class Router(HTTPServerConnectionDelegate):
         leads: MakeApiHandler = LeadsHandler,
         unknown: MakeApiHandler = ApiHandler,
     ) -> None:
-        """leads, unknown: make the handler of a lead's paths, and of any other path under /api."""
+        """leads: makes the handler of the two paths of leads; unknown: of any other path under /api."""
         self._api = api
         self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)  # without a trailing slash
         self._unknown = unknown
         self._pages = tornado.web.Application(
             list(pages),
             default_handler_class=NotFound,
-            log_function=log_page,
+            log_function=log_request,
             in_flight=api.in_flight,
             access_log=api.access_log,
         )
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Return the delegate of one request; Tornado calls this before it has read the path."""
+        """Return a delegate that chooses the handler once it knows the path; Tornado calls this."""
 
         def route(path: str) -> HTTPMessageDelegate:
             if path != API and not path.startswith(API + "/"):
@@ -96,7 +96,7 @@ class Router(HTTPServerConnectionDelegate):
 
 
 class _RoutedRequest(HTTPMessageDelegate):
-    """A request that its path's handler takes over once the headers are here."""
+    """Passes each part of a request on to the handler of its path, which the headers name."""
 
     def __init__(self, route: Callable[[str], HTTPMessageDelegate]) -> None:
         self._route = route

@@ -77,7 +77,7 @@ class NotFound(Handler):
         raise ApiError(404, "there is nothing here; leads are POSTed to /api/v1/website_leads")
 
 
-def log_page(handler: tornado.web.RequestHandler) -> None:
+def log_request(handler: tornado.web.RequestHandler) -> None:
     """Write the access-log line of a page: the `log_function` of Tornado's Application."""
     access_log: AccessLog = handler.application.settings["access_log"]
     request, status = handler.request, handler.get_status()

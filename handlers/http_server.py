@@ -26,7 +26,7 @@ BACKLOG = 1_024  # connections in the system's queue; a client beyond them retri
 RESERVED_DESCRIPTORS = 64  # for the database, the mail server, the partner, a backup
 MAX_ACCEPTED_AT_ONCE = 128  # before other events of the loop are handled
 RETRY_ACCEPT_SECONDS = 1.0
-# Longer than the first client of an answered batch takes to send its next request.
+# Longer than a client takes to send its next request once it has its answer.
 SINGLE_CLIENT_SECONDS = 0.02
 
 
@@ -86,7 +86,7 @@ class LimitedHTTPServer(HTTPServer):
         await super().close_all_connections()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Return the delegate of the next request; Tornado calls this before the request arrives."""
+        """Return the delegate of a connection's next request; Tornado calls this before it reads on."""
         delegate = super().start_request(server_conn, request_conn)
         return _IncomingRequest(delegate, cast(HTTP1Connection, request_conn).stream, self)
 
@@ -104,7 +104,7 @@ class LimitedHTTPServer(HTTPServer):
 
     @property
     def has_single_client(self) -> bool:
-        """True if, for SINGLE_CLIENT_SECONDS, all requests came by the latest one's connection."""
+        """True if only one connection has sent requests for the last SINGLE_CLIENT_SECONDS."""
         return self._latest_at - self._other_latest_at > SINGLE_CLIENT_SECONDS
 
     def stop_timeout(self, stream: IOStream) -> None:

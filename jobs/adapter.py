@@ -61,7 +61,7 @@ class DeliveryError(Exception):
         self.failure = Failure(reason, kind, retry_after)
 
 
-def in_words(error: BaseException) -> str:
+def system_error_text(error: BaseException) -> str:
     """Return the system's text for an error, without Python's notation: 'Connection refused'."""
     if isinstance(error, socket.gaierror) and error.strerror:
         return error.strerror

@@ -14,7 +14,7 @@ import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.adapter import Adapter, DeliveryContext, DeliveryError, in_words
+from jobs.adapter import Adapter, DeliveryContext, DeliveryError, system_error_text
 from models.clock import Clock
 from models.outbox.claims import FailureKind
 
@@ -54,7 +54,7 @@ class JuneHomesAdapter(Adapter):
             raise DeliveryError("June Homes closed the connection without an answer") from error
         except OSError as error:
             raise DeliveryError(
-                f"June Homes can't be reached: {in_words(error)}", FailureKind.UNREACHABLE
+                f"June Homes can't be reached: {system_error_text(error)}", FailureKind.UNREACHABLE
             ) from error
         finally:
             client.close()
@@ -62,7 +62,7 @@ class JuneHomesAdapter(Adapter):
 
 
 def payload(context: DeliveryContext) -> bytes:
-    """Return the body: the lead and its building. It is the same at each attempt."""
+    """Return the body: the lead and its building. The same context gives the same bytes."""
     lead = {name: value for name, value in context.lead.items() if name not in INTERNAL_FIELDS}
     building: dict[str, Any] | None = None
     if context.building is not None:

@@ -1,8 +1,8 @@
 """The pacer: slows deliveries down while leads arrive on a busy loop.
 
 Sending a mail takes the loop several times as long as storing a lead, and only a lead has a client waiting.
-So while leads arrive and the loop is busy, deliveries rest between one another: twice as long each time. Once
-the loop has time, or no leads arrive, they leave at full speed.
+So while leads arrive and the loop is busy, the dispatcher pauses between deliveries, twice as long each time.
+Once the loop has time, or no leads arrive, deliveries leave at full speed.
 """
 
 import time

@@ -33,7 +33,7 @@ class AuditEntry(Row):
     fields = JsonField()  # the names of the fields that were given
 
 
-def record(
+def record_action(
     actor: Actor,
     action: str,
     subject_kind: str,
@@ -42,10 +42,10 @@ def record(
     fields: Iterable[str] = (),
 ) -> None:
     """Record an action, in its own transaction. subject_id: None if it applies to all of that kind."""
-    record_each(actor, action, subject_kind, [subject_id], now, fields)
+    record_actions(actor, action, subject_kind, [subject_id], now, fields)
 
 
-def record_each(
+def record_actions(
     actor: Actor,
     action: str,
     subject_kind: str,

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from peewee import AutoField, ForeignKeyField, TextField
 
-from models.audit import Actor, record
+from models.audit import Actor, record_action
 from models.clock import utc_text, utc_text_or_none
 from models.email_address import normal_form
 from models.errors import Conflict, Invalid, NotFound
@@ -110,7 +110,7 @@ def add_building(
     """
     building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
     issued = _create_token(building.id, token, now)
-    record(actor, "building.add", "building", building.id, now, fields)
+    record_action(actor, "building.add", "building", building.id, now, fields)
     return building, issued.token
 
 
@@ -125,7 +125,7 @@ def update_building(
     for name, value in _checked(fields).items():
         setattr(building, name, value)
     building.save()
-    record(actor, "building.update", "building", building_id, now, fields)
+    record_action(actor, "building.update", "building", building_id, now, fields)
     return building
 
 
@@ -134,7 +134,7 @@ def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
     building = find_building(building_id)
     building.removed_at = now
     building.save()
-    record(actor, "building.remove", "building", building_id, now)
+    record_action(actor, "building.remove", "building", building_id, now)
     return building
 
 
@@ -185,7 +185,7 @@ def issue_token(actor: Actor, building_id: int, token: str | None, now: datetime
     Raises NotFound, Invalid for a text that can't be a token, Conflict for one in use.
     """
     issued = _create_token(find_building(building_id).id, token, now)
-    record(actor, "token.issue", "token", issued.id, now)
+    record_action(actor, "token.issue", "token", issued.id, now)
     return issued
 
 
@@ -200,7 +200,7 @@ def rotate_token(actor: Actor, building_id: int, overlap: timedelta, now: dateti
         row.expires_at = min(row.expires_at or end, end)
         row.save(only=[BuildingToken.expires_at])
     issued = _create_token(building.id, None, now)
-    record(actor, "token.rotate", "token", issued.id, now)
+    record_action(actor, "token.rotate", "token", issued.id, now)
     return issued
 
 
@@ -213,7 +213,7 @@ def revoke_token(actor: Actor, token: str, now: datetime) -> BuildingToken:
         raise Conflict(f"that token was revoked at {utc_text(found.revoked_at)}")
     found.revoked_at = now
     found.save()
-    record(actor, "token.revoke", "token", found.id, now)
+    record_action(actor, "token.revoke", "token", found.id, now)
     return found
 
 

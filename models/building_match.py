@@ -32,8 +32,9 @@ class BuildingRef:
 def match_buildings(keys: Iterable[BuildingKeys], now: datetime) -> dict[BuildingKeys, BuildingRef]:
     """Return the building of each set of keys that matches one (C17).
 
-    By token; only without a token, by unified address id; only without both, by street address. Of several
-    buildings the one registered first. An unknown, expired or revoked token does not fall through.
+    The look-up is by token; only without a token, by unified address id; only without both, by street
+    address. If several buildings match, the one that was registered first is returned. An unknown, expired
+    or revoked token matches nothing.
     """
     unmatched = set(keys)
     found: dict[BuildingKeys, BuildingRef] = {}

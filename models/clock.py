@@ -1,4 +1,4 @@
-"""The clock: the one place that asks the machine what time it is, so that a test can step it."""
+"""The clock that all logic asks for the time, so that a test can step it."""
 
 import functools
 import time
@@ -24,5 +24,5 @@ def utc_text(instant: datetime) -> str:
 
 
 def utc_text_or_none(instant: datetime | None) -> str | None:
-    """Return the same of an instant, and None of None."""
+    """Return `utc_text(instant)`, or None."""
     return None if instant is None else utc_text(instant)

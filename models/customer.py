@@ -9,7 +9,7 @@ from typing import TypedDict
 import phonenumbers
 from peewee import AutoField, BooleanField, TextField
 
-from models.audit import Actor, record
+from models.audit import Actor, record_action
 from models.clock import utc_text, utc_text_or_none
 from models.email_address import comparison_key
 from models.errors import Invalid, NotFound
@@ -223,7 +223,7 @@ def flag_spam(actor: Actor, customer_id: int, spam: bool, now: datetime) -> Cust
     customer = find_customer(customer_id)
     customer.spam = spam
     customer.save(only=[Customer.spam])
-    record(actor, f"customer.{'flag' if spam else 'unflag'}_spam", "customer", customer_id, now)
+    record_action(actor, f"customer.{'flag' if spam else 'unflag'}_spam", "customer", customer_id, now)
     return customer
 
 

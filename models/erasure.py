@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from models.audit import Actor, record
+from models.audit import Actor, record_action
 from models.customer import find_customer
 from models.errors import Conflict
 from models.lead import Lead
@@ -70,5 +70,5 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     customer.phone = customer.phone_key = None
     customer.erased_at = now
     customer.save()
-    record(actor, "customer.erase", "customer", customer_id, now)
+    record_action(actor, "customer.erase", "customer", customer_id, now)
     return erased

@@ -4,8 +4,8 @@
 class ActionError(Exception):
     """An action that was refused and changed nothing. The message says why, in one line.
 
-    code: names the error where there is a way out of it, so that the terminal and the console can each add
-    their own hint. facts: the values that a hint or a form needs, such as an id or the name of a field. The
+    code: names the error where there is a way out of it, so that each user interface can add its own
+    hint. facts: the values that a hint or a form needs, such as an id or the name of a field. The
     message itself names no command and no button.
     """
 

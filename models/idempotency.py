@@ -17,7 +17,7 @@ class IdempotencyKey(Row):
     """The key of a stored lead, as a digest: a client may derive its keys from a renter's address."""
 
     digest = BlobField(primary_key=True)  # of the key and its owner
-    body = BlobField()  # a digest of it
+    body = BlobField()  # the digest of the lead's body
     lead = ForeignKeyField(Lead)
     lead_id: int
     created_at = UtcDateTimeField()

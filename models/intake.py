@@ -49,7 +49,7 @@ class Submission:
     request_host: str | None = None
     sms_consent: SmsConsent | None = None
     spam_signals: SpamSignals | None = None
-    keyed_request: KeyedRequest | None = None  # None: each time it is sent it is another lead
+    keyed_request: KeyedRequest | None = None  # None: a repeated request makes another lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class KeyReused:
 def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused]:
     """Store leads with their customers, deals and deliveries. An operation of the writer.
 
-    Of leads with the same Idempotency-Key the first is stored, unless it was before, and all get its id.
-    Twins that arrive at once meet here, in the writer's order.
+    Only the first of several leads with one Idempotency-Key is stored, now or by an earlier request. All of
+    them get its id. The writer orders leads that arrive at the same time.
     """
     now = max(s.received_at for s in submissions)
     buildings = match_buildings((s.building_keys for s in submissions), now)
@@ -128,7 +128,10 @@ def _store(
         lead_ids, submissions, customers, suspected, strict=True
     ):
         building = buildings.get(submission.building_keys)
-        skip_reason, quarantine_reason = why_not_told(customer, building), why_quarantined(reason, building)
+        skip_reason, quarantine_reason = (
+            unnotified_reason_of(customer, building),
+            why_quarantined(reason, building),
+        )
         recorded.append(Recorded(lead_id, skip_reason or quarantine_reason))
         deliveries += _deliveries(lead_id, submission, skip_reason, quarantine_reason)
     enqueue(deliveries, now)
@@ -198,7 +201,9 @@ def _deliveries(
     return deliveries
 
 
-def why_not_told(customer: Customer | CustomerRef, building: Building | BuildingRef | None) -> str | None:
+def unnotified_reason_of(
+    customer: Customer | CustomerRef, building: Building | BuildingRef | None
+) -> str | None:
     """Return why no agent is mailed about a lead of this customer, for the operator; None if one is (C22)."""
     if building is None:
         return "no building matched"

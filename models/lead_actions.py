@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from models.audit import Actor, record
+from models.audit import Actor, record_action
 from models.building import Building, find_building
 from models.errors import Conflict, NotFound
-from models.intake import in_utc, why_not_told
+from models.intake import in_utc, unnotified_reason_of
 from models.lead import Lead
 from models.outbox.delivery import QUARANTINED, Delivery, initial_state
 from models.outbox.destination import EMAIL, Destination, why_waiting
@@ -40,13 +40,13 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     if lead.sent_slot:  # without an offset it was read as UTC, for want of the building's time zone
         lead.slot = in_utc(datetime.fromisoformat(lead.sent_slot.strip().upper()), building)
     lead.save(only=[Lead.building, Lead.slot])
-    skip_reason = why_not_told(lead.customer, building)
+    skip_reason = unnotified_reason_of(lead.customer, building)
     quarantine_reason = why_quarantined(lead.suspected, building)
     state, reason, due_at, settled_at = initial_state(skip_reason, quarantine_reason, now)
     Delivery.update(state=state, reason=reason, due_at=due_at, settled_at=settled_at, failures=0).where(
         Delivery.lead == lead_id, Delivery.kind == EMAIL
     ).execute()
-    record(actor, "lead.assign", "lead", lead_id, now, ["building_id"])
+    record_action(actor, "lead.assign", "lead", lead_id, now, ["building_id"])
     not_told = skip_reason or quarantine_reason
     waits_because = None if not_told else why_waiting(Destination.get_by_id(EMAIL), now)
     return Assignment(building, not_told, waits_because)
@@ -70,5 +70,5 @@ def release_lead(actor: Actor, lead_id: int, now: datetime) -> int:
         .where(Delivery.lead == lead_id, Delivery.state == QUARANTINED)
         .execute()
     )
-    record(actor, "lead.release", "lead", lead_id, now)
+    record_action(actor, "lead.release", "lead", lead_id, now)
     return released

@@ -99,7 +99,7 @@ class AttemptDict(TypedDict):
     outcome: str | None
 
 
-class LeadRecordDict(LeadDict):
+class LeadDetailDict(LeadDict):
     """All that is stored of one lead, as JSON."""
 
     request_id: str
@@ -182,7 +182,7 @@ def count_leads() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class LeadRecord:
+class LeadWithBuilding:
     """A lead for its adapter, its building, and the id of the HTTP request that it came with."""
 
     lead: LeadForDelivery
@@ -195,7 +195,7 @@ class ClaimedRecord:
     """A claimed delivery with its lead; None if that can't be read."""
 
     claimed: Claimed
-    record: LeadRecord | None
+    record: LeadWithBuilding | None
 
 
 def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
@@ -208,14 +208,14 @@ def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
     ]
 
 
-def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadRecord | None]:
+def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadWithBuilding | None]:
     with suppress(*UNREADABLE):
         return _load(lead_ids)
     # One unreadable lead must not delay the others.
     return {lead_id: _load_one(lead_id) for lead_id in lead_ids}
 
 
-def _load_one(lead_id: int) -> LeadRecord | None:
+def _load_one(lead_id: int) -> LeadWithBuilding | None:
     try:
         return _load([lead_id])[lead_id]
     except UNREADABLE:
@@ -227,7 +227,7 @@ _LEADS = CachedSelect(Lead, lambda select, ids: select.where(Lead.id.in_(ids)), 
 _BUILDINGS = CachedSelect(Building, lambda select, ids: select.where(Building.id.in_(ids)))
 
 
-def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
+def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
     if not lead_ids:
         return {}
     records = {}
@@ -237,11 +237,11 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadRecord]:
     for lead, customer in rows:
         lead.customer = customer
         as_dict: LeadForDelivery = {**lead_as_dict(lead, None, ()), "suspected": lead.suspected}
-        records[lead.id] = LeadRecord(as_dict, buildings.get(lead.building_id), lead.request_id)
+        records[lead.id] = LeadWithBuilding(as_dict, buildings.get(lead.building_id), lead.request_id)
     return records
 
 
-def show_lead(lead_id: int) -> LeadRecordDict | None:
+def show_lead(lead_id: int) -> LeadDetailDict | None:
     """Return all that is stored of one lead: also the sent texts, the consent, the attempts."""
     lead = _leads().where(Lead.id == lead_id).first()
     if lead is None:

@@ -227,12 +227,12 @@ class Settings:
         return self.given[name][1]
 
 
-def names() -> list[str]:
+def setting_names() -> list[str]:
     """Return the names of all settings, in the order of listings."""
     return [f.name for f in fields(Settings) if f.metadata]
 
 
-def about(name: str) -> Mapping[str, Any]:
+def setting_metadata(name: str) -> Mapping[str, Any]:
     """Return the metadata of a setting: default, parse, takes, help, secret."""
     return next(f.metadata for f in fields(Settings) if f.name == name)
 
@@ -249,7 +249,7 @@ def load(
     if file is None and environment.get("LEADS_CONFIG"):
         file = Path(environment["LEADS_CONFIG"])
     in_file = _read(file) if file else {}
-    known = names()
+    known = setting_names()
     for variable in environment:
         name = variable.removeprefix("LEADS_").lower()
         if variable.startswith("LEADS_") and name not in known and variable != "LEADS_CONFIG":
@@ -265,14 +265,16 @@ def load(
         elif name in in_file:
             given[name] = (in_file[name], f"the file {file}")
         else:
-            given[name] = (about(name)["default"], "default")
+            given[name] = (setting_metadata(name)["default"], "default")
         text, origin = given[name]
         try:
-            values[name] = about(name)["parse"](text.strip())
+            values[name] = setting_metadata(name)["parse"](text.strip())
         except ValueError:
-            shown = "its value" if about(name)["secret"] else repr(masked(name, text))
+            shown = "its value" if setting_metadata(name)["secret"] else repr(masked(name, text))
             where = f"{origin}: {name}" if origin.startswith("the file") else origin
-            raise SettingError(f"{where}: {shown} can't be used; it takes {about(name)['takes']}") from None
+            raise SettingError(
+                f"{where}: {shown} can't be used; it takes {setting_metadata(name)['takes']}"
+            ) from None
     if values["june_homes_url"] and not values["june_homes_secret"]:
         raise SettingError(
             "LEADS_JUNE_HOMES_SECRET is not set; without it no one can trust what is sent there"
@@ -296,15 +298,15 @@ def _read(file: Path) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"the file {file} is not TOML: {error}") from None
     for name, value in content.items():
-        if name not in names():
+        if name not in setting_names():
             raise SettingError(f"the file {file}: {name!r} is not a setting; see 'config show'")
         if isinstance(value, dict | list | float):
-            raise SettingError(f"the file {file}: {name} takes {about(name)['takes']}, in quotes")
+            raise SettingError(f"the file {file}: {name} takes {setting_metadata(name)['takes']}, in quotes")
     return {name: str(value) for name, value in content.items()}
 
 
 def masked(name: str, text: str) -> str:
     """Return a setting's text with *** for its secret part: all of a secret, or the password in a URL."""
-    if about(name)["secret"] and name != "smtp_url":
+    if setting_metadata(name)["secret"] and name != "smtp_url":
         return text and "***"
     return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)

@@ -19,9 +19,9 @@ from models.building_match import BuildingRef
 from models.lead import Lead
 from models.storage.rows import Row, UtcDateTimeField
 
-FASTEST_SECONDS = 3.0  # no person reads and fills in a form faster
-OFTEN = 5  # leads with one text that a building may get WITHIN the time: some forms suggest a text
-WITHIN = timedelta(minutes=10)
+MIN_FILL_SECONDS = 3.0  # no person reads and fills in a form faster
+FLOOD_COUNT = 5  # so many leads with the same text may reach a building within FLOOD_WINDOW
+FLOOD_WINDOW = timedelta(minutes=10)
 
 _LINK = re.compile(r"(?:https?://|www\.)[!-~]+", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -83,11 +83,11 @@ def _spam_reason(check: SpamCheck, earlier: Counter[tuple[int, bytes]], now: dat
     if not check.defended:
         return None
     flooded = check.text is not None and _is_flood(check.text, earlier, now)
-    if signals.seconds is not None and signals.seconds < FASTEST_SECONDS:
+    if signals.seconds is not None and signals.seconds < MIN_FILL_SECONDS:
         return f"it was filled in within {max(0.0, signals.seconds):.1f} s"
     if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
         return "its message is links alone"
-    return f"the same text came {OFTEN} times and more within ten minutes" if flooded else None
+    return f"the same text came {FLOOD_COUNT} times and more within ten minutes" if flooded else None
 
 
 def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> None:
@@ -98,7 +98,7 @@ def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> Non
         if check.text is not None
     ]
     if rows:
-        old_or_ahead = (RecentText.created_at <= now - WITHIN) | (RecentText.created_at > now)
+        old_or_ahead = (RecentText.created_at <= now - FLOOD_WINDOW) | (RecentText.created_at > now)
         RecentText.delete().where(old_or_ahead).execute()  # ahead: the clock was set back
         RecentText.insert_many(rows).execute()
 
@@ -117,14 +117,14 @@ def _is_flood(text: tuple[int, bytes], earlier: Counter[tuple[int, bytes]], now:
         .where(
             RecentText.building == building_id,
             RecentText.digest == digest,
-            RecentText.created_at > now - WITHIN,
+            RecentText.created_at > now - FLOOD_WINDOW,
             RecentText.created_at <= now,
         )
-        .limit(OFTEN)
+        .limit(FLOOD_COUNT)
     )
     count = earlier[text] + len(list(rows.tuples()))
     earlier[text] += 1
-    return count >= OFTEN
+    return count >= FLOOD_COUNT
 
 
 def _digest(message: str) -> bytes:

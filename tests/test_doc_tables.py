@@ -28,7 +28,7 @@ def test_each_generated_table_stands_in_a_document() -> None:
 
 
 def test_every_setting_is_in_the_operating_guide() -> None:
-    for name in settings.names():
+    for name in settings.setting_names():
         assert f"`LEADS_{name.upper()}`" in OPERATING
 
 

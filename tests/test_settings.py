@@ -6,36 +6,36 @@ from pathlib import Path
 import pytest
 from server_process import run
 
-from models.settings import Rate, SettingError, about, load, masked, names
+from models.settings import Rate, SettingError, load, masked, setting_metadata, setting_names
 
 SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def test_every_setting_has_a_help_and_takes_text() -> None:
-    for name in names():
-        assert about(name)["help"] and about(name)["takes"], name
+    for name in setting_names():
+        assert setting_metadata(name)["help"] and setting_metadata(name)["takes"], name
 
 
 def test_config_shows_and_serve_takes_every_setting() -> None:
     shown = [json.loads(line) for line in run("config", "show", "--json").stdout.splitlines()]
-    assert [list(row) for row in shown] == [["name", "value", "origin"]] * len(names())
-    assert [row["name"] for row in shown] == names()
+    assert [list(row) for row in shown] == [["name", "value", "origin"]] * len(setting_names())
+    assert [row["name"] for row in shown] == setting_names()
     assert {row["origin"] for row in shown} == {"default"}
     for command in (("serve",), ("config", "show")):
-        assert flags_of(*command) == names()
+        assert flags_of(*command) == setting_names()
 
 
 @pytest.mark.parametrize("command", ["sandbox", "demo"])
 def test_a_throwaway_server_takes_no_setting_of_its_environment(command: str) -> None:
     its_own = ("data_dir", "backup_dir", "backup_keep", "smtp_url", "june_homes_url", "june_homes_secret")
-    assert flags_of(command) == [name for name in names() if name not in its_own]
+    assert flags_of(command) == [name for name in setting_names() if name not in its_own]
 
 
 def flags_of(*command: str) -> list[str]:
     """Return the settings that this command takes as flags, by its help."""
     text = run(*command, "--help").stdout
-    return [name for name in names() if f"--{name.replace('_', '-')} " in text]
+    return [name for name in setting_names() if f"--{name.replace('_', '-')} " in text]
 
 
 def test_precedence_is_flag_variable_file_default(tmp_path: Path) -> None:
@@ -127,7 +127,9 @@ def test_the_default_mail_sender_is_the_smtp_user() -> None:
 def test_an_invalid_value_is_refused_with_what_the_setting_takes(name: str, text: str) -> None:
     with pytest.raises(SettingError) as refused:
         load({}, {f"LEADS_{name.upper()}": text})
-    assert f"LEADS_{name.upper()}: " in str(refused.value) and about(name)["takes"] in str(refused.value)
+    assert f"LEADS_{name.upper()}: " in str(refused.value) and setting_metadata(name)["takes"] in str(
+        refused.value
+    )
 
 
 def test_an_unknown_setting_is_refused_in_every_source(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from conftest import ServerHarness, SteppedClock, held, queued
 
 from models.building import update_building
 from models.lead_actions import assign_lead, release_lead
-from models.spam import OFTEN, RecentText, SpamSignals
+from models.spam import FLOOD_COUNT, RecentText, SpamSignals
 
 HONEYPOT = {"homepage": "https://pills.test"}
 QUARANTINED_BY_HONEYPOT = "suspected of spam: the field that nobody sees was filled in"
@@ -103,8 +103,8 @@ async def test_a_flood_of_one_text_is_quarantined_until_it_ends(
         lead = await harness.lead(token="maple", message=message, requestor_email=f"{number}@renter.test")
         return (await harness.stored(lead))["suspected"] is not None
 
-    assert [await suspected(n, "Buy  this" if n % 2 else "buy THIS") for n in range(OFTEN + 2)] == [
-        *[False] * OFTEN,
+    assert [await suspected(n, "Buy  this" if n % 2 else "buy THIS") for n in range(FLOOD_COUNT + 2)] == [
+        *[False] * FLOOD_COUNT,
         True,
         True,
     ]
@@ -120,7 +120,7 @@ async def test_a_flood_within_one_batch_is_quarantined(harness: ServerHarness) -
             asyncio.create_task(
                 harness.lead(token="maple", message="Buy this", requestor_email=f"{n}@renter.test")
             )
-            for n in range(OFTEN + 3)
+            for n in range(FLOOD_COUNT + 3)
         ]
         await queued(harness, len(leads))
     stored = [await harness.stored(await lead) for lead in leads]
@@ -134,7 +134,7 @@ async def test_a_honeypot_text_of_any_length_is_accepted(harness: ServerHarness)
 
 async def test_a_clock_that_is_set_back_suspects_no_lead(harness: ServerHarness, clock: SteppedClock) -> None:
     await defend(harness, "hold")
-    for number in range(OFTEN):
+    for number in range(FLOOD_COUNT):
         await harness.lead(token="maple", message="Is it free?", requestor_email=f"{number}@renter.test")
     clock.set_time_of_day(-86_400)
     lead = await harness.lead(token="maple", message="Is it free?")

@@ -69,8 +69,8 @@ class Admission:
 
         An origin in memory gets its CORS headers first, so a 429 has them too (C26).
         """
-        # An answered preflight takes no token (C28). Over the limit the buildings are not read (C29), so an
-        # origin that memory does not know is looked up only after this.
+        # An answered preflight takes no token (C28). Over the limit the database is not read (C29): so
+        # `look_up_origin` comes later, for an origin that is not in memory.
         self.source = source_address(
             self._peer, self._headers.get("X-Forwarded-For"), self._api.trusted_proxies
         )

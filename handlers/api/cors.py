@@ -28,7 +28,7 @@ class Allowlist:
         self._reading = asyncio.Lock()
 
     def knows(self, origin: str, requested: str | None) -> bool:
-        """Return True if memory has the page's origin as an allowed one.
+        """Return True if the page's origin is allowed, by what is in memory.
 
         requested: the origin that the request was addressed to. It is allowed while no public URL is set.
         """

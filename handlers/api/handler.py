@@ -4,8 +4,8 @@ headers_received   Admission decides by the headers: rate limit, origin, framing
 data_received      the body is collected
 finish             post(), which a subclass defines, answers now or later by write_json()
 
-An error of any step is the answer, by write_error(). The class implements Tornado's HTTPMessageDelegate. It
-is no RequestHandler, because that alone takes longer than all that a lead needs.
+If a step raises an error, write_error() answers with it. The class implements Tornado's HTTPMessageDelegate.
+It is no RequestHandler, because that alone takes longer than all that a lead needs.
 """
 
 import functools
@@ -134,8 +134,8 @@ class ApiHandler(HTTPMessageDelegate):
     def write_error(self, error: Exception) -> None:
         """Answer with an error. One that is no ApiError is logged, and answered with 500 (C32).
 
-        While the request is still arriving, its first error is kept, and sent once all of it is here: so the
-        connection stays usable. Does nothing if the request has its answer.
+        The answer to a request that is still arriving waits for its end: so the connection stays usable. Of
+        several errors the first counts. Does nothing if the request has its answer.
         """
         if not isinstance(error, ApiError):
             log.error("failed", extra={"request": self.request_id}, exc_info=error)

@@ -48,7 +48,7 @@ TOUR_REQUEST = {
     "sms_consent_version": _text("The version of the consent text that the form showed."),
 }
 # Fields about how a form was filled in. They are not in the schema: no value of them is an error.
-SIGNS = ("homepage", "form_seconds")
+SIGNAL_FIELDS = ("homepage", "form_seconds")
 SCHEMA = {
     "token": _text("The building's token."),
     "unified_address_id": _text("The building's unified address id. It is used only without a token."),
@@ -175,7 +175,7 @@ _validator = LeadValidator(SCHEMA)  # one: only the loop's thread validates
 
 
 def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Submission:
-    """Return a decoded body as a lead to store. Raises BadRequest with the contract's message (C6-C16)."""
+    """Validate a decoded body, and return the lead to store. Raises BadRequest (C6-C16)."""
     sent = _clean(document, SCHEMA)
     inner = document.get("tour_request")
     if isinstance(inner, dict) and inner:
@@ -218,7 +218,7 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
         )
         if consents
         else None,
-        spam_signals=_read_signs(inner if isinstance(inner, dict) else {}),
+        spam_signals=_read_signals(inner if isinstance(inner, dict) else {}),
         keyed_request=metadata.keyed_request,
     )
 
@@ -281,8 +281,8 @@ def _read_slot(text: str) -> datetime:
     return slot
 
 
-def _read_signs(sent: dict[str, Any]) -> SpamSignals | None:
-    honeypot, seconds = (sent.get(name) for name in SIGNS)
+def _read_signals(sent: dict[str, Any]) -> SpamSignals | None:
+    honeypot, seconds = (sent.get(name) for name in SIGNAL_FIELDS)
     is_filled = isinstance(honeypot, str) and clean_text(honeypot) is not None
     text = str(seconds).strip() if isinstance(seconds, str | int) else ""
     known = float(text) if SECONDS.fullmatch(text) else None

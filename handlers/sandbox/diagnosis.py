@@ -8,7 +8,7 @@ from handlers.errors import BadRequest
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.sandbox.rules import RULES, DecodedRequest, Facts
 from models.building import BuildingDict, building_as_dict
-from models.intake import why_not_told
+from models.intake import unnotified_reason_of
 from models.lead import Lead
 from models.spam import why_quarantined
 
@@ -49,5 +49,5 @@ def read_building_and_reason(lead_id: int) -> tuple[BuildingDict | None, str | N
     """Return a lead's building, as a dict, and the reason why no agent gets a mail about the lead."""
     lead = Lead.get_by_id(lead_id)
     building = lead.building
-    reason = why_not_told(lead.customer, building) or why_quarantined(lead.suspected, building)
+    reason = unnotified_reason_of(lead.customer, building) or why_quarantined(lead.suspected, building)
     return None if building is None else building_as_dict(building), reason

@@ -6,7 +6,7 @@ from models.building import Building, building_as_dict
 from models.building_match import match_buildings
 from models.clock import utc_text_or_none
 from models.customer import Customer
-from models.intake import Submission, in_utc, property_type, why_not_told
+from models.intake import Submission, in_utc, property_type, unnotified_reason_of
 
 
 def preview_lead(submission: Submission) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def preview_lead(submission: Submission) -> dict[str, Any]:
     building = None if match is None else Building.get_by_id(match.id)
     return {
         "building": building and building_as_dict(building),
-        "nobody_told_because": why_not_told(Customer(spam=False), building),
+        "nobody_told_because": unnotified_reason_of(Customer(spam=False), building),
         "requestor_name": submission.renter.name,
         "requestor_email": submission.renter.email,
         "requestor_phone": submission.renter.phone,

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.api.body import FORM_TYPES
 from handlers.api.page import redirect_url
-from handlers.api.validation import MISSING, SCHEMA, SIGNS, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import DRY_RUN, RecordedRequest
 from models.lead import LISTING_SOURCES
 from models.origin import is_origin
@@ -147,7 +147,7 @@ def server_managed_fields(request: DecodedRequest) -> Messages:
 
 @rule
 def unknown_fields(request: DecodedRequest) -> Messages:
-    known = {*SERVER_MANAGED, *TOUR_REQUEST, *SIGNS}
+    known = {*SERVER_MANAGED, *TOUR_REQUEST, *SIGNAL_FIELDS}
     names = sorted(request.document.keys() - SCHEMA.keys() - known)
     names += sorted(f"tour_request.{name}" for name in request.tour.keys() - known)
     if names:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, token
 from handlers.terminal.arguments import CommandContext, Nouns, add_settings, flags_of, unix_user
 from handlers.terminal.hints import with_hint
-from handlers.terminal.listing import note, prepare_output
+from handlers.terminal.output import note, prepare_output
 from models.clock import Clock
 from models.errors import ActionError
-from models.settings import SettingError, Settings, load, names
+from models.settings import SettingError, Settings, load, setting_names
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.version import VERSION
 
@@ -89,7 +89,7 @@ def make_parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -
         text = PROGRAM_HELP[name]
         command = nouns.add_parser(name, help=text, description=text, allow_abbrev=False)
         left_out = () if name == "serve" else NOT_FOR_THROWAWAYS
-        add_settings(command, *(setting for setting in names() if setting not in left_out))
+        add_settings(command, *(setting for setting in setting_names() if setting not in left_out))
         command.set_defaults(run=lambda context, program=program: program(context.settings))
     for noun in NOUNS:
         noun.add_commands(nouns)

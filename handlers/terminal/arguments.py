@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from models.audit import COMMAND_LINE, Actor
 from models.clock import Clock
 from models.errors import NotFound
-from models.settings import Settings, about, names
+from models.settings import Settings, setting_metadata, setting_names
 from models.storage import BlockingStorage
 from models.storage.sqlite.connection import FILE_NAME
 from models.storage.sqlite.folder import has_database
@@ -103,8 +103,8 @@ def _on_database(run: DatabaseRun, creates_database: bool) -> Run:
 def add_settings(parser: argparse.ArgumentParser, *only: str) -> None:
     """Let the command take these settings as flags, or all settings if none is given; and --config."""
     group = parser.add_argument_group("settings")
-    for name in only or names():
-        known = about(name)
+    for name in only or setting_names():
+        known = setting_metadata(name)
         variable = f"LEADS_{name.upper()}"
         text = f"{known['help']}: {known['takes']} ({variable}; default: {known['default'] or 'none'})"
         if known["secret"]:
@@ -122,7 +122,7 @@ def add_settings(parser: argparse.ArgumentParser, *only: str) -> None:
 
 def flags_of(args: argparse.Namespace) -> dict[str, str | None]:
     """Return the settings that were given as flags, by name; None for the others."""
-    return {name: getattr(args, FLAG + name, None) for name in names()}
+    return {name: getattr(args, FLAG + name, None) for name in setting_names()}
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from handlers.terminal.arguments import CommandContext, Noun, Nouns
-from handlers.terminal.listing import Columns, list_rows, moment, note, print_result, progress
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result, progress
 from models.outbox.actions import pause_after_restore
 from models.settings import Settings
 from models.storage.sqlite.backup import Backup, create_backup, verify_backup

@@ -3,7 +3,7 @@
 import argparse
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one
-from handlers.terminal.listing import Columns, list_rows, note, print_result, show_record
+from handlers.terminal.output import Columns, list_rows, note, print_result, show_record
 from models.building import (
     BuildingDict,
     add_building,

@@ -1,8 +1,8 @@
 """The command that shows the settings."""
 
 from handlers.terminal.arguments import CommandContext, Noun, Nouns
-from handlers.terminal.listing import Columns, list_rows
-from models.settings import masked, names
+from handlers.terminal.output import Columns, list_rows
+from models.settings import masked, setting_names
 
 COLUMNS: Columns = {"setting": "name", "value": "value", "from": "origin"}
 
@@ -17,6 +17,6 @@ def _show(context: CommandContext) -> None:
     settings = context.settings
     rows = [
         {"name": name, "value": masked(name, settings.given[name][0]), "origin": settings.origin(name)}
-        for name in names()
+        for name in setting_names()
     ]
     list_rows(rows, COLUMNS, context.args.json, "")

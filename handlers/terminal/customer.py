@@ -3,7 +3,7 @@
 import sys
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one
-from handlers.terminal.listing import Columns, list_rows, moment, print_result, printable, show_record
+from handlers.terminal.output import Columns, list_rows, moment, print_result, printable, show_record
 from models.customer import Customer, customer_as_dict, find_customer, flag_spam, list_customers
 from models.erasure import erase_customer
 from models.errors import ActionError, Conflict, Invalid

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from handlers.terminal.arguments import CommandContext, Nouns, add_json, add_settings
-from handlers.terminal.listing import note, print_result, progress, say
+from handlers.terminal.output import note, print_result, progress, say
 from models.check_result import OK, PROBLEM, TITLES, WARNING, CheckResult
 from models.clock import Clock
 from models.settings import Settings

@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from handlers.terminal.listing import Row, json_line, note, printable
+from handlers.terminal.output import Row, json_line, note, printable
 from models.errors import Conflict
 from models.lead_record import LeadDict, count_leads, list_leads
 from models.outbox.destination import KINDS
 from models.storage import BlockingStorage
 
-CALCULATED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 DELIVERY_PARTS = ("state", "attempts", "reason")
 COLUMNS = (
     "id",
@@ -138,5 +138,5 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return "'" + value if value.startswith(CALCULATED) else value
+        return "'" + value if value.startswith(FORMULA_PREFIXES) else value
     return orjson.dumps(value).decode()

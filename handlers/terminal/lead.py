@@ -4,7 +4,7 @@ from pathlib import Path
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one, instant
 from handlers.terminal.export import FORMATS, export_leads
-from handlers.terminal.listing import Columns, Row, list_rows, moment, print_result, show_record
+from handlers.terminal.output import Columns, Row, list_rows, moment, print_result, show_record
 from models.building import find_building
 from models.customer import find_customer
 from models.errors import NotFound

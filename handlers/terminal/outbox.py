@@ -1,7 +1,7 @@
 """The commands about the outbox."""
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one
-from handlers.terminal.listing import Columns, list_rows, moment, note, print_result, say
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result, say
 from models.outbox.actions import pause, resume, retry_deliveries, retry_failed, skip_deliveries
 from models.outbox.delivery import STATES
 from models.outbox.destination import KINDS

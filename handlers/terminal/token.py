@@ -1,7 +1,7 @@
 """The commands about buildings' tokens."""
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one, duration
-from handlers.terminal.listing import Columns, list_rows, moment, note, print_result
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result
 from models.building import (
     has_no_working_token,
     issue_token,

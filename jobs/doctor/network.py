@@ -21,7 +21,7 @@ import orjson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.adapter import DeliveryError, in_words, one_line
+from jobs.adapter import DeliveryError, one_line, system_error_text
 from jobs.doctor.machine import CLOCK_TOLERANCE, SET_THE_CLOCK
 from jobs.doctor.units import duration_text
 from jobs.email.smtp import check_login, peer_certificate
@@ -197,7 +197,7 @@ async def _ask(url: str, method: str, deadline: float) -> HTTPResponse:
     except (OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
         if untrusted := _untrusted(error):
             raise _NoAnswer(untrusted, SEE_CERTIFICATES) from None
-        reason = one_line(in_words(error), QUOTE_LIMIT)
+        reason = one_line(system_error_text(error), QUOTE_LIMIT)
         raise _NoAnswer(f"can't be reached: {reason}") from None
     finally:
         client.close()

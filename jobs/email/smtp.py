@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
-from jobs.adapter import DeliveryError, in_words, one_line
+from jobs.adapter import DeliveryError, one_line, system_error_text
 from models.outbox.claims import FailureKind
 from models.settings import SmtpServer
 
@@ -121,7 +121,7 @@ class SmtpSession:
         except TimeoutError:
             raise self.error(otherwise, f"gave no answer in time at {name}", hint_otherwise) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
-            cause = self._quotable(in_words(error.__cause__ or error))
+            cause = self._quotable(system_error_text(error.__cause__ or error))
             raise self.error(otherwise, f"failed at {name}: {cause}", hint_otherwise) from None
 
     def error(self, kind: FailureKind, what: str, hint: str = "") -> DeliveryError:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from models.audit import Actor, record, record_each
+from models.audit import Actor, record_action, record_actions
 from models.errors import Conflict, NotFound
 from models.outbox.delivery import ERASED, FAILED, PENDING, QUARANTINED, SKIPPED, Delivery, state_is
 from models.outbox.destination import CLOSED_BREAKER, EMAIL, KINDS, Destination
@@ -20,7 +20,7 @@ def retry_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[in
     """
     _require_state(ids, {PENDING, FAILED, SKIPPED})
     _due_anew(now).where(Delivery.id.in_(ids)).execute()
-    record_each(actor, "delivery.retry", "delivery", ids, now)
+    record_actions(actor, "delivery.retry", "delivery", ids, now)
     return list(ids)
 
 
@@ -31,7 +31,7 @@ def retry_failed(actor: Actor, kind: str | None, now: datetime) -> list[int]:
     due = due.where(Delivery.kind == kind) if kind else due
     ids = sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
     if ids:
-        record(actor, "delivery.retry_failed", "delivery", None, now)
+        record_action(actor, "delivery.retry_failed", "delivery", None, now)
     return ids
 
 
@@ -43,7 +43,7 @@ def skip_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[int
     _require_state(ids, {QUARANTINED, PENDING, FAILED})
     skipped = {"state": SKIPPED, "reason": SKIPPED_BY_HAND, "due_at": None, "settled_at": now}
     Delivery.update(skipped).where(Delivery.id.in_(ids)).execute()
-    record_each(actor, "delivery.skip", "delivery", ids, now)
+    record_actions(actor, "delivery.skip", "delivery", ids, now)
     return list(ids)
 
 
@@ -73,7 +73,7 @@ def _due_anew(now: datetime) -> Any:
 def pause(actor: Actor, kind: str, now: datetime, reason: str = "by the operator") -> None:
     """Claim no delivery of this kind until it is resumed. Deliveries that are being sent arrive."""
     Destination.update(paused=True, pause_reason=reason).where(Destination.kind == kind).execute()
-    record(actor, "destination.pause", "destination", kind, now)
+    record_action(actor, "destination.pause", "destination", kind, now)
 
 
 def resume(actor: Actor, kind: str, now: datetime) -> None:
@@ -81,7 +81,7 @@ def resume(actor: Actor, kind: str, now: datetime) -> None:
     Destination.update(paused=False, pause_reason=None, **CLOSED_BREAKER).where(
         Destination.kind == kind
     ).execute()
-    record(actor, "destination.resume", "destination", kind, now)
+    record_action(actor, "destination.resume", "destination", kind, now)
 
 
 def pause_after_restore(actor: Actor, now: datetime) -> None:

@@ -93,7 +93,7 @@ class Outcome:
 
 
 def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
-    """Move due deliveries to `sending`, and count the attempt before it begins. An operation of the writer.
+    """Move due deliveries to `sending`, and count the attempt before it begins.
 
     Return the claimed deliveries of each claim, the longest due first.
     """

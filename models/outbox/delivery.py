@@ -9,7 +9,8 @@ delivered    the dispatcher, by `settle`: the destination accepted it
 failed       the dispatcher, by `settle`: given up until the operator retries it
 skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why
 
-At a start no other server sends: the data folder's lock proves it.
+At its start a server puts `sending` deliveries back to pending: the data folder's lock proves that no other
+server is sending them.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ Params = ParamSpec("Params")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Writes a set of items in the open transaction, and returns one result an item, in their order.
+# Writes a set of items in the open transaction. Returns a list of results, one for each item, in order.
 Operation = Callable[[Sequence[Any]], Sequence[Any]]
 
 
@@ -69,8 +69,9 @@ class Submitter(Protocol):
         """Queue one item of a set, and call back once its commit is durable, or has failed.
 
         One commit takes all items that are queued; each operation is called once, with all of its items.
-        linger: the item may wait a few milliseconds to share another write's commit. alone: no other item is
-        about to come, so on a fast disk the item is committed before this returns. Raises Overloaded.
+        linger: the item may wait a few milliseconds to share another write's commit. alone: the caller
+        expects no other item soon, so on a fast disk the item is committed before this returns. Raises
+        Overloaded.
         """
 
     def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ ABANDONED_SECONDS = 86_400  # a partial copy that was last written so long ago w
 
 
 def installation_of(data_dir: Path) -> str | None:
-    """Return the name that this folder's database has for itself; None of one too old for that, or none.
+    """Return the installation id of this folder's database; None if it is older than schema 3, or missing.
 
     Raises DatabaseUnusable if it can't be read, or is only half restored.
     """
@@ -37,7 +37,7 @@ def installation_of(data_dir: Path) -> str | None:
 
 
 def installation_in(database: ReadOnlyDatabase) -> str | None:
-    """Return the same of a database that was opened."""
+    """Return the installation id of an open database; None if it is older than schema 3."""
     if (database.schema or 0) < 3:
         return None
     return str(database.value("SELECT id FROM installation"))

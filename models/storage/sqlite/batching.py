@@ -8,9 +8,8 @@ LINGER_SECONDS = 0.005  # how long a lingering write waits for another one's com
 class BatchPolicy:
     """Decides whether the queued writes begin now, or wait for more.
 
-    A lone write never waits for company. On a fast disk a batch begins once no more writes arrive. On a slow
-    disk it begins when half of the previous batch's clients have sent again: the disk is at work while the
-    other half is read, and they are the next batch.
+    On a fast disk a batch begins once no more writes arrive. On a slow disk it begins earlier: when half as
+    many writes are queued as the previous batch had. The loop reads the other half while the disk is busy.
     """
 
     def __init__(self) -> None:
@@ -38,5 +37,5 @@ class BatchPolicy:
         self._gather_until = now + self._commit_seconds / 2
 
     def has_gathered_enough(self, queued: int, now: float) -> bool:
-        """True if a slow disk had better start on the queued writes than wait for more."""
+        """True if the batch begins now, although more writes may arrive: the disk is slow."""
         return not self.disk_is_fast and 2 * queued >= self._previous_batch_size and now > self._gather_until

@@ -159,7 +159,7 @@ def newer(path: Path, schema: int) -> DatabaseUnusable:
     )
 
 
-# Five ways to open a file that is only looked at. Each raises StorageError.
+# Five ways to query a file. Each raises StorageError. Only `ask_to_recover` may write to it.
 
 
 def ask_at_rest_or_in_use(path: Path, question: Question[Answer]) -> Answer:

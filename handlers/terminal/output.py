@@ -93,7 +93,7 @@ def list_rows(
     for line in _table([list(columns), *cells]):
         print(line)
     if len(cells) == limit:
-        note(f"note: there may be more than these {limit}; --limit shows so many")
+        note(f"note: there may be more than these {limit}; raise --limit to see more")
 
 
 def show_record(record: Row, as_json: bool) -> None:
@@ -114,26 +114,26 @@ def moment(key: str) -> Callable[[Row], object]:
     return lambda row: row[key] and row[key][:19].replace("T", " ") + "Z"
 
 
-def in_words(value: object) -> str:
+def display_text(value: object) -> str:
     """Return a value in words for people."""
     if value is None or value == "" or value == []:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={in_words(part)}" for name, part in value.items()) or NOTHING
+        return ", ".join(f"{name}={display_text(part)}" for name, part in value.items()) or NOTHING
     if isinstance(value, list):
-        return ", ".join(map(in_words, value))
+        return ", ".join(map(display_text, value))
     return str(value)
 
 
 def _cell(row: Row, column: str | Callable[[Row], object]) -> str:
     if callable(column):
-        return printable(in_words(column(row)))
+        return printable(display_text(column(row)))
     value: Any = row
     for key in column.split("."):
         value = value and value[key]
-    return printable(in_words(value))
+    return printable(display_text(value))
 
 
 def _flat(record: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -142,9 +142,9 @@ def _flat(record: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            yield name, "\n".join(map(in_words, value))
+            yield name, "\n".join(map(display_text, value))
         else:
-            yield name, in_words(value)
+            yield name, display_text(value)
 
 
 def _table(lines: list[list[str]]) -> Iterator[str]:
