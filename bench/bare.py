@@ -1,4 +1,4 @@
-"""Owns the yardstick: Tornado that parses a JSON body and answers 201, and does nothing else."""
+"""The yardstick: a bare Tornado server that parses a JSON body and answers 201."""
 
 import asyncio
 import json

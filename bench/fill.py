@@ -1,4 +1,4 @@
-"""Owns the making of a large database, faster than leads could be sent: rows as the server leaves them."""
+"""Fills a large database faster than leads can be sent, with the rows that the server would write."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Owns the client that sends leads at a steady rate, whatever the answers take.
+"""A client that sends leads at a steady rate, however long the answers take.
 
 python bench/pace.py URL RATE SECONDS [CONNECTIONS]    leads a second; 0 sends the next when one is answered
 

@@ -1,4 +1,4 @@
-"""Owns the mail server that the bench's mail goes to: takes whatever comes, and notes when it took it.
+"""The bench's mail server: accepts every mail, and prints when it did.
 
 A line a mail on standard output: the renter's address, and the moment by `time.monotonic`. It speaks no more
 SMTP than it has to, so that it takes little from what is measured beside it.

@@ -1,4 +1,4 @@
-"""Owns the simulated old disk: each fsync of a process takes so much longer, and is still done."""
+"""A simulated slow disk: each fsync of a process takes longer by a fixed time, and is still done."""
 
 import shutil
 import subprocess

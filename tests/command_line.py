@@ -1,4 +1,4 @@
-"""Owns how the tests run the operator's commands: each a process of its own, on one data folder."""
+"""The operator's commands as the tests run them: each in a process of its own, on one data folder."""
 
 import json
 import os

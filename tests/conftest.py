@@ -1,4 +1,4 @@
-"""Owns what the tests run against: a whole server on a real socket, with real mail and a real partner."""
+"""The harness of the tests: a whole server on a real socket, with a real mail server and a real partner."""
 
 import asyncio
 import inspect

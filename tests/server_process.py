@@ -1,4 +1,4 @@
-"""Owns how the tests run the program as its users do: as a process of its own."""
+"""The program as its users run it: in a process of its own."""
 
 import os
 import re

@@ -14,7 +14,7 @@ from lead_client import Disconnected, Ledger, lead_body
 from stored_leads import stored_leads
 
 
-@fault("fuzz", "bodies that no website would send", short=1_000, long=10_000, mutants=("trusts json",))
+@fault("fuzz", "random and damaged bodies", short=1_000, long=10_000, mutants=("trusts json",))
 async def fuzz(run: FaultRun) -> None:
     ledger, chances = Ledger(), run.seeded_random()
     bodies = _bodies(chances)
@@ -31,7 +31,7 @@ async def fuzz(run: FaultRun) -> None:
                     if answer.status == 201:
                         ledger.acknowledged[json.loads(answer.body)["id"]] = ""
                     else:
-                        run.require(set(json.loads(answer.body)) == {"error"}, "a refusal is JSON")
+                        run.require(set(json.loads(answer.body)) == {"error"}, "an error is JSON")
                 run.tried += 1
             await client.close()
 
@@ -41,10 +41,10 @@ async def fuzz(run: FaultRun) -> None:
         run.recovery = time.monotonic() - mended_at
         await server.stop()
         stored = stored_leads(server.data_dir / "leads.db")
-    run.require(sum(ledger.answers.values()) == run.tried, "every one of them is answered")
+    run.require(sum(ledger.answers.values()) == run.tried, "every request is answered")
     run.require(max(ledger.answers) < 500, "no 5xx")
     run.lost = len(ledger.acknowledged.keys() - stored.keys())
-    run.require(len(stored) <= len(ledger.acknowledged) + 1, "what is refused is not stored")
+    run.require(len(stored) <= len(ledger.acknowledged) + 1, "a refused lead is not stored")
     run.seen = ", ".join(f"{n} × {status}" for status, n in sorted(ledger.answers.items()))
 
 
@@ -144,10 +144,10 @@ def _bodies(chances: random.Random) -> Iterator[tuple[str, bytes, dict[str, str]
 
 @fault(
     "header-injection",
-    "renters' words that would be headers or recipients of the mail",
+    "renters' text that would add headers or recipients to the mail",
     short=60,
     long=500,
-    mutants=("writes headers as they come",),
+    mutants=("writes headers unescaped",),
 )
 async def header_injection(run: FaultRun) -> None:
     ledger, chances = Ledger(), run.seeded_random()
@@ -186,7 +186,10 @@ async def header_injection(run: FaultRun) -> None:
             )
             answer = await client.post(body, Idempotency_Key=json.dumps(text)[:200])
             ledger.answers[answer.status] += 1
-            run.require(not any("evil" in value for value in answer.headers.values()), "no answer repeats it")
+            run.require(
+                not any("evil" in value for value in answer.headers.values()),
+                "no response header repeats the text",
+            )
             if answer.status == 201:
                 ledger.acknowledge(json.loads(answer.body)["id"], email)
             run.tried += 1

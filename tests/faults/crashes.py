@@ -1,4 +1,4 @@
-"""Owns the trials of a process that is killed."""
+"""Fault runs of a process that is killed."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from stored_leads import judge_storage, stored_leads
 
 @fault(
     "kill-9",
-    "kill -9 at random instants under 16 clients",
+    "kill -9 at random moments under 16 clients",
     short=3,
     long=20,
     mutants=("answers before the commit",),
@@ -42,17 +42,17 @@ async def kill_9(run: FaultRun) -> None:
 
 @fault(
     "retries",
-    "kill -9 under clients that send again, with an Idempotency-Key, what they saw no answer to",
+    "kill -9 under clients that retry with an Idempotency-Key until they get an answer",
     short=2,
     long=20,
-    mutants=("forgets keys",),
+    mutants=("forgets idempotency keys",),
 )
 async def retries(run: FaultRun) -> None:
     ledger, chances, slowest = Ledger(), run.seeded_random(), 0.0
     async with LaunchedServer(run) as server:
-        home = asyncio.Event()
+        stopping = asyncio.Event()
 
-        async def insist(email: str) -> int:
+        async def post_until_answered(email: str) -> int:
             while True:
                 client = server.client()
                 with suppress(Disconnected):
@@ -66,15 +66,16 @@ async def retries(run: FaultRun) -> None:
                 await client.close()
                 await asyncio.sleep(0.02)
 
-        async def click_twice_until_sent_home() -> None:
-            while not home.is_set():
+        async def post_each_lead_three_times() -> None:
+            while not stopping.is_set():
                 email = new_email()
-                # At once, so that they meet in one batch, and once more, so that they don't.
-                for lead_id in (*await asyncio.gather(insist(email), insist(email)), await insist(email)):
+                # Two at once, which share a batch, and one that comes later.
+                pair = await asyncio.gather(post_until_answered(email), post_until_answered(email))
+                for lead_id in (*pair, await post_until_answered(email)):
                     ledger.acknowledge(lead_id, email)
 
         await server.start()
-        visitors = [asyncio.create_task(click_twice_until_sent_home()) for _ in range(8)]
+        clients = [asyncio.create_task(post_each_lead_three_times()) for _ in range(8)]
         for _ in range(run.times):
             enough = len(ledger.acknowledged) + chances.randrange(1, 100)
             while len(ledger.acknowledged) < enough:
@@ -85,9 +86,9 @@ async def retries(run: FaultRun) -> None:
             await server.first_answer(ledger)
             slowest = max(slowest, time.monotonic() - killed_at)
             run.tried += 1
-        home.set()
-        await asyncio.gather(*visitors)
+        stopping.set()
+        await asyncio.gather(*clients)
     judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
-    run.require(run.duplicated == 0, "a lead that is sent again under its key is one lead")
+    run.require(run.duplicated == 0, "requests with one key make one lead")
     run.recovery = slowest
-    run.seen = f"{len(ledger.acknowledged)} leads, each sent three times and more"
+    run.seen = f"{len(ledger.acknowledged)} leads, each sent at least three times"

@@ -1,4 +1,4 @@
-"""Owns a disk that can be told to fail, and that keeps a record: a SQLite VFS between it and the system's."""
+"""A disk that fails on order and records what is written: a SQLite VFS over the system's."""
 
 import json
 import os
@@ -23,16 +23,16 @@ ERRORS = {
 
 
 class Disk(apsw.VFS):
-    """The system's disk, with orders read from a folder and a record kept there.
+    """The system's disk, with an order read from a folder, and a record kept in it.
 
-    order.json: {"fail": one of ERRORS, "times": how often from now on, "file": of this one alone,
-    "then_die": …} or {"die": after so many operations more}. The record is a sequence of pickled events, in
-    the order in which they happened: ("write", file, offset, bytes), ("sync", file), ("unsynced", file): a
-    sync that failed, ("truncate", file, size), ("delete", file), ("answered", lead id).
+    order.json: {"fail": one of ERRORS, "times": how often, "file": only for this file, "then_die": as "die",
+    after the failure} or {"die": kill the process after so many operations}. The record is a sequence of
+    pickled events: ("write", file, offset, bytes), ("sync", file), ("unsynced", file) for a failed sync,
+    ("truncate", file, size), ("delete", file), ("answered", lead id).
     """
 
     def __init__(self, folder: Path, record: bool) -> None:
-        super().__init__("run", "unix", makedefault=True)
+        super().__init__("faults", "unix", makedefault=True)
         self._folder = folder
         self._lock = threading.RLock()
         self._order_text = ""
@@ -46,14 +46,14 @@ class Disk(apsw.VFS):
         self.operate("delete", lambda: super(Disk, self).xDelete(name, sync_folder), os.path.basename(name))
 
     def note(self, *event: Any) -> None:
-        """Put an event on the record."""
+        """Append an event to the record."""
         if self._record is not None:
             with self._lock:
                 pickle.dump(event, self._record)
                 self._record.flush()
 
     def operate(self, kind: str, work: Callable[[], Result], *event: Any) -> Result:
-        """Do one operation, unless an order says otherwise, and put it on the record."""
+        """Run one operation, unless the order is to fail or die, and append it to the record."""
         with self._lock:
             failure = self._ordered(kind, *event)
             if failure is not None:
@@ -76,19 +76,19 @@ class Disk(apsw.VFS):
             (self._folder / LEFT).write_text(str(self._order["die"]))
             if self._order["die"] < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        meant = self._order.get("fail", "").startswith(kind) and self._order.get("file", name) == name
-        if meant and self._order.get("times", 1) > 0:
+        matches = self._order.get("fail", "").startswith(kind) and self._order.get("file", name) == name
+        if matches and self._order.get("times", 1) > 0:
             self._order["times"] = self._order.get("times", 1) - 1
             if "then_die" in self._order:
                 self._order["die"] = self._order["then_die"]
-            make, words, code = ERRORS[self._order["fail"]]
-            error = make(words)
+            make, message, code = ERRORS[self._order["fail"]]
+            error = make(message)
             setattr(error, "extendedresult", code)
             return error
         return None
 
-    def watch_the_system(self) -> None:
-        """Count what the program itself does to files as operations, too: renames, folders, fsyncs."""
+    def count_system_calls(self) -> None:
+        """Count the program's own file operations too: renames, folders, fsyncs."""
         for name in ("rename", "replace", "unlink", "mkdir", "fsync"):
             setattr(os, name, self._counted(getattr(os, name)))
 
@@ -100,6 +100,8 @@ class Disk(apsw.VFS):
 
 
 class File(apsw.VFSFile):
+    """A file on a Disk."""
+
     def __init__(self, disk: Disk, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         self._disk = disk
@@ -118,8 +120,8 @@ class File(apsw.VFSFile):
         try:
             super().xLock(level)
         except apsw.IOError as error:
-            # When it closes, a read-only connection tries for a writer's lock. SQLite shrugs
-            # at the failure; apsw would raise it.
+            # A read-only connection that closes tries to take the write lock. SQLite ignores the failure;
+            # apsw would raise it.
             raise apsw.BusyError from error
 
     def xTruncate(self, size: int) -> None:
@@ -128,14 +130,14 @@ class File(apsw.VFSFile):
 
 
 def give_order(folder: Path, **order: Any) -> None:
-    """Tell the disk of this folder what to do from now on; without an order, to work."""
+    """Set the order of the disk in this folder; without one, the disk works."""
     new = folder / "order.new"
     new.write_text(json.dumps(order))
     os.replace(new, folder / ORDER)
 
 
 def read_record(folder: Path) -> Iterator[tuple[Any, ...]]:
-    """The events on the record, in their order."""
+    """Yield the events of the record, in order."""
     with (folder / RECORD).open("rb") as file:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Owns the trials of a disk that is full, fails, can't be written, or is locked by somebody else."""
+"""Fault runs of a disk that fails, is full or read-only, and of a locked database."""
 
 import asyncio
 import subprocess
@@ -31,12 +31,13 @@ sys.stdin.read()
 """
 
 
-ENOUGH = 16  # 201s while the disk fails: they are false, and a run need not go on
+ENOUGH = 16  # false 201s, after which a run need not go on
 
 
-async def keep_trying(server: LaunchedServer, ledger: Ledger) -> None:
-    """Post leads until one was answered 503 or the server is gone, and a while longer. A false 201 is found
-    when all is over.
+async def post_until_refused(server: LaunchedServer, ledger: Ledger) -> None:
+    """Post leads for half a second, and then until one is answered 503 or the server ends.
+
+    A false 201 is found at the end of the run.
     """
     before, taken = ledger.answers[503], len(ledger.acknowledged)
     clients = LoadClients(server, ledger, 8, pause=0.005)
@@ -47,26 +48,30 @@ async def keep_trying(server: LaunchedServer, ledger: Ledger) -> None:
     await clients.stop()
 
 
-Breaking = Callable[[], AbstractAsyncContextManager[None]]
+BreakDisk = Callable[[], AbstractAsyncContextManager[None]]
 
 
 async def ride_out(
-    run: FaultRun, server: LaunchedServer, ledger: Ledger, breaking: Breaking, *, ends: bool = False
+    run: FaultRun, server: LaunchedServer, ledger: Ledger, break_disk: BreakDisk, *, ends: bool = False
 ) -> None:
-    """Have the disk fail, again and again, under clients, for as long as the block of `breaking` lasts; ends:
-    the server is to stop with 74.
+    """Break the disk under clients, again and again, each time until the block of `break_disk` is left.
+
+    ends: the server must stop with exit status 74; else it must go on.
     """
     await server.start()
     await server.first_answer(ledger)
     for _ in range(run.times):
         before = ledger.answers[503]
-        async with breaking():
-            await keep_trying(server, ledger)
+        async with break_disk():
+            await post_until_refused(server, ledger)
             status = await server.exit_status(wait=ends)
         mended_at = time.monotonic()
-        run.require(status == (74 if ends else None), f"it ends only with 74 (status {status})")
-        # What ends it may be another write than a lead's; then there was no lead to answer.
-        run.require(ends or ledger.answers[503] > before, "what can't be stored is answered 503")
+        run.require(
+            status == (74 if ends else None),
+            f"the server ends only with 74, and only if it must (status {status})",
+        )
+        # A write other than a lead's may end the server; then no lead is answered.
+        run.require(ends or ledger.answers[503] > before, "a lead that can't be stored is answered 503")
         run.tried += 1
         if run.broken:
             break
@@ -76,12 +81,12 @@ async def ride_out(
         run.recovered_since(mended_at)
     await server.stop()
     judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
-    run.require_quick(run.recovery or 0.0, 10, "it takes leads again")
+    run.require_quick(run.recovery or 0.0, 10, "the server takes leads again")
     run.seen = f"{len(ledger.acknowledged)} answered 201, {ledger.answers[503]} answered 503"
 
 
 async def ride_out_errors(run: FaultRun, error: str, *, ends: bool) -> None:
-    """Have every operation of this kind fail so (one of `disk.ERRORS`)."""
+    """Fail every operation with this error, one of `disk.ERRORS`."""
 
     @asynccontextmanager
     async def failing() -> AsyncIterator[None]:
@@ -113,14 +118,14 @@ async def fsync_error(run: FaultRun) -> None:
     await ride_out_errors(run, "sync EIO", ends=True)
 
 
-@fault("no-space", "every write is refused for want of space", short=2, long=20, mutants=SUCCESS)
+@fault("no-space", "every write fails for lack of space", short=2, long=20, mutants=SUCCESS)
 async def no_space(run: FaultRun) -> None:
     await ride_out_errors(run, "write ENOSPC", ends=False)
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """Mount a small disk in memory on this folder. Raises CannotTry where that isn't allowed."""
+    """Mount a small disk in memory on this folder. Raises CannotTry where that is not allowed."""
     folder.mkdir()
     options = f"size={megabytes}m"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "leads", str(folder)], capture_output=True)
@@ -134,7 +139,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 @fault(
     "disk-full",
-    "a small disk that leads, and whatever else, fill to its last byte",
+    "a small disk, full to its last byte",
     short=1,
     long=10,
     mutants=SUCCESS,
@@ -155,7 +160,7 @@ async def disk_full(run: FaultRun) -> None:
             client = server.client()
             ready = await client.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
             await client.close()
-            run.require(ready.status == 503, "readyz says so")
+            run.require(ready.status == 503, "readyz is 503 while the disk is full")
             ballast.unlink()
 
         await ride_out(run, server, ledger, full)
@@ -163,7 +168,7 @@ async def disk_full(run: FaultRun) -> None:
 
 @fault(
     "read-only",
-    "a disk that is read-only at the start, and one that becomes so",
+    "a disk that is read-only at the start, or becomes so later",
     short=1,
     long=10,
     mutants=SUCCESS,
@@ -176,13 +181,13 @@ async def read_only(run: FaultRun) -> None:
         for _ in range(run.times):
             subprocess.run(["mount", "-o", "remount,ro", str(server.data_dir)], check=True)
             status, _ = await server.command("serve")
-            run.require(status == 1, "it does not start on a disk that it can't write")
+            run.require(status == 1, "the server does not start on a read-only disk")
             subprocess.run(["mount", "-o", "remount,rw", str(server.data_dir)], check=True)
         await server.start()
         await server.first_answer(ledger)
         await server.stop()
         judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
-    # The system doesn't let a disk become read-only while files on it are being written: ours does.
+    # The system refuses to make a disk read-only while a file on it is open for writing. Ours does it.
     await ride_out_errors(run, "write EROFS", ends=True)
 
 
@@ -211,7 +216,9 @@ async def locked(run: FaultRun) -> None:
             await other.stdout.readline()
             taken = len(ledger.acknowledged)
             yield
-            run.require(len(ledger.acknowledged) == taken, "nothing is acknowledged while it is locked")
+            run.require(
+                len(ledger.acknowledged) == taken, "no lead is acknowledged while the database is locked"
+            )
             other.stdin.close()
             await other.wait()
 

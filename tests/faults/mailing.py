@@ -1,4 +1,4 @@
-"""Owns the trials of a mail server in every kind of trouble."""
+"""Fault runs of a mail server: away, slow, or refusing."""
 
 import asyncio
 import random
@@ -11,35 +11,33 @@ from datetime import datetime, timedelta
 from command_line import ACTOR
 from conftest import ServerHarness, SteppedClock, running_harness
 from fault_run import FaultRun, fault
-from mutants import for_a_while
+from mutants import temporary_mutant
 
 from models.outbox import actions
 from models.outbox.delivery import Delivery
 from models.outbox.destination import Destination
 
-TRUSTS_ATTEMPT = ("takes an attempt for a delivery",)
-LONGEST_HOLD = (
-    361  # seconds; what a destination is left alone for, jitter and all, but where an operator is needed
-)
+TRUSTS_ATTEMPT = ("marks every attempt as delivered",)
+LONGEST_HOLD = 361  # seconds that a destination is held, with jitter, unless an operator is needed
 
 
 @asynccontextmanager
 async def stepped_harness(run: FaultRun, clock: SteppedClock, **options: str) -> AsyncIterator[ServerHarness]:
-    """A server in this process, whose clock the run steps."""
-    with for_a_while(run.mutant):
+    """Run a server in this process, with a clock that the run steps."""
+    with temporary_mutant(run.mutant):
         async with running_harness(run.folder / "data", clock, rate_limit="1000000/1", **options) as harness:
             await harness.building()
             yield harness
 
 
-async def take(harness: ServerHarness, count: int) -> dict[int, str]:
-    """Take so many leads; their addresses by id."""
+async def post_leads(harness: ServerHarness, count: int) -> dict[int, str]:
+    """Post so many leads, and return their renters' addresses by id."""
     emails = [f"r{number}.{random.random()}@renter.test" for number in range(count)]
     return {await harness.lead(token="maple", requestor_email=email): email for email in emails}
 
 
 async def step_until_sent(harness: ServerHarness, clock: SteppedClock, kind: str, most: float) -> float:
-    """Step the clock until nothing of this kind waits; answers with the seconds that took."""
+    """Step the clock until no delivery of this kind is pending, and return the seconds that passed on it."""
     began = clock.now()
     while (clock.now() - began).total_seconds() <= most:
         rows = await harness.settled(kind=kind)
@@ -52,7 +50,7 @@ async def step_until_sent(harness: ServerHarness, clock: SteppedClock, kind: str
 
 
 async def held_until(harness: ServerHarness, kind: str) -> datetime | None:
-    """Until when nothing is sent there."""
+    """Return when the hold of a destination ends; None if it is not held."""
 
     def look() -> datetime | None:
         moment: datetime | None = Destination.get_by_id(kind).hold_until
@@ -62,7 +60,7 @@ async def held_until(harness: ServerHarness, kind: str) -> datetime | None:
 
 
 def judge_mail(run: FaultRun, harness: ServerHarness, leads: dict[int, str]) -> None:
-    """Whether each lead's mail arrived, and how often."""
+    """Count the mails that did not arrive, and those that arrived again."""
     arrived = Counter(mail["Reply-To"] for mail in harness.mail.mails)
     run.lost += sum(arrived[email] == 0 for email in leads.values())
     run.duplicated += sum(max(0, arrived[email] - 1) for email in leads.values())
@@ -70,39 +68,44 @@ def judge_mail(run: FaultRun, harness: ServerHarness, leads: dict[int, str]) -> 
     for mail, raw in zip(harness.mail.mails, harness.mail.raw, strict=True):
         by_id.setdefault(mail["Message-ID"], set()).add(raw)
     run.require(len(by_id) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
-    run.require(all(len(raws) == 1 for raws in by_id.values()), "a mail that is sent again is the same")
+    run.require(
+        all(len(raws) == 1 for raws in by_id.values()), "a mail that is sent again has the same bytes"
+    )
 
 
-async def weather(
+async def recover(
     run: FaultRun, harness: ServerHarness, clock: SteppedClock, leads: dict[int, str], most: float
 ) -> None:
-    """The fault is over: everything leaves, and each mail has arrived."""
+    """Wait, after the fault, until every mail is sent; note the recovery time, and count the mails."""
     run.recovery = await step_until_sent(harness, clock, "email", most)
     run.recovery_by_clock = True
     run.tried = len(leads)
     judge_mail(run, harness, leads)
 
 
-@fault("smtp-down", "the mail server is not there", short=20, long=200, mutants=TRUSTS_ATTEMPT)
+@fault("smtp-down", "the mail server does not listen", short=20, long=200, mutants=TRUSTS_ATTEMPT)
 async def smtp_down(run: FaultRun) -> None:
     clock = SteppedClock()
     async with stepped_harness(run, clock) as harness:
         await harness.mail.stop()
-        leads = await take(harness, run.times)
+        leads = await post_leads(harness, run.times)
         rows = await harness.settled()
-        run.require(sum(row["attempts"] for row in rows) <= 4, "it is left alone once it is down")
-        said = (await harness.destination("email"))["waits_because"] or ""
-        run.require("held until" in said, "the outbox says that it is held")
+        run.require(
+            sum(row["attempts"] for row in rows) <= 4,
+            "a destination that is down is not tried again and again",
+        )
+        reason = (await harness.destination("email"))["waits_because"] or ""
+        run.require("held until" in reason, "the outbox says that it is held")
         await harness.mail.start(harness.mail.port)
-        await weather(run, harness, clock, leads, LONGEST_HOLD)
+        await recover(run, harness, clock, leads, LONGEST_HOLD)
 
 
 @fault(
     "smtp-slow",
-    "the mail server takes its time",
+    "the mail server replies late",
     short=20,
     long=200,
-    mutants=("waits for each kind in turn",),
+    mutants=("delivers one kind at a time",),
 )
 async def smtp_slow(run: FaultRun) -> None:
     clock = SteppedClock()
@@ -119,27 +122,27 @@ async def smtp_slow(run: FaultRun) -> None:
                 while len(harness.partner.calls) < run.times:
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            run.require(False, "meanwhile everything else leaves")
+            run.require(False, "other deliveries go on meanwhile")
         run.require(not harness.mail.mails, "no mail has left")
         harness.mail.gate.set()
-        await weather(run, harness, clock, leads, LONGEST_HOLD)
+        await recover(run, harness, clock, leads, LONGEST_HOLD)
         run.require(run.duplicated == 0, "no mail is sent twice")
 
 
-@fault("smtp-4xx", "the mail server says: later", short=20, long=200, mutants=TRUSTS_ATTEMPT)
+@fault("smtp-4xx", "the mail server replies 4xx", short=20, long=200, mutants=TRUSTS_ATTEMPT)
 async def smtp_4xx(run: FaultRun) -> None:
     clock = SteppedClock()
     async with stepped_harness(run, clock) as harness:
         harness.mail.replies = ["451 greylisted"] * (run.times + 3)
-        leads = await take(harness, run.times)
+        leads = await post_leads(harness, run.times)
         await harness.settled()
-        await weather(run, harness, clock, leads, 300)
+        await recover(run, harness, clock, leads, 300)
         run.require(run.duplicated == 0, "no mail is sent twice")
 
 
 @fault(
     "smtp-5xx-recipient",
-    "the mail server does not know the agent",
+    "the mail server refuses the recipient",
     short=20,
     long=200,
     mutants=TRUSTS_ATTEMPT,
@@ -153,14 +156,14 @@ async def smtp_5xx_recipient(run: FaultRun) -> None:
             await harness.lead(token="oak", requestor_email=(email := f"oak{n}@renter.test")): email
             for n in range(run.times)
         }
-        fine = await take(harness, run.times)
+        fine = await post_leads(harness, run.times)
         rows = await harness.settled(kind="email")
         states = Counter((row["state"], row["attempts"]) for row in rows)
-        run.require(states[("failed", 1)] == len(lost), "it is given up at once, and kept")
-        run.require(states[("delivered", 1)] == len(fine), "other agents get theirs")
+        run.require(states[("failed", 1)] == len(lost), "a refused mail fails at once, and is kept")
+        run.require(states[("delivered", 1)] == len(fine), "mails to other agents are delivered")
         harness.mail.unknown = set()
         await harness.change(lambda: actions.retry_failed(ACTOR, None, clock.now()))
-        await weather(run, harness, clock, {**lost, **fine}, LONGEST_HOLD)
+        await recover(run, harness, clock, {**lost, **fine}, LONGEST_HOLD)
         run.require(run.duplicated == 0, "no mail is sent twice")
 
 
@@ -170,21 +173,19 @@ async def smtp_5xx_login(run: FaultRun) -> None:
     async with stepped_harness(run, clock) as harness:
         harness.mail.password = "right"
         await harness.restart(smtp_url=harness.mail.url.replace("://", "://office:wrong@"))
-        leads = await take(harness, run.times)
+        leads = await post_leads(harness, run.times)
         rows = await harness.settled()
-        run.require(
-            sum(row["attempts"] for row in rows) <= 4, "a login that is refused is not tried on and on"
-        )
-        said = (await harness.destination("email"))["waits_because"] or ""
-        run.require("LEADS_SMTP_URL" in said, "the outbox says which setting to look at")
+        run.require(sum(row["attempts"] for row in rows) <= 4, "a refused login is not tried again and again")
+        reason = (await harness.destination("email"))["waits_because"] or ""
+        run.require("LEADS_SMTP_URL" in reason, "the outbox names the setting to check")
         harness.mail.password = "wrong"
-        await weather(run, harness, clock, leads, 3600 * 1.3)
+        await recover(run, harness, clock, leads, 3600 * 1.3)
         run.require(run.duplicated == 0, "no mail is sent twice")
 
 
 @fault(
     "smtp-dies-after-data",
-    "the mail server takes a mail, and dies before it says so",
+    "the mail server accepts a mail, and is gone before its reply",
     short=20,
     long=200,
     mutants=TRUSTS_ATTEMPT,
@@ -194,11 +195,11 @@ async def smtp_dies_after_data(run: FaultRun) -> None:
     clock = SteppedClock()
     async with stepped_harness(run, clock) as harness:
         harness.mail.deaths = run.times
-        leads = await take(harness, run.times)
+        leads = await post_leads(harness, run.times)
         await harness.settled()
-        await weather(run, harness, clock, leads, 600)
-        run.require(run.duplicated == run.times, "what nobody heard the end of is sent again, once")
-        run.seen = "each arrives twice, byte for byte the same: nobody can know better"
+        await recover(run, harness, clock, leads, 600)
+        run.require(run.duplicated == run.times, "a mail without a reply is sent again, once")
+        run.seen = "each arrives twice, with the same bytes, as it must"
 
 
 @fault(
@@ -206,22 +207,22 @@ async def smtp_dies_after_data(run: FaultRun) -> None:
     "the mail server is away for 24 hours",
     short=100,
     long=10_000,
-    mutants=("holds no destination",),
+    mutants=("never trips a circuit breaker",),
 )
 async def smtp_down_24h(run: FaultRun) -> None:
     clock = SteppedClock()
     async with stepped_harness(run, clock) as harness:
         await harness.mail.stop()
-        door = Door(harness.mail.port)
+        port = ClosedPort(harness.mail.port)
         leads: dict[int, str] = {}
         for first in range(0, run.times, 50):
             emails = [f"r{n}@renter.test" for n in range(first, min(first + 50, run.times))]
             ids = await asyncio.gather(*(harness.lead(token="maple", requestor_email=e) for e in emails))
             leads |= dict(zip(ids, emails, strict=True))
         try:
-            await quiet(harness, looks=5_000)
-        except Restless:
-            run.require(False, "a destination that is down is left alone")
+            await wait_until_idle(harness, looks=5_000)
+        except NeverIdle:
+            run.require(False, "a destination that is down is not tried again and again")
             return
         ends, probes = clock.now() + timedelta(hours=24), 0
         while clock.now() < ends:
@@ -230,48 +231,48 @@ async def smtp_down_24h(run: FaultRun) -> None:
             if until is None:
                 return
             hold = (until - clock.now()).total_seconds()
-            before, probes = door.knocks, probes + 1
+            before, probes = port.connections, probes + 1
             clock.step(hold - 0.5)
-            await quiet(harness)
-            run.require(door.knocks == before, "nothing is tried while it is held")
+            await wait_until_idle(harness)
+            run.require(port.connections == before, "no mail is tried while the destination is held")
             clock.step(1)
-            await quiet(harness)
-            run.require(door.knocks == before + 1, "one probe an interval")
+            await wait_until_idle(harness)
+            run.require(port.connections == before + 1, "one probe after each hold")
             run.require(hold <= LONGEST_HOLD, "a probe at least every six minutes")
-        await door.close()
+        await port.close()
         await harness.mail.start(harness.mail.port)
         run.recovery_by_clock = True
         began = clock.now()
         while not harness.mail.mails:
             clock.step(5)
-            await quiet(harness)
+            await wait_until_idle(harness)
         run.recovery = (clock.now() - began).total_seconds()
-        while len(harness.mail.mails) < run.times and await waiting(harness):
+        while len(harness.mail.mails) < run.times and await count_unsent(harness):
             harness.server.dispatcher.wake()
             await asyncio.sleep(0.02)
             clock.step(1)
-        await quiet(harness)
+        await wait_until_idle(harness)
         run.tried = len(leads)
         judge_mail(run, harness, leads)
         run.require(run.duplicated == 0, "no mail is sent twice")
-        run.require(harness.mail.most_at_once <= 4, "no burst when it returns: four at once at most")
+        run.require(harness.mail.most_at_once <= 4, "at most four connections at once when it returns")
         run.seen = f"{probes} probes in 24 h, then {harness.mail.most_at_once} connections at once at most"
 
 
-class Door:
-    """Where a mail server was: a port at which every connection is closed at once, and counted."""
+class ClosedPort:
+    """A port that closes every connection at once, and counts them."""
 
     def __init__(self, port: int) -> None:
-        self.knocks = 0
+        self.connections = 0
         self._socket = socket.create_server(("127.0.0.1", port))
         self._socket.setblocking(False)
-        self._task = asyncio.create_task(self._answer())
+        self._task = asyncio.create_task(self._accept())
 
-    async def _answer(self) -> None:
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             connection, _ = await loop.sock_accept(self._socket)
-            self.knocks += 1
+            self.connections += 1
             connection.close()
 
     async def close(self) -> None:
@@ -280,8 +281,8 @@ class Door:
         self._socket.close()
 
 
-async def waiting(harness: ServerHarness) -> int:
-    """How many mails wait or are on their way."""
+async def count_unsent(harness: ServerHarness) -> int:
+    """Return the number of mails that are pending or being sent."""
 
     def count() -> int:
         number: int = Delivery.select().where(Delivery.state.in_(("pending", "sending"))).count()
@@ -290,12 +291,12 @@ async def waiting(harness: ServerHarness) -> int:
     return await harness.server.storage.read(count)
 
 
-class Restless(Exception):
-    """The dispatcher goes on and on."""
+class NeverIdle(Exception):
+    """The dispatcher does not come to rest."""
 
 
-async def quiet(harness: ServerHarness, looks: int = 300_000) -> None:
-    """Wait until the dispatcher has done all that it does now; raises Restless after so many looks."""
+async def wait_until_idle(harness: ServerHarness, looks: int = 300_000) -> None:
+    """Wait until the dispatcher has nothing left to do. Raises NeverIdle after so many looks."""
     server, still = harness.server, 0
 
     def busy() -> bool:
@@ -307,6 +308,6 @@ async def quiet(harness: ServerHarness, looks: int = 300_000) -> None:
     for _ in range(looks):
         await asyncio.sleep(0.001)
         still = 0 if busy() else still + 1
-        if still == 5:  # between one thing that it does and the next it may look idle for a moment
+        if still == 5:  # between two steps the dispatcher may look idle for a moment
             return
-    raise Restless
+    raise NeverIdle

@@ -1,4 +1,4 @@
-"""Owns the mutants: defects put into the program on purpose, each of which a harness must find."""
+"""Mutants: defects that are put into the program on purpose, and that a fault run must catch."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-import apsw
 import pytest
 import tornado.httpserver
 import tornado.tcpserver
@@ -29,7 +28,7 @@ import models.outbox.claims
 import models.outbox.destination
 import models.storage.sqlite.backup
 import models.storage.sqlite.connection
-import models.storage.sqlite.folder
+import models.storage.sqlite.inspect
 import models.storage.sqlite.migrations.migrate
 import models.storage.sqlite.restore
 import models.storage.sqlite.wal
@@ -41,19 +40,19 @@ Patch = pytest.MonkeyPatch
 MUTANTS: dict[str, Callable[[Patch], None]] = {}
 
 
-def mutant(put_in: Callable[[Patch], None]) -> Callable[[Patch], None]:
-    """Register a mutant by its name in words."""
-    MUTANTS[put_in.__name__.replace("_", " ")] = put_in
-    return put_in
+def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Register a mutant; its name is the function's, in words."""
+    MUTANTS[apply.__name__.replace("_", " ")] = apply
+    return apply
 
 
-def put_in(name: str) -> None:
-    """Put the mutant into this process, for good."""
+def apply_mutant(name: str) -> None:
+    """Put the mutant into this process for good."""
     MUTANTS[name](Patch())
 
 
 @contextmanager
-def for_a_while(name: str | None) -> Iterator[None]:
+def temporary_mutant(name: str | None) -> Iterator[None]:
     """Put the mutant, if one is named, into this process until the block is left."""
     with Patch.context() as patch:
         if name:
@@ -66,18 +65,18 @@ def answers_before_the_commit(patch: Patch) -> None:
     def commit(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
         for request, result in zip(self._batch, results, strict=True):
             request.callback(result)
-            request.callback = _said_already
+            request.callback = _answered_already
 
-        def slowly() -> None:
+        def commit_late() -> None:
             time.sleep(0.01)
             self._transaction.commit()
 
-        self._thread.run(slowly, partial(self._committed, results))
+        self._thread.run(commit_late, partial(self._committed, results))
 
     patch.setattr(models.storage.sqlite.writer.Writer, "_commit", commit)
 
 
-def _said_already(result: Any) -> None: ...
+def _answered_already(result: Any) -> None: ...
 
 
 @mutant
@@ -87,17 +86,17 @@ def synchronous_is_normal(patch: Patch) -> None:
 
 @mutant
 def takes_a_failure_for_success(patch: Patch) -> None:
-    answer = models.storage.sqlite.writer.Writer._complete
+    complete = models.storage.sqlite.writer.Writer._complete
 
-    def believing(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
+    def claim_success(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
         for at, request in enumerate(self._batch):
             failed = results[at].error is not None
             if failed and request.operation is models.intake.record_leads:
                 lead = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9)
                 results[at] = models.storage.WriteResult(lead)
-        answer(self, results)
+        complete(self, results)
 
-    patch.setattr(models.storage.sqlite.writer.Writer, "_complete", believing)
+    patch.setattr(models.storage.sqlite.writer.Writer, "_complete", claim_success)
 
 
 @mutant
@@ -106,41 +105,40 @@ def goes_on_after_a_failed_commit(patch: Patch) -> None:
 
 
 @mutant
-def leaves_the_journal_as_it_was(patch: Patch) -> None:
+def starts_without_a_checkpoint(patch: Patch) -> None:
     patch.setattr(models.storage.sqlite.wal, "truncate_wal", lambda: True)
 
 
 @mutant
-def goes_on_after_a_failed_move(patch: Patch) -> None:
+def goes_on_after_a_failed_checkpoint(patch: Patch) -> None:
     patch.setattr(models.storage.sqlite.wal, "OutcomeUnknown", models.storage.StorageError)
 
 
 @mutant
-def moves_the_journal_as_it_closes(patch: Patch) -> None:
+def checkpoints_at_close(patch: Patch) -> None:
     close = models.storage.sqlite.connection.close_database
     patch.setattr(models.storage.sqlite.writer, "close_database", lambda **_: close(checkpoint=True))
 
 
 @mutant
-def takes_an_attempt_for_a_delivery(patch: Patch) -> None:
-    """Marks a mail as sent whatever became of it."""
+def marks_every_attempt_as_delivered(patch: Patch) -> None:
     init = jobs.dispatcher.KindWorker.__init__
 
-    def believing(self: Any, kind: str, adapter: Adapter, *rest: Any) -> None:
-        class Believing(Adapter):
+    def trusting(self: Any, kind: str, adapter: Adapter, *rest: Any) -> None:
+        class Trusting(Adapter):
             async def deliver(self, context: DeliveryContext) -> None:
                 try:
                     await adapter.deliver(context)
                 except DeliveryError:
                     pass
 
-        init(self, kind, Believing(), *rest)
+        init(self, kind, Trusting(), *rest)
 
-    patch.setattr(jobs.dispatcher.KindWorker, "__init__", believing)
+    patch.setattr(jobs.dispatcher.KindWorker, "__init__", trusting)
 
 
 @mutant
-def waits_for_each_kind_in_turn(patch: Patch) -> None:
+def delivers_one_kind_at_a_time(patch: Patch) -> None:
     deliver, one_at_a_time = jobs.dispatcher.KindWorker._deliver, asyncio.Lock()
 
     async def in_turn(self: Any, claimed: Any) -> None:
@@ -151,7 +149,7 @@ def waits_for_each_kind_in_turn(patch: Patch) -> None:
 
 
 @mutant
-def holds_no_destination(patch: Patch) -> None:
+def never_trips_a_circuit_breaker(patch: Patch) -> None:
     patch.setattr(models.outbox.claims, "trip", lambda *args, **kwargs: None)
     patch.setattr(
         models.outbox.claims, "breaker_state", lambda *args: models.outbox.destination.BreakerState.CLOSED
@@ -159,7 +157,7 @@ def holds_no_destination(patch: Patch) -> None:
 
 
 @mutant
-def has_no_watchdog(patch: Patch) -> None:
+def does_not_monitor_the_clock(patch: Patch) -> None:
     async def check(self: jobs.clock_monitor.ClockMonitor) -> None:
         return None
 
@@ -175,7 +173,7 @@ def limits_by_the_time_of_day(patch: Patch) -> None:
 
 
 @mutant
-def takes_ten_connections_at_once(patch: Patch) -> None:
+def allows_ten_connections(patch: Patch) -> None:
     patch.setattr(handlers.http_server, "MAX_CONNECTIONS", 10)
 
 
@@ -195,14 +193,14 @@ def accepts_as_tornado_does(patch: Patch) -> None:
 
 @mutant
 def trusts_json(patch: Patch) -> None:
-    def trusting(body: bytes) -> Any:
+    def decode(body: bytes) -> Any:
         return json.loads(body or b"{}")
 
-    patch.setattr(handlers.api.body, "_decode_json", trusting)
+    patch.setattr(handlers.api.body, "_decode_json", decode)
 
 
 @mutant
-def writes_headers_as_they_come(patch: Patch) -> None:
+def writes_headers_unescaped(patch: Patch) -> None:
     patch.setattr(handlers.api.validation, "clean_text", lambda text, keep_lines=False: text or None)
     for module in (jobs.email.message, jobs.email.mime):
         patch.setattr(module, "one_line", lambda text, limit=None: str(text))
@@ -211,12 +209,12 @@ def writes_headers_as_they_come(patch: Patch) -> None:
 
 
 @mutant
-def forgets_everyone_when_there_are_many(patch: Patch) -> None:
+def forgets_all_clients_at_the_limit(patch: Patch) -> None:
     patch.setattr(RateLimiter, "_evict", lambda self, now_ns: self._full_at.clear())
 
 
 @mutant
-def forgets_nobody(patch: Patch) -> None:
+def never_forgets_a_client(patch: Patch) -> None:
     patch.setattr(RateLimiter, "_evict", lambda self, now_ns: None)
 
 
@@ -233,7 +231,7 @@ def copies_the_file(patch: Patch) -> None:
 
 
 @mutant
-def restores_without_a_mark(patch: Patch) -> None:
+def restores_without_a_marker(patch: Patch) -> None:
     patch.setattr(models.storage.sqlite.restore, "RESTORING", "leads.db.elsewhere")
 
 
@@ -243,7 +241,7 @@ def restores_without_a_pause(patch: Patch) -> None:
 
 
 @mutant
-def forgets_keys(patch: Patch) -> None:
+def forgets_idempotency_keys(patch: Patch) -> None:
     patch.setattr(models.intake, "find_key_records", lambda digests, now: {})
     patch.setattr(models.intake, "save_key_records", lambda tries, now: None)
 
@@ -252,24 +250,25 @@ def forgets_keys(patch: Patch) -> None:
 def keeps_keys_in_a_later_transaction(patch: Patch) -> None:
     keep = models.idempotency.save_key_records
     kept: list[tuple[Any, Any]] = []
-    answer = models.storage.sqlite.writer.Writer._complete
+    complete = models.storage.sqlite.writer.Writer._complete
 
     def keeping(self: models.storage.sqlite.writer.Writer, results: list[Any]) -> None:
         with models.storage.sqlite.connection.transaction():
             while kept:
                 keep(*kept.pop())
-        answer(self, results)
+        complete(self, results)
 
     patch.setattr(models.intake, "save_key_records", lambda tries, now: kept.append((tries, now)))
     patch.setattr(models.storage.sqlite.writer.Writer, "_complete", keeping)
 
 
 @mutant
-def takes_its_copy_for_whole(patch: Patch) -> None:
+def restores_without_reading_back(patch: Patch) -> None:
     patch.setattr(models.storage.sqlite.restore, "truncate_wal", lambda: True)
     patch.setattr(models.storage.sqlite.restore, "read_back", lambda path: None)
 
 
 @mutant
-def cannot_undo_what_was_begun(patch: Patch) -> None:
-    patch.setattr(apsw, "SQLITE_OPEN_READWRITE", apsw.SQLITE_OPEN_READONLY)
+def opens_an_interrupted_creation_read_only(patch: Patch) -> None:
+    inspect = models.storage.sqlite.inspect
+    patch.setattr(inspect, "ask_to_recover", inspect.ask_in_use)

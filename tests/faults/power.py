@@ -1,6 +1,6 @@
-"""Owns the trials of a power cut: what the disk was told, put together as a cut at any moment leaves it.
+"""Fault runs of a power cut: a recorded disk is put together again as it is after a cut at any moment.
 
-What was written since a file's last fsync is dropped, or some of it kept, in pieces: a disk may do either.
+Writes since a file's last fsync are dropped, or some sectors of them are kept: a disk may do either.
 """
 
 import random
@@ -32,19 +32,20 @@ Write = tuple[int, bytes]
 
 
 @dataclass
-class OneFile:
-    """What the disk has of a file for certain, and what was written or cut since."""
+class RecordedFile:
+    """The durable content of a file, and the changes since its last fsync."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[tuple[Any, ...]] = field(default_factory=list)
 
     def sync(self) -> None:
+        """Make all changes durable."""
         for change in self.pending:
             apply(self.durable, change)
         self.pending.clear()
 
     def after_a_cut(self, chances: random.Random | None) -> bytes:
-        """The content as it is found; with chances, some of what was pending is there as well."""
+        """Return the content after a power cut. chances: by which some of the pending changes are kept."""
         content = bytearray(self.durable)
         for change in self.pending if chances else ():
             if change[0] == "truncate":
@@ -59,7 +60,7 @@ class OneFile:
 
 
 def apply(content: bytearray, change: tuple[Any, ...]) -> None:
-    """Write or truncate."""
+    """Apply a ("write", offset, bytes) or a ("truncate", size)."""
     if change[0] == "truncate":
         del content[change[1] :]
         return
@@ -69,18 +70,18 @@ def apply(content: bytearray, change: tuple[Any, ...]) -> None:
 
 
 class Replay:
-    """The disk at any moment of a record."""
+    """The disk as it is after the events of a record, one by one."""
 
     def __init__(self) -> None:
-        self.files: dict[str, OneFile] = {}
+        self.files: dict[str, RecordedFile] = {}
         self.answered: list[int] = []
 
     def place(self, name: str, content: bytes) -> None:
-        """Have this file on the disk from before the record begins."""
-        self.files[name] = OneFile(bytearray(content))
+        """Add a file that was on the disk before the record began."""
+        self.files[name] = RecordedFile(bytearray(content))
 
     def take(self, event: tuple[Any, ...]) -> None:
-        """Go on by one event."""
+        """Apply the next event."""
         match event:
             case ("write", name, offset, data):
                 self._file(name).pending.append(("write", offset, data))
@@ -89,18 +90,18 @@ class Replay:
             case ("sync", name):
                 self._file(name).sync()
             case ("unsynced", name):
-                # The system forgets that these are still to be written, and will not do so again.
+                # The system marks the pages clean although they were not written, and drops them.
                 self._file(name).pending.clear()
             case ("delete", name):
                 self.files.pop(name, None)
             case ("answered", lead_id):
                 self.answered.append(lead_id)
 
-    def _file(self, name: str) -> OneFile:
-        return self.files.setdefault(name, OneFile())
+    def _file(self, name: str) -> RecordedFile:
+        return self.files.setdefault(name, RecordedFile())
 
     def cut(self, folder: Path, chances: random.Random | None) -> None:
-        """Put the disk as a power cut now leaves it into this folder."""
+        """Write the files as a power cut at this moment leaves them into this folder."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         for name, file in self.files.items():
@@ -109,8 +110,9 @@ class Replay:
 
 
 def cuts(events: list[tuple[Any, ...]]) -> Iterator[int]:
-    """After which events to cut: of those between which no fsync lies, the last has the most answers, and
-    the same disk, so it stands for all of them.
+    """Yield the events after which to cut.
+
+    Of events with no fsync between them, the last: the disk is the same, and most leads are answered.
     """
     for at, event in enumerate(events):
         following = events[at + 1][0] if at + 1 < len(events) else "end"
@@ -119,7 +121,7 @@ def cuts(events: list[tuple[Any, ...]]) -> Iterator[int]:
 
 
 async def record(server: LaunchedServer) -> None:
-    """Have the server start with an empty disk, and keep a record of it."""
+    """Start the server on an empty disk, with a record of it."""
     server.variables["FAULT_DISK"] = "recorded"
     shutil.rmtree(server.data_dir)
     await server.command("building", "add", "--name=Maple", "--token=maple", "--agent-email=agent@maple.test")
@@ -127,7 +129,7 @@ async def record(server: LaunchedServer) -> None:
 
 
 async def take_leads(server: LaunchedServer, ledger: Ledger, count: int) -> None:
-    """Take so many more leads, and kill the server while it takes them."""
+    """Post so many more leads, and kill the server under load."""
     clients = LoadClients(server, ledger, 8, keyed=True)
     await clients.reach(len(ledger.acknowledged) + count)
     await server.kill()
@@ -135,7 +137,7 @@ async def take_leads(server: LaunchedServer, ledger: Ledger, count: int) -> None
 
 
 def judge_cuts(run: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
-    """Cut at so many moments of the record, each time in two ways, and look for what was answered before."""
+    """Cut at so many moments of the record, with and without pending writes, and compare with the ledger."""
     events = list(read_record(folder))
     moments = list(cuts(events))
     chosen = {moments[at] for at in spread(most, len(moments))}
@@ -149,7 +151,7 @@ def judge_cuts(run: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
             replay.cut(after, way)
             began = time.monotonic()
             try:
-                open_database(after)  # as a server's start does, whatever the moment
+                open_database(after)  # as at a server's start
                 recover_wal()
             except (DatabaseUnusable, DatabaseError, apsw.Error) as error:
                 run.lost += len(promised.acknowledged)
@@ -162,7 +164,7 @@ def judge_cuts(run: FaultRun, folder: Path, ledger: Ledger, most: int) -> None:
             stored = stored_leads(after / "leads.db")
             judge_storage(run, promised, stored)
             keyed = all(lead.keys == 1 for lead in stored.values())
-            run.require(keyed, "a lead is never there without the key that it came under")
+            run.require(keyed, "no lead is stored without its Idempotency-Key")
             run.tried += 1
     syncs = sum(event[0] == "sync" for event in events)
     run.seen += f"{len(events)} operations, {syncs} fsyncs, {len(replay.answered)} leads answered; "
@@ -185,25 +187,25 @@ async def power_loss(run: FaultRun) -> None:
 
 @fault(
     "fsync-forgotten",
-    "an fsync fails and the system forgets what it was to write; later the power is cut",
+    "an fsync fails and the system drops its pages; later the power is cut",
     short=60,
     long=600,
-    mutants=("goes on after a failed commit", "leaves the journal as it was"),
+    mutants=("goes on after a failed commit", "starts without a checkpoint"),
 )
 async def fsync_forgotten(run: FaultRun) -> None:
-    for killed in (False, True):  # the server then stops by itself, or is killed before it can
+    for killed in (False, True):  # whether the server is killed before it can stop by itself
         ledger, folder = Ledger(), run.folder / f"killed-{killed}"
         async with LaunchedServer(run, folder) as server:
             await record(server)
             clients = LoadClients(server, ledger, 8, keyed=True)
             await clients.reach(60)
             give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
-            await clients.reach(300)  # or until it is gone, as it should be
+            await clients.reach(300)  # or until the server has ended, as it must
             status = await server.stop()
             run.require(killed or status == 74, f"a failed commit ends the process with 74, not {status}")
             await clients.stop()
             give_order(folder)
-            # Somebody looks on, so that the journal isn't put away by whoever closes the database last.
+            # A second connection, so that the launcher's is not the last one and leaves the WAL.
             reader = apsw.Connection(str(server.data_dir / "leads.db"))
             reader.execute("SELECT count(*) FROM lead").get
             await server.start_again()
@@ -213,13 +215,13 @@ async def fsync_forgotten(run: FaultRun) -> None:
 
 
 @fault(
-    "move-forgotten",
-    "a reader cuts the moving of the journal short; of the rest an fsync fails and is forgotten",
+    "checkpoint-forgotten",
+    "a reader stops a checkpoint half-way; of the next one an fsync fails, and its pages are dropped",
     short=60,
     long=600,
-    mutants=("goes on after a failed move", "moves the journal as it closes"),
+    mutants=("goes on after a failed checkpoint", "checkpoints at close"),
 )
-async def move_forgotten(run: FaultRun) -> None:
+async def checkpoint_forgotten(run: FaultRun) -> None:
     ledger = Ledger()
     async with LaunchedServer(run) as server:
         server.variables["FAULT_CHECKPOINT_PAGES"] = "200"
@@ -232,9 +234,9 @@ async def move_forgotten(run: FaultRun) -> None:
         await clients.reach(120)
         give_order(run.folder, fail="sync EIO", times=1, file="leads.db")
         reader.close()
-        await clients.reach(400)  # or until it is gone, as it should be
+        await clients.reach(400)  # or until the server has ended, as it must
         status = await server.exit_status()
-        run.require(status == 74, f"a move whose fsync failed ends the process with 74, not {status}")
+        run.require(status == 74, f"a failed checkpoint ends the process with 74, not {status}")
         await clients.stop()
         give_order(run.folder)
         await server.start_again()

@@ -1,4 +1,4 @@
-"""Owns the running of trials, and the table of what they found.
+"""Run the faults, and print a table of the findings.
 
 python tests/faults/runner.py              every fault in its long form
 python tests/faults/runner.py kill-9 ...   these rows alone
@@ -21,25 +21,25 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from fault_run import CannotTry, Fault, FaultRun, all_faults  # noqa: E402
 
-LONGEST_MUTANT_SECONDS = 60  # a defect may well keep a run from its end
+MUTANT_TIMEOUT_SECONDS = 60  # a mutant may keep a run from its end
 
 
 async def try_fault(
     fault: Fault, folder: Path, times: int, *, mutant: str | None = None, timed: bool = False
 ) -> FaultRun:
-    """Try a fault in this empty folder. What stumbles is a promise that was broken."""
+    """Run a fault in this empty folder. An exception counts as a broken promise, unless a mutant is in."""
     run = FaultRun(folder, times, mutant, timed)
     try:
-        async with asyncio.timeout(LONGEST_MUTANT_SECONDS if mutant else None):
+        async with asyncio.timeout(MUTANT_TIMEOUT_SECONDS if mutant else None):
             await fault.run(run)
     except CannotTry as reason:
         run.not_tried = str(reason)
         return run
     except Exception as error:
-        # Of a mutant it proves nothing that its run failed or took too long: a promise must be broken.
+        # With a mutant, an exception or a timeout proves nothing: the run must find a broken promise.
         if mutant is None:
             traceback.print_exc()
-            run.broken.append(f"the run came to its end ({type(error).__name__}: {str(error)[:200]})")
+            run.broken.append(f"the run reaches its end ({type(error).__name__}: {str(error)[:200]})")
         run.judge_losses(may_duplicate=fault.may_duplicate)
         return run
     run.close(may_duplicate=fault.may_duplicate)
@@ -47,7 +47,7 @@ async def try_fault(
 
 
 def row(fault: Fault, run: FaultRun, seconds: float) -> dict[str, object]:
-    """What a run found, as one line of the table."""
+    """Return the findings of a run, as JSON has them."""
     return {
         "fault": fault.name,
         "about": fault.about,
@@ -70,7 +70,7 @@ HEAD = (
 
 
 def line(found: dict[str, Any]) -> str:
-    """The row for people."""
+    """Return the row as text."""
     if found["not_tried"]:
         return f"{found['fault']:<21}not tried: {found['not_tried']}"
     recovery = found["recovery_seconds"]
@@ -88,25 +88,29 @@ def line(found: dict[str, Any]) -> str:
 
 
 async def measure(fault: Fault, short: bool, with_mutants: bool) -> dict[str, Any]:
-    """Try a fault, and its harness against its mutants."""
+    """Run a fault, and run it again with each of its mutants."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
         run = await try_fault(fault, Path(folder), fault.short if short else fault.long, timed=not short)
-    found: dict[str, Any] = row(fault, run, time.monotonic() - began)
+    findings: dict[str, Any] = row(fault, run, time.monotonic() - began)
     for mutant in fault.mutants if with_mutants and not run.not_tried else ():
         with tempfile.TemporaryDirectory(prefix="leads-fault-") as folder:
             mutated = await try_fault(fault, Path(folder), fault.short, mutant=mutant)
-        found["mutants"][mutant] = bool(mutated.broken)
-    return found
+        findings["mutants"][mutant] = bool(mutated.broken)
+    return findings
 
 
 def main() -> int:
-    """Run what is asked for; 0 if every promise held and every mutant was caught."""
+    """Run the faults. Return 0 if every promise held and every mutant was caught."""
     faults = all_faults()
-    parser = argparse.ArgumentParser(description="Try what may go wrong, and print what was found.")
-    parser.add_argument("names", nargs="*", metavar="FAULT", help="these rows alone; --list names them")
-    parser.add_argument("--short", action="store_true", help="fewer times, and no bounds on time")
-    parser.add_argument("--no-mutants", action="store_true", help="don't try the harnesses on their mutants")
+    parser = argparse.ArgumentParser(
+        description="Run faults against the server, and print a table of the findings."
+    )
+    parser.add_argument("names", nargs="*", metavar="FAULT", help="run these rows only; --list names them")
+    parser.add_argument(
+        "--short", action="store_true", help="run each fault fewer times, without limits on time"
+    )
+    parser.add_argument("--no-mutants", action="store_true", help="do not run the mutants")
     parser.add_argument("--list", action="store_true", help="list the faults")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     args = parser.parse_args()
@@ -128,8 +132,8 @@ def main() -> int:
         failed |= bool(found["broken"]) or not all(found["mutants"].values())
     if not args.json:
         print(
-            "\nlost: acknowledged and not there, or there by half; twice: leads or mails that came twice;"
-            "\nheld: whether every promise was kept; mutants: defects put in on purpose, and found;"
+            "\nlost: leads acknowledged, but not stored, or in part; twice: leads or mails that came twice;"
+            "\nheld: whether every promise held; mutants: defects put in on purpose, and caught;"
             "\n*: by the clock that the run steps."
         )
     return int(failed)

@@ -1,4 +1,4 @@
-"""Every fault in its short form, and every harness against its mutants. `make faults` runs the long form."""
+"""Every fault in its short form, without and with its mutants. `make faults` runs the long form."""
 
 import asyncio
 import gc
@@ -12,7 +12,7 @@ FAULTS = all_faults()
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
+def test_no_promise_is_broken_by(name: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     run = asyncio.run(try_fault(fault, tmp_path, fault.short))
     if run.not_tried:
@@ -20,15 +20,15 @@ def test_nothing_acknowledged_is_lost_by(name: str, tmp_path: Path) -> None:
     assert run.broken == []
 
 
-# A run that a mutant keeps from its end leaves open what it had opened.
+# A run that a mutant keeps from its end leaves sockets and files open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("name", "mutant"), [(fault.name, mutant) for fault in FAULTS.values() for mutant in fault.mutants]
 )
-def test_the_harness_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
+def test_the_run_catches_its_mutant(name: str, mutant: str, tmp_path: Path) -> None:
     fault = FAULTS[name]
     run = asyncio.run(try_fault(fault, tmp_path, fault.short, mutant=mutant))
-    gc.collect()  # here, and not in another test
+    gc.collect()  # so that warnings about them come here, and not in another test
     if run.not_tried:
         pytest.skip(run.not_tried)
     assert run.broken

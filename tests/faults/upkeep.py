@@ -1,4 +1,4 @@
-"""Owns the trials of upgrades, backups and restores that are cut off, or made while leads come in."""
+"""Fault runs of upgrades, backups and restores: interrupted, on a full disk, or under load."""
 
 import asyncio
 import json
@@ -24,8 +24,8 @@ OLD = SCHEMAS / f"schema-{NEWEST - 1}.db"
 OLDEST = SCHEMAS / "schema-1.db"  # with the most to upgrade
 
 
-def shape(database: Path) -> tuple[int, list[str], list[str]]:
-    """The schema's version, its tables and columns, and what is in the leads."""
+def schema_and_leads(database: Path) -> tuple[int, list[str], list[str]]:
+    """Return the version and the statements of the schema, and the leads."""
     with closing(apsw.Connection(str(database))) as connection:
         assert connection.execute("PRAGMA integrity_check(1)").get == "ok"
         tables = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
@@ -34,8 +34,8 @@ def shape(database: Path) -> tuple[int, list[str], list[str]]:
         return int(connection.pragma("user_version")), schema, leads
 
 
-async def operations(server: LaunchedServer, folder: Path, *command: str) -> int:
-    """How many operations on files this command makes, when nothing stops it."""
+async def count_operations(server: LaunchedServer, folder: Path, *command: str) -> int:
+    """Return how many file operations a command makes if it is not interrupted."""
     give_order(folder, die=10**9)
     status, _ = await server.command(*command)
     assert status == 0
@@ -44,13 +44,13 @@ async def operations(server: LaunchedServer, folder: Path, *command: str) -> int
 
 @fault(
     "upgrade-killed",
-    "kill -9, and power cuts, in the middle of an upgrade of the schema",
+    "kill -9 and power cuts during an upgrade of the schema",
     short=20,
     long=200,
     mutants=("upgrades without a transaction",),
 )
 async def upgrade_killed(run: FaultRun) -> None:
-    old = shape(_copied(OLD, run.folder / "old.db"))
+    old = schema_and_leads(_copied(OLD, run.folder / "old.db"))
     async with LaunchedServer(run) as server:
         server.variables["FAULT_DISK"] = "recorded"
         database = server.data_dir / "leads.db"
@@ -62,20 +62,20 @@ async def upgrade_killed(run: FaultRun) -> None:
             (run.folder / "record.pickle").unlink(missing_ok=True)
 
         start_over()
-        count = await operations(server, run.folder, "lead", "list")
-        new = shape(database)
+        count = await count_operations(server, run.folder, "lead", "list")
+        new = schema_and_leads(database)
         run.require(new[0] == NEWEST and new[2] == old[2], "an upgrade changes no lead")
         for after in spread(run.times, count):
             start_over()
             give_order(run.folder, die=after)
             status, _ = await server.command("lead", "list")
-            run.require(status == -9, "it was killed")
-            _judge(run, database, old, new, "killed")
+            run.require(status == -9, "the command is killed")
+            _judge(run, database, old, new, "after kill -9")
             give_order(run.folder)
             began = time.monotonic()
             status, _ = await server.command("lead", "list")
             run.recovered_since(began)
-            run.require(status == 0 and shape(database) == new, "the next start completes it")
+            run.require(status == 0 and schema_and_leads(database) == new, "the next start completes it")
             run.tried += 1
             if run.broken:
                 return
@@ -89,7 +89,7 @@ async def upgrade_killed(run: FaultRun) -> None:
         replay.take(event)
         if at in moments:
             replay.cut(cut, run.seeded_random())
-            _judge(run, cut / "leads.db", old, new, "cut off from power")
+            _judge(run, cut / "leads.db", old, new, "after a power cut")
             run.tried += 1
 
 
@@ -100,36 +100,35 @@ def _copied(source: Path, target: Path) -> Path:
 
 def _judge(run: FaultRun, database: Path, old: object, new: object, how: str) -> None:
     try:
-        found = shape(database)
+        found = schema_and_leads(database)
     except (apsw.Error, AssertionError):
         found = None
     whole = found in (old, new)
     run.lost += not whole
-    run.require(whole, f"{how}, it is the old schema or the new one, and never between")
+    run.require(whole, f"{how} the schema is the old one or the new one, and whole")
 
 
-FIRST_OPERATIONS = 12
+FIRST_OPERATIONS = 12  # in which the file comes into being: few of them leave a hot journal
 
 
 @fault(
     "creation-killed",
-    "kill -9 in the middle of the very first command, which makes the database",
+    "kill -9 during the first command, which makes the database",
     short=20,
     long=200,
-    mutants=("cannot undo what was begun",),
+    mutants=("opens an interrupted creation read only",),
 )
 async def creation_killed(run: FaultRun) -> None:
     first = ("building", "add", "--name=Maple", "--token=maple")
     async with LaunchedServer(run) as server:
         server.variables["FAULT_DISK"] = "plain"
         shutil.rmtree(server.data_dir)
-        count = await operations(server, run.folder, *first)
-        # All of those by which the file comes into being: of these few leave something to be undone.
+        count = await count_operations(server, run.folder, *first)
         for after in sorted({*range(FIRST_OPERATIONS), *spread(run.times, count)}):
             shutil.rmtree(server.data_dir)
             give_order(run.folder, die=after)
             status, _ = await server.command(*first)
-            run.require(status == -9, "it was killed")
+            run.require(status == -9, "the command is killed")
             give_order(run.folder)
             began = time.monotonic()
             status, said = await server.command("building", "add", "--name=Oak", "--json")
@@ -142,17 +141,17 @@ async def creation_killed(run: FaultRun) -> None:
 
 @fault(
     "restore-full",
-    "a backup restored to a disk that has hardly room for it, or none",
+    "a backup restored to a disk with little room, or none",
     short=12,
     long=60,
-    mutants=("takes its copy for whole",),
+    mutants=("restores without reading back",),
 )
 async def restore_full(run: FaultRun) -> None:
-    """Either it is done, whole and with its outbox paused, or it is refused and all is as it was."""
+    """A restore is complete, with its outbox paused, or it fails and changes nothing."""
     size = 4 * 2**20
     with small_disk(run.folder / "data", size // 2**20):
         async with LaunchedServer(run) as server:
-            before = shape(server.data_dir / "leads.db")
+            before = schema_and_leads(server.data_dir / "leads.db")
             ballast = server.data_dir / "ballast"
             for number in range(run.times):
                 with ballast.open("wb") as file:
@@ -162,17 +161,18 @@ async def restore_full(run: FaultRun) -> None:
                 status, _ = await server.command("backup", "restore", str(OLDEST))
                 ballast.unlink()
                 leftovers = [path.name for path in server.data_dir.glob("leads.db.restoring*")]
-                run.require(not leftovers, "nothing of it is left lying about")
-                found = shape(server.data_dir / "leads.db")
+                run.require(not leftovers, "a restore leaves no partial file")
+                found = schema_and_leads(server.data_dir / "leads.db")
                 if status == 0:
                     with closing(apsw.Connection(str(server.data_dir / "leads.db"))) as connection:
                         paused = connection.execute("SELECT min(paused) FROM destination").get
                     whole = (
-                        found[0] == NEWEST and found[2] == shape(_copied(OLDEST, run.folder / "old.db"))[2]
+                        found[0] == NEWEST
+                        and found[2] == schema_and_leads(_copied(OLDEST, run.folder / "old.db"))[2]
                     )
-                    run.require(whole and paused, "what is said to be restored is whole, and waits")
+                    run.require(whole and paused, "a restore that succeeds is whole, and paused")
                 else:
-                    run.require(found == before, "what is refused leaves all as it was")
+                    run.require(found == before, "a restore that fails changes nothing")
                 run.recovered_since(began)
                 run.tried += 1
                 if run.broken:
@@ -184,10 +184,10 @@ async def restore_full(run: FaultRun) -> None:
 
 @fault(
     "restore-killed",
-    "kill -9 in the middle of putting a backup in the database's place",
+    "kill -9 while a restore replaces the database",
     short=3,
     long=100,
-    mutants=("restores without a mark", "restores without a pause"),
+    mutants=("restores without a marker", "restores without a pause"),
 )
 async def restore_killed(run: FaultRun) -> None:
     ledger = Ledger()
@@ -209,43 +209,43 @@ async def restore_killed(run: FaultRun) -> None:
         last_id = max(in_place)
         restore = ("backup", "restore", str(backup))
         server.variables["FAULT_DISK"] = "plain"
-        count = await operations(server, run.folder, *restore)
+        count = await count_operations(server, run.folder, *restore)
         mails = len(server.mail.mails)
         await server.start()
         fresh = Ledger()
         await server.first_answer(fresh)
-        run.require(min(fresh.acknowledged) > last_id, "no id is given out again")
+        run.require(min(fresh.acknowledged) > last_id, "no id is given twice")
         await asyncio.sleep(0.5)
         await server.stop()
         run.duplicated = len(server.mail.mails) - mails
-        run.require(run.duplicated == 0, "nothing leaves until an operator says so")
-        # Some anywhere, and some where the files change places, which is at the end.
+        run.require(run.duplicated == 0, "no mail is sent until an operator resumes the outbox")
+        # Evenly spread, and all of the last operations, where the files are exchanged.
         for after in sorted({*spread(run.times, count), *range(count - 8, count)}):
             shutil.rmtree(server.data_dir)
             shutil.copytree(before, server.data_dir)
             give_order(run.folder, die=after)
             status, _ = await server.command(*restore)
-            run.require(status == -9, "it was killed")
+            run.require(status == -9, "the command is killed")
             give_order(run.folder)
             status, _ = await server.command("building", "add", "--name=Oak")
-            if status == 0:  # it can be used: then it is what was there, or all of the backup
+            if status == 0:  # the folder is usable: it has the previous database, or the whole backup
                 found = stored_leads(server.data_dir / "leads.db")
                 whole = found in (in_place, in_backup)
                 run.lost += not whole
-                run.require(whole, "cut off, it is what was there or the backup, or refuses to be used")
+                run.require(whole, "after kill -9 it is the old database or the backup, or is refused")
             began = time.monotonic()
             status, _ = await server.command(*restore)
             run.recovered_since(began)
             run.require(
                 status == 0 and stored_leads(server.data_dir / "leads.db") == in_backup,
-                "run again it completes",
+                "a second restore completes",
             )
             kept = [
                 stored_leads(folder / "leads.db")
                 for folder in server.data_dir.glob("replaced-*")
                 if (folder / "leads.db").exists()
             ]
-            run.require(in_place in kept, "what it replaced is kept")
+            run.require(in_place in kept, "the replaced database is kept")
             run.tried += 1
             if run.broken:
                 return
@@ -253,7 +253,7 @@ async def restore_killed(run: FaultRun) -> None:
 
 @fault(
     "backup-under-load",
-    "backups made while 400 leads a second come in",
+    "backups while 400 leads a second arrive",
     short=4,
     long=20,
     mutants=("copies the file",),
@@ -264,8 +264,7 @@ async def backup_under_load(run: FaultRun) -> None:
         await server.start()
         clients = LoadClients(server, ledger, 40, pause=40 / 640)
         await clients.reach(400)
-        # Somebody reads all the while, so that what is new stays in the journal, where a copy of the file
-        # alone would not find it.
+        # An open read transaction keeps new leads in the WAL, where a copy of the file alone misses them.
         reader = apsw.Connection(str(server.data_dir / "leads.db"))
         reader.execute("BEGIN; SELECT count(*) FROM lead").get
         await clients.reach(500)
@@ -277,7 +276,9 @@ async def backup_under_load(run: FaultRun) -> None:
             status, _ = await server.command("backup", "create", "--output", str(backup))
             run.recovered_since(started)
             run.require(status == 0, "a backup is made and read back")
-            run.require(backup.exists() and backup.stat().st_mode & 0o777 == 0o600, "for its owner alone")
+            run.require(
+                backup.exists() and backup.stat().st_mode & 0o777 == 0o600, "only its owner can read it"
+            )
             if backup.exists():
                 judge_storage(run, promised, stored_leads(backup))
             run.tried += 1
@@ -286,4 +287,4 @@ async def backup_under_load(run: FaultRun) -> None:
         await clients.stop()
         await server.stop()
         judge_storage(run, ledger, stored_leads(server.data_dir / "leads.db"))
-    run.seen = f"{rate:.0f} leads a second meanwhile; recovery is the time for one backup"
+    run.seen = f"{rate:.0f} leads a second meanwhile; recovery is the time of one backup"
