@@ -1,4 +1,4 @@
-"""What the journal promises: of a move that fails it is known whether it can be made again."""
+"""The WAL: a failed checkpoint tells whether a retry is safe."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -13,7 +13,7 @@ from models.storage.sqlite.wal import Wal
 
 
 class FailingSync:
-    """A connection to a disk that fails the fsync of each move."""
+    """Connection whose checkpoints all fail with an I/O error, as if the fsync failed."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
@@ -41,30 +41,30 @@ def write(connection: apsw.Connection) -> None:
     connection.execute("INSERT INTO word VALUES (randomblob(10000))")
 
 
-def test_a_move_of_which_nothing_was_made_before_can_be_made_again(connection: apsw.Connection) -> None:
-    journal = Wal(connection)
+def test_failed_first_checkpoint_can_be_retried(connection: apsw.Connection) -> None:
+    wal = Wal(connection)
     write(connection)
-    journal._connection = FailingSync(connection)  # type: ignore[assignment]
+    wal._connection = FailingSync(connection)  # type: ignore[assignment]
     with pytest.raises(StorageError) as failure:
-        journal.checkpoint()
+        wal.checkpoint()
     assert not isinstance(failure.value, OutcomeUnknown)
 
 
-@pytest.mark.parametrize("by_another", [False, True])
-def test_after_a_part_of_it_was_moved_a_failure_is_for_the_next_start(
-    connection: apsw.Connection, file: str, by_another: bool
+@pytest.mark.parametrize("by_command", [False, True])
+def test_failure_after_a_partial_checkpoint_needs_a_restart(
+    connection: apsw.Connection, file: str, by_command: bool
 ) -> None:
-    journal = Wal(connection)
+    wal = Wal(connection)
     with closing(apsw.Connection(file)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM word").get
         write(connection)
-        if by_another:  # such as `customer erase`
+        if by_command:  # such as `customer erase`
             with closing(apsw.Connection(file)) as command, suppress(apsw.BusyError):
                 command.execute("SELECT count(*) FROM word").get
                 command.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         else:
-            journal.checkpoint()
-    journal._connection = FailingSync(connection)  # type: ignore[assignment]
+            wal.checkpoint()
+    wal._connection = FailingSync(connection)  # type: ignore[assignment]
     with pytest.raises(OutcomeUnknown):
-        journal.checkpoint()
+        wal.checkpoint()

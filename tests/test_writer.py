@@ -1,4 +1,4 @@
-"""What the writer promises: one commit for what has queued up, and which write waits for which."""
+"""The writer: batches, lingering writes, writes on the loop's thread, checkpoints and closing."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from models.storage.sqlite.connection import WriteTransaction, database
 from models.storage.sqlite.wal import Wal
 from models.storage.sqlite.writer import Writer
 
-Noted = list[str]
+Words = list[str]
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def writer(io_loop: IOLoop, tmp_path: Path) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def commits(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
-    """What was written by each commit."""
-    seen: list[Noted] = []
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[Words]:
+    """The words stored by each commit, in order."""
+    seen: list[Words] = []
     commit = WriteTransaction.commit
 
     def noted(transaction: WriteTransaction) -> None:
@@ -50,7 +50,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
     return seen
 
 
-stored: Noted = []  # since the last commit
+stored: Words = []  # words stored since the last commit
 
 
 def store(words: Sequence[str]) -> list[int]:
@@ -60,36 +60,36 @@ def store(words: Sequence[str]) -> list[int]:
     return [len(word) for word in words]
 
 
-def look(items: Sequence[None]) -> list[int]:
-    """Writes nothing; how many words there are."""
+def count_words(items: Sequence[None]) -> list[int]:
+    """Write nothing; return the number of stored words for each item."""
     return [int(database.execute_sql("SELECT count(*) FROM word").fetchone()[0]) for _ in items]
 
 
-class Disk:
-    """Commits that take until they are let through."""
+class SlowDisk:
+    """Slow disk: each commit blocks until the test releases it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at_work, self._free = threading.Event(), threading.Event()
+        self.started, self._released = threading.Event(), threading.Event()
         commit = WriteTransaction.commit
 
         def slowly(transaction: WriteTransaction) -> None:
-            self.at_work.set()
-            assert self._free.wait(30)
-            self._free.clear()
+            self.started.set()
+            assert self._released.wait(30)
+            self._released.clear()
             commit(transaction)
 
         monkeypatch.setattr(WriteTransaction, "commit", slowly)
         monkeypatch.setattr("models.storage.sqlite.batching.FAST_COMMIT_SECONDS", 0)
 
-    async def is_at_work(self) -> None:
-        await until(self.at_work.is_set)
-        self.at_work.clear()
+    async def commit_started(self) -> None:
+        await until(self.started.is_set)
+        self.started.clear()
 
-    def let_through(self) -> None:
-        self._free.set()
+    def release(self) -> None:
+        self._released.set()
 
 
-async def test_what_comes_at_once_is_one_commit(writer: Writer, commits: list[Noted]) -> None:
+async def test_writes_submitted_together_share_one_commit(writer: Writer, commits: list[Words]) -> None:
     assert await asyncio.gather(*(submit_and_wait(writer, store, word) for word in ("a", "bc", "d"))) == [
         1,
         2,
@@ -99,12 +99,12 @@ async def test_what_comes_at_once_is_one_commit(writer: Writer, commits: list[No
 
 
 @pytest.fixture
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.storage.sqlite.batching.FAST_COMMIT_SECONDS", 600)
 
 
-async def test_of_one_that_comes_alone_it_is_known_at_once_that_it_is_written(
-    writer: Writer, commits: list[Noted], quick_disk: None
+async def test_lone_write_on_a_fast_disk_is_committed_synchronously(
+    writer: Writer, commits: list[Words], fast_disk: None
 ) -> None:
     linger = submit_and_wait(writer, store, "mail", linger=True)
     results: list[int] = []
@@ -114,8 +114,8 @@ async def test_of_one_that_comes_alone_it_is_known_at_once_that_it_is_written(
     assert await linger == 4
 
 
-async def test_one_that_was_thought_to_come_alone_joins_those_that_are_there(
-    writer: Writer, commits: list[Noted], quick_disk: None
+async def test_write_marked_alone_joins_the_queued_batch(
+    writer: Writer, commits: list[Words], fast_disk: None
 ) -> None:
     another = submit_and_wait(writer, store, "another")
     results: list[int] = []
@@ -126,35 +126,35 @@ async def test_one_that_was_thought_to_come_alone_joins_those_that_are_there(
     assert commits == [["another", "lead"]]
 
 
-async def test_one_that_comes_alone_waits_for_what_is_being_written(
-    writer: Writer, commits: list[Noted], quick_disk: None
+async def test_lone_write_waits_for_the_batch_before_it(
+    writer: Writer, commits: list[Words], fast_disk: None
 ) -> None:
-    another_program = apsw.Connection(database.database)
-    another_program.execute("BEGIN IMMEDIATE")
+    other_connection = apsw.Connection(database.database)
+    other_connection.execute("BEGIN IMMEDIATE")
     results: list[int] = []
     for word in ("lead", "next lead"):
         writer.submit(store, word, lambda result: results.append(result.get()), alone=True)
     assert results == []
-    another_program.execute("ROLLBACK")
-    another_program.close()
+    other_connection.execute("ROLLBACK")
+    other_connection.close()
     await until(lambda: results == [4, 9])
     assert commits == [["lead"], ["next lead"]]
 
 
-async def test_on_a_slow_disk_one_that_comes_alone_does_not_hold_the_loop_up(
+async def test_lone_write_on_a_slow_disk_does_not_block_the_loop(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk(monkeypatch)
+    disk = SlowDisk(monkeypatch)
     results: list[int] = []
     writer.submit(store, "lead", lambda result: results.append(result.get()), alone=True)
-    await disk.is_at_work()
+    await disk.commit_started()
     assert results == []
-    disk.let_through()
+    disk.release()
     await until(lambda: results == [4])
 
 
-async def test_a_patient_write_is_written_along_with_one_that_is_not(
-    writer: Writer, commits: list[Noted], monkeypatch: pytest.MonkeyPatch
+async def test_lingering_write_shares_the_next_commit(
+    writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
     linger = submit_and_wait(writer, store, "mail", linger=True)
@@ -165,35 +165,33 @@ async def test_a_patient_write_is_written_along_with_one_that_is_not(
     assert commits == [["mail", "lead"]]
 
 
-async def test_without_company_a_patient_write_is_written_all_the_same(
-    writer: Writer, commits: list[Noted]
-) -> None:
+async def test_lone_lingering_write_is_committed(writer: Writer, commits: list[Words]) -> None:
     assert await submit_and_wait(writer, store, "mail", linger=True) == 4
 
 
-async def test_patience_counts_from_when_the_writer_is_free(
-    writer: Writer, commits: list[Noted], monkeypatch: pytest.MonkeyPatch
+async def test_linger_starts_when_the_writer_becomes_idle(
+    writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk(monkeypatch)
+    disk = SlowDisk(monkeypatch)
     first = submit_and_wait(writer, store, "lead")
-    # A client that has its answer sends its next lead.
+    # A client that has received its response sends its next lead.
     first.add_done_callback(lambda _: second.append(submit_and_wait(writer, store, "next lead")))
     second: list[asyncio.Future[int]] = []
-    await disk.is_at_work()
+    await disk.commit_started()
     linger = submit_and_wait(writer, store, "mail", linger=True)
-    await asyncio.sleep(0.05)  # ten times as long as it is linger
-    disk.let_through()
+    await asyncio.sleep(0.05)  # ten times LINGER_SECONDS
+    disk.release()
     await first
-    await disk.is_at_work()
-    disk.let_through()
+    await disk.commit_started()
+    disk.release()
     await asyncio.gather(linger, *second)
     assert commits == [["lead"], ["mail", "next lead"]]
 
 
-async def test_a_slow_disk_is_at_work_while_the_last_batch_is_answered(
+async def test_next_commit_starts_before_callbacks_on_a_slow_disk(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, order = Disk(monkeypatch), []
+    disk, order = SlowDisk(monkeypatch), []
     begin = WriteTransaction.begin
 
     def noted(transaction: WriteTransaction, *, wait: bool) -> bool:
@@ -202,41 +200,41 @@ async def test_a_slow_disk_is_at_work_while_the_last_batch_is_answered(
 
     monkeypatch.setattr(WriteTransaction, "begin", noted)
     writer.submit(store, "lead", lambda result: order.append("answered"))
-    await disk.is_at_work()
+    await disk.commit_started()
     second = submit_and_wait(writer, store, "another")
-    disk.let_through()
-    await disk.is_at_work()
+    disk.release()
+    await disk.commit_started()
     assert order == ["begun", "begun", "answered"]
-    disk.let_through()
+    disk.release()
     await second
 
 
-async def test_on_a_slow_disk_a_crowd_is_not_waited_for_to_its_end(
-    writer: Writer, commits: list[Noted], monkeypatch: pytest.MonkeyPatch
+async def test_slow_disk_commit_starts_before_all_writes_arrive(
+    writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk, loop = Disk(monkeypatch), asyncio.get_running_loop()
+    disk, loop = SlowDisk(monkeypatch), asyncio.get_running_loop()
     monkeypatch.setattr(writer._policy, "_commit_seconds", 0.0001)
     writes = [submit_and_wait(writer, store, "first")]
-    read_at = loop.time() + 0.001
-    while loop.time() < read_at:
-        pass  # the loop is busy: it reads what another has sent
+    busy_until = loop.time() + 0.001
+    while loop.time() < busy_until:
+        pass  # keep the loop busy, as if it read other requests
     writes += [submit_and_wait(writer, store, "late"), submit_and_wait(writer, store, "later")]
     for _ in range(2):
-        await disk.is_at_work()
-        disk.let_through()
+        await disk.commit_started()
+        disk.release()
     await asyncio.gather(*writes)
     assert commits == [["first", "late"], ["later"]]
 
 
 @pytest.fixture
-def moves(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each move of the journal, which is long after each commit, whether it was amid a batch."""
+def checkpoints(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each checkpoint: True if a batch was in progress. The WAL is due for one after each commit."""
     seen: list[bool] = []
-    move = Wal.checkpoint
+    checkpoint = Wal.checkpoint
 
-    def noted(journal: Wal) -> None:
+    def noted(wal: Wal) -> None:
         seen.append(bool(writer._batch))
-        move(journal)
+        checkpoint(wal)
 
     monkeypatch.setattr("models.storage.sqlite.wal.CHECKPOINT_PAGES", 1)
     monkeypatch.setattr(writer._wal, "_checkpoint_at", 1)
@@ -244,29 +242,29 @@ def moves(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
-async def test_the_journal_is_moved_between_two_batches(writer: Writer, moves: list[bool]) -> None:
+async def test_checkpoint_runs_between_two_batches(writer: Writer, checkpoints: list[bool]) -> None:
     async def client() -> None:
         for _ in range(30):
             await submit_and_wait(writer, store, "lead")
             await asyncio.sleep(0)
 
     await asyncio.gather(*(client() for _ in range(8)))
-    await until(lambda: len(moves) >= 30)
-    assert not any(moves)
-    assert await submit_and_wait(writer, look, None) == 8 * 30
+    await until(lambda: len(checkpoints) >= 30)
+    assert not any(checkpoints)
+    assert await submit_and_wait(writer, count_words, None) == 8 * 30
 
 
-async def test_a_journal_that_was_moved_is_not_moved_again_for_what_writes_nothing(
-    writer: Writer, moves: list[bool]
+async def test_batches_without_writes_cause_no_further_checkpoint(
+    writer: Writer, checkpoints: list[bool]
 ) -> None:
     await submit_and_wait(writer, store, "lead")
     for _ in range(5):
-        await submit_and_wait(writer, look, None)
-    assert len(moves) == 1
+        await submit_and_wait(writer, count_words, None)
+    assert len(checkpoints) == 1
 
 
-async def test_after_a_commit_whose_outcome_is_unknown_the_journal_stays_where_it_is(
-    writer: Writer, moves: list[bool], monkeypatch: pytest.MonkeyPatch
+async def test_no_checkpoint_after_a_commit_with_unknown_outcome(
+    writer: Writer, checkpoints: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(transaction: WriteTransaction) -> None:
         transaction.roll_back()
@@ -277,31 +275,31 @@ async def test_after_a_commit_whose_outcome_is_unknown_the_journal_stays_where_i
     for error in (OutcomeUnknown, WriterStopped, WriterStopped):
         with pytest.raises(error):
             await submit_and_wait(writer, store, "lead")
-    assert moves == []
+    assert checkpoints == []
 
 
-async def test_closing_begins_nothing_where_there_is_nothing_to_write(
-    writer: Writer, commits: list[Noted], monkeypatch: pytest.MonkeyPatch
+async def test_close_with_an_empty_queue_starts_no_commit(
+    writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk(monkeypatch)
+    disk = SlowDisk(monkeypatch)
     lead = submit_and_wait(writer, store, "lead")
-    await disk.is_at_work()
+    await disk.commit_started()
     closing = asyncio.create_task(writer.close())
     await asyncio.sleep(0.05)
-    disk.let_through()
+    disk.release()
     await closing
     assert await lead == 4
-    assert commits == [["lead"]] and not disk.at_work.is_set()
+    assert commits == [["lead"]] and not disk.started.is_set()
 
 
-async def test_closing_writes_what_waits_for_company(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_commits_lingering_writes(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
     linger = submit_and_wait(writer, store, "mail", linger=True)
     await writer.close()
     assert await linger == 4
 
 
-async def test_a_writer_that_is_full_says_so_at_once() -> None:
+async def test_full_queue_raises_overloaded_at_once() -> None:
     writer = Writer(queue_size=0)
     with pytest.raises(Overloaded):
         submit_and_wait(writer, store, "lead")
