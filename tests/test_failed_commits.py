@@ -1,4 +1,4 @@
-"""When the disk fails a commit itself: nobody knows what it kept, so nothing is written till a new start."""
+"""Commits that the disk fails: their outcome is unknown, so the server stores nothing until a restart."""
 
 import asyncio
 import json
@@ -31,9 +31,9 @@ FILE_SIZE = resource.RLIMIT_FSIZE
 
 @contextmanager
 def failing_writes() -> Iterator[None]:
-    """The system fails whatever this process, which the server is in, would write to a file beyond its start.
+    """Make the system refuse this process, which runs the server too, all file writes past the first byte.
 
-    Not for want of room, which SQLite would undo: to it, it is a disk that fails.
+    SQLite sees an I/O error, not a full disk, whose transaction it would roll back.
     """
     before = resource.getrlimit(FILE_SIZE)
     resource.setrlimit(FILE_SIZE, (1, before[1]))
@@ -43,8 +43,8 @@ def failing_writes() -> Iterator[None]:
         resource.setrlimit(FILE_SIZE, before)
 
 
-async def calm(start_harness: StartHarness) -> ServerHarness:
-    """A harness from which nothing leaves, so that what is written is leads alone."""
+async def harness_without_destinations(start_harness: StartHarness) -> ServerHarness:
+    """Start a harness without destinations, so that leads are the only writes."""
     harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
     await harness.building(website_url="https://maple.test")
     return harness
@@ -54,10 +54,10 @@ def refusal(response: Any) -> tuple[int, str, str]:
     return response.code, response.headers["Retry-After"], json.loads(response.body)["error"]
 
 
-async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobody_knows(
+async def test_C32_failed_commit_is_503_with_unknown_outcome(
     start_harness: StartHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness = await calm(start_harness)
+    harness = await harness_without_destinations(start_harness)
     assert not harness.server.storage.failed.is_set()
     with failing_writes():
         response = await harness.post(LEAD, Origin="https://maple.test")
@@ -68,8 +68,8 @@ async def test_C32_a_lead_whose_commit_the_disk_failed_is_503_and_says_that_nobo
     assert (line.__dict__["reason"], line.__dict__["writes"]) == ("disk I/O error", 1)
 
 
-async def test_C32_so_are_all_that_were_in_that_commit(start_harness: StartHarness) -> None:
-    harness = await calm(start_harness)
+async def test_C32_failed_commit_fails_every_lead_of_its_batch(start_harness: StartHarness) -> None:
+    harness = await harness_without_destinations(start_harness)
     with failing_writes():
         async with held(harness):
             posts = [asyncio.ensure_future(harness.post(LEAD)) for _ in range(10)]
@@ -78,10 +78,10 @@ async def test_C32_so_are_all_that_were_in_that_commit(start_harness: StartHarne
     assert {refusal(answer) for answer in answers} == {(503, "10", UNKNOWN)}
 
 
-async def test_C32_after_it_nothing_more_is_written_though_the_disk_works_again(
+async def test_C32_failed_commit_stops_all_writes_until_restart(
     start_harness: StartHarness,
 ) -> None:
-    harness = await calm(start_harness)
+    harness = await harness_without_destinations(start_harness)
     await harness.lead(token="maple")
     with failing_writes():
         assert (await harness.post(LEAD)).code == 503
@@ -92,13 +92,13 @@ async def test_C32_after_it_nothing_more_is_written_though_the_disk_works_again(
     assert (await harness.request("GET", "/readyz")).code == 503
     assert (await harness.request("GET", "/livez")).code == 200
     assert [(file.stat().st_size, file.stat().st_mtime_ns) for file in files] == before
-    assert [lead["id"] for lead in await harness.leads()] == [1]  # reading goes on
+    assert [lead["id"] for lead in await harness.leads()] == [1]  # reads still work
 
 
-async def test_C20_C32_after_a_new_start_it_goes_on_and_a_retry_is_one_lead(
+async def test_C20_C32_retry_after_restart_stores_one_lead(
     start_harness: StartHarness,
 ) -> None:
-    harness = await calm(start_harness)
+    harness = await harness_without_destinations(start_harness)
     await harness.lead(token="maple")
     with failing_writes():
         assert (await harness.post(LEAD, Idempotency_Key="one")).code == 503
@@ -112,8 +112,8 @@ async def test_C20_C32_after_a_new_start_it_goes_on_and_a_retry_is_one_lead(
     assert (await harness.request("GET", "/readyz")).code == 200
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="it takes Linux to limit another process")
-def test_C32_the_program_then_ends_with_74_so_that_it_is_started_anew(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limiting another process needs Linux")
+def test_C32_failed_commit_exits_with_status_74(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     commands.run("building", "add", "--name", "Maple", "--token", "maple", "--agent-email", "a@b.test")
     assert EXIT_DISK_FAILED == 74
@@ -133,7 +133,7 @@ def test_C32_the_program_then_ends_with_74_so_that_it_is_started_anew(tmp_path: 
     assert leads[0]["id"] == 1 and all(lead["deal"] and lead["deliveries"] for lead in leads)
 
 
-def test_C32_also_while_it_starts(tmp_path: Path) -> None:
+def test_C32_disk_failure_at_startup_exits_with_status_74(tmp_path: Path) -> None:
     commands = Commands(tmp_path / "data")
     commands.run("building", "add", "--name", "Maple")
     give_order(tmp_path, fail="sync EIO", times=10**6)

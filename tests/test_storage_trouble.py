@@ -1,4 +1,4 @@
-"""When the server is at fault: it says so, stores a lead whole or not at all, and goes on."""
+"""Storage failures: 503 with Retry-After, no partly stored lead, and recovery."""
 
 import asyncio
 import json
@@ -32,11 +32,11 @@ sys.stdin.read()
 """
 
 
-async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
+async def test_C32_locked_database_is_503_until_the_lock_ends(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.storage.sqlite.connection.BUSY_TIMEOUT_SECONDS", 0.05)
-    # Another process: within one, SQLite's file locks would not keep the two apart.
+    # Another process: SQLite's file locks do not conflict within one process.
     other = await asyncio.create_subprocess_exec(
         sys.executable, "-c", LOCK, str(harness.data_dir / "leads.db"), stdin=PIPE, stdout=PIPE
     )
@@ -55,8 +55,8 @@ async def test_C32_a_database_locked_from_outside_is_503_then_all_is_well(
     assert (await harness.post(LEAD)).body == b'{"id": 1}'
 
 
-async def test_C32_a_full_disk_is_503_and_nothing_of_the_lead_is_stored(harness: ServerHarness) -> None:
-    """SQLite's own limit on the number of pages stands in for the disk's end: it fails in the same place."""
+async def test_C32_full_disk_is_503_and_stores_nothing(harness: ServerHarness) -> None:
+    """SQLite's page limit stands in for a full disk: the same statement fails."""
     pages = await submit_and_wait(harness.server.storage, _limit_pages, 0)
     answers: list[HTTPResponse] = []
     while not answers or answers[-1].code == 201:
@@ -80,7 +80,7 @@ def _limit_pages(spare: Sequence[int]) -> list[int]:
     return [now for _ in spare]
 
 
-async def test_readyz_fails_while_the_disk_has_no_room_for_a_lead_even_if_a_small_write_fits(
+async def test_readyz_fails_without_disk_space_for_a_whole_lead(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -90,13 +90,13 @@ async def test_readyz_fails_while_the_disk_has_no_room_for_a_lead_even_if_a_smal
         said = json.loads(response.body)["error"]
         assert said.startswith("no lead can be stored now: the disk has ")
         assert str(harness.data_dir) not in said
-        assert (await harness.post(LEAD)).code == 201  # what does fit is taken all the same
+        assert (await harness.post(LEAD)).code == 201  # a lead that fits is still accepted
     clock.step(2)
     assert (await harness.request("GET", "/readyz")).code == 200
 
 
 async def test_C32_too_many_waiting_writes_are_503_with_retry_after(start_harness: StartHarness) -> None:
-    # No destinations: their claims would take places in the queue as well.
+    # No destinations: the claims of their workers would be queued too.
     harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
     await harness.building()
     harness.server.storage.writer._queue_size = 10
@@ -112,13 +112,13 @@ async def test_C32_too_many_waiting_writes_are_503_with_retry_after(start_harnes
     assert (await harness.post(LEAD)).code == 201
 
 
-async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_inside(
+async def test_C32_unexpected_error_is_500_without_internal_details(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def stumble(*args: Any) -> None:
+    def fail(*args: Any) -> None:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr("handlers.api.leads.decode_body", stumble)
+    monkeypatch.setattr("handlers.api.leads.decode_body", fail)
     response = await harness.post(LEAD, Origin="https://maple.test")
     assert response.code == 500
     request_id = response.headers["X-Request-Id"]
@@ -128,7 +128,7 @@ async def test_C32_what_was_not_foreseen_is_a_500_that_tells_nothing_of_the_insi
     assert any(getattr(record, "request", "") == request_id for record in caplog.records)
 
 
-async def test_a_bad_row_does_not_harm_its_batch_mates(
+async def test_bad_row_fails_alone_within_its_batch(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = intake._lead_row
@@ -143,7 +143,7 @@ async def test_a_bad_row_does_not_harm_its_batch_mates(
         {**LEAD, "tour_request": {"requestor_email": f"{n}@renter.test", "message": message}}
         for n, message in enumerate(messages)
     ]
-    async with held(harness):  # so that they become one batch
+    async with held(harness):  # so that the writer commits them as one batch
         posts = [asyncio.ensure_future(harness.post(lead)) for lead in leads]
         await queued(harness, len(posts))
     codes = [(await post).code for post in posts]
@@ -153,26 +153,26 @@ async def test_a_bad_row_does_not_harm_its_batch_mates(
     assert len({lead["customer"]["email"] for lead in stored}) == 3
 
 
-async def test_writes_that_meet_are_one_transaction_with_a_set_for_each_table(
+async def test_batch_uses_one_insert_for_each_table(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements: list[str] = []
 
     await harness.change(
         lambda: pause(ACTOR, "email", harness.clock.now())
-    )  # or the dispatcher's writes would be seen too
+    )  # else the trace would include the dispatcher's writes
     async with held(harness):
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
         posts = [
             asyncio.ensure_future(harness.post(LEAD)) for _ in range(32)
-        ]  # a power of two: one statement a table
+        ]  # a power of two is one statement per table
         await queued(harness, len(posts))
     assert {(await post).code for post in posts} == {201}
     inserts = [sql.split('"')[1] for sql in statements if sql.startswith("INSERT")]
     assert inserts == ["customer", "lead", "deal", "delivery"]
 
 
-async def test_a_write_that_nobody_waits_for_any_more_is_still_made(harness: ServerHarness) -> None:
+async def test_write_is_committed_after_its_client_disconnects(harness: ServerHarness) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     body = json.dumps(LEAD).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -184,7 +184,7 @@ async def test_a_write_that_nobody_waits_for_any_more_is_still_made(harness: Ser
     assert await harness.lead(token="maple") == 2
 
 
-async def test_a_slow_disk_holds_up_nobody_but_leads(
+async def test_slow_disk_does_not_delay_other_requests(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit, begun, answered = WriteTransaction.commit, threading.Event(), threading.Event()
@@ -193,14 +193,14 @@ async def test_a_slow_disk_holds_up_nobody_but_leads(
         time.sleep(0.05)
         commit(transaction)
 
-    def once_another_was_answered(transaction: WriteTransaction) -> None:
+    def after_another_response(transaction: WriteTransaction) -> None:
         begun.set()
-        assert answered.wait(10), "the loop waits for the disk"
+        assert answered.wait(10), "the commit blocks the event loop"
         commit(transaction)
 
     monkeypatch.setattr(WriteTransaction, "commit", slowly)
     await harness.lead()
-    monkeypatch.setattr(WriteTransaction, "commit", once_another_was_answered)
+    monkeypatch.setattr(WriteTransaction, "commit", after_another_response)
     lead = asyncio.create_task(harness.lead())
     await until(begun.is_set)
     assert (await harness.request("GET", "/livez")).code == 200
@@ -209,24 +209,22 @@ async def test_a_slow_disk_holds_up_nobody_but_leads(
     assert await lead == 2
 
 
-async def test_the_journal_is_moved_once_it_is_long(
-    harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = harness.data_dir / "leads.db-wal"
+async def test_long_wal_is_checkpointed(harness: ServerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    wal = harness.data_dir / "leads.db-wal"
     for number in range(20):
         await harness.lead(requestor_email=f"{number}@renter.test")
-    grown = journal.stat().st_size
+    grown = wal.stat().st_size
     monkeypatch.setattr("models.storage.sqlite.wal.CHECKPOINT_PAGES", 1)
     monkeypatch.setattr(harness.server.storage.writer._wal, "_checkpoint_at", 1)
     for number in range(100):
         await harness.lead(requestor_email=f"more-{number}@renter.test")
-    assert journal.stat().st_size < 2 * grown
+    assert wal.stat().st_size < 2 * grown
 
 
-async def test_a_journal_that_cannot_be_moved_costs_no_lead(
+async def test_failed_checkpoint_loses_no_lead(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(journal: Wal) -> None:
+    def fail(wal: Wal) -> None:
         raise StorageError("disk I/O error")
 
     monkeypatch.setattr(Wal, "checkpoint", fail)
@@ -235,7 +233,7 @@ async def test_a_journal_that_cannot_be_moved_costs_no_lead(
     assert "the journal can't be moved into the database" in caplog.text
 
 
-async def test_a_full_queue_does_not_keep_the_server_from_stopping(harness: ServerHarness) -> None:
+async def test_server_stops_with_a_full_queue(harness: ServerHarness) -> None:
     async with held(harness):
         lead = asyncio.create_task(harness.post(LEAD))
         await until(lambda: harness.server._in_flight)
@@ -247,7 +245,7 @@ async def test_a_full_queue_does_not_keep_the_server_from_stopping(harness: Serv
     assert (await lead).code == 201
 
 
-async def test_C32_so_is_one_whose_buildings_cannot_be_read(
+async def test_C32_failed_read_of_buildings_is_503(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*args: Any) -> None:
