@@ -1,4 +1,4 @@
-"""What `backup create`, `list` and `verify` promise: a copy that is whole, private, and known to be both."""
+"""Backups: `backup create`, `list` and `verify`, the checksum, permissions and damaged files."""
 
 import asyncio
 import shutil
@@ -24,7 +24,7 @@ LONG = "m" * 10_000
 
 
 def create(commands: Commands, *args: object) -> Path:
-    """Make a backup; gives its file."""
+    """Make a backup; return its path."""
     return Path(commands.row("backup", "create", *args)["path"])
 
 
@@ -33,18 +33,18 @@ def mode(path: Path) -> int:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files in the folder but locks, which say nothing once nobody holds them."""
+    """Return the content of each file in the folder, by relative path, without lock files."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".lock")
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def query(file: Path, sql: str) -> list[tuple[object, ...]]:
-    """What another program reads in a database that nobody has open."""
+    """Return the rows that another program reads from a closed database."""
     with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
         return connection.execute(sql).fetchall()
 
 
-def test_a_backup_is_whole_and_says_what_is_in_it(commands: Commands) -> None:
+def test_backup_is_complete_and_reports_its_content(commands: Commands) -> None:
     commands.leads({}, {"message": LONG}, {"email": "bob@renter.test", "phone": None})
     made = commands.row("backup", "create")
     file = Path(made["path"])
@@ -53,12 +53,12 @@ def test_a_backup_is_whole_and_says_what_is_in_it(commands: Commands) -> None:
     assert made["newest_lead_at"] == "2026-11-23T15:00:00.000000Z"
     assert query(file, "PRAGMA integrity_check") == [("ok",)]
     assert query(file, "SELECT length(message) FROM lead WHERE message IS NOT NULL") == [(10_000,)]
-    assert file.read_bytes()[18:20] == b"\1\1"  # in one piece: it needs no journal beside it
+    assert file.read_bytes()[18:20] == b"\1\1"  # not in WAL mode
     assert commands.row("backup", "verify", file) == made
-    assert sorted(file.parent.iterdir()) == [file, checksum_file(file)]  # and reading it leaves nothing
+    assert sorted(file.parent.iterdir()) == [file, checksum_file(file)]  # reading leaves no file
 
 
-def test_a_backup_is_for_its_owner_alone(commands: Commands) -> None:
+def test_backup_is_readable_by_its_owner_only(commands: Commands) -> None:
     commands.leads({})
     for file in (create(commands), create(commands, "--output", "elsewhere/deeper/copy.db")):
         file = commands.data_dir.parent / file
@@ -66,7 +66,7 @@ def test_a_backup_is_for_its_owner_alone(commands: Commands) -> None:
     assert mode(commands.data_dir.parent / "elsewhere") == 0o700
 
 
-def test_its_checksum_is_what_sha256sum_takes(commands: Commands) -> None:
+def test_backup_checksum_is_accepted_by_sha256sum(commands: Commands) -> None:
     commands.leads({})
     file = create(commands)
     check = ["sha256sum", "--strict", "-c", checksum_file(file).name]
@@ -115,7 +115,7 @@ def test_a_backup_never_overwrites(commands: Commands) -> None:
     assert not checksum_file(file).exists()
 
 
-def test_two_that_are_made_at_once_do_not_meet(commands: Commands) -> None:
+def test_concurrent_backups_use_different_files(commands: Commands) -> None:
     commands.leads({})
     file = commands.data_dir.parent / "copy.db"
     partial = file.with_name("copy.db.partial")
@@ -130,7 +130,7 @@ def test_two_that_are_made_at_once_do_not_meet(commands: Commands) -> None:
     assert second.name == first.name.replace(".db", "-2.db")
 
 
-def test_a_backup_leaves_room_on_its_disk_for_leads(
+def test_backup_is_refused_unless_disk_space_remains_for_leads(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands.leads({})
@@ -141,14 +141,14 @@ def test_a_backup_leaves_room_on_its_disk_for_leads(
     assert not list(file.parent.glob("copy.db*"))
 
 
-def test_of_nothing_there_is_no_backup(commands: Commands) -> None:
+def test_backup_without_a_database_is_refused(commands: Commands) -> None:
     assert commands.refusal("backup", "create") == f"there is no leads.db in {commands.data_dir}; " + (
         "give --data-dir"
     )
     assert not commands.data_dir.exists()
 
 
-def test_a_backup_that_the_disk_has_no_room_for_leaves_nothing(commands: Commands) -> None:
+def test_backup_on_a_full_disk_leaves_no_file(commands: Commands) -> None:
     commands.leads(*({"message": LONG} for _ in range(30)))
     before = content(commands.data_dir)
     command, variables = commands.arguments("backup", "create")
@@ -170,7 +170,7 @@ def test_a_backup_that_the_disk_has_no_room_for_leaves_nothing(commands: Command
     assert create(commands).exists()
 
 
-def test_a_database_that_is_damaged_makes_no_backup(commands: Commands) -> None:
+def test_damaged_database_is_not_backed_up(commands: Commands) -> None:
     commands.leads(*({"message": LONG} for _ in range(3)))
     damage_inside(commands.data_dir / "leads.db")
     said = commands.refusal("backup", "create")
@@ -178,13 +178,13 @@ def test_a_database_that_is_damaged_makes_no_backup(commands: Commands) -> None:
     assert list((commands.data_dir / "backups").iterdir()) == []
 
 
-def test_a_backup_that_can_not_be_put_there_is_refused_in_one_line(commands: Commands) -> None:
+def test_invalid_backup_path_is_refused_in_one_line(commands: Commands) -> None:
     commands.leads({})
     (commands.data_dir.parent / "file").write_text("no folder")
     assert "file" in commands.refusal("backup", "create", "--output", "file/copy.db")
 
 
-async def test_a_backup_is_made_beside_a_running_server_that_takes_leads_meanwhile(
+async def test_backup_of_a_running_server_is_consistent(
     harness: ServerHarness,
 ) -> None:
     for _ in range(50):
@@ -205,7 +205,7 @@ async def test_a_backup_is_made_beside_a_running_server_that_takes_leads_meanwhi
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup, to be copied."""
+    """A backup; tests use copies of it."""
     commands = Commands(tmp_path_factory.mktemp("good") / "data")
     commands.leads({"message": LONG}, {"message": "a message that is looked for"})
     return create(commands)
@@ -213,7 +213,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(good: Path, tmp_path: Path) -> tuple[Commands, Path]:
-    """A copy of it, its checksum beside it, on another machine."""
+    """A copy of the backup and its checksum, and commands on an empty data folder."""
     file = tmp_path / "away" / good.name
     file.parent.mkdir()
     shutil.copyfile(good, file)
@@ -257,7 +257,7 @@ def spoil_checksum(file: Path) -> None:
 
 
 def copy_alive(file: Path) -> None:
-    """What `cp` makes of a database that is written to: a file, and a journal with what is not in it yet."""
+    """Replace the backup by a `cp` of a live database: its file, and a WAL with newer pages."""
     checksum_file(file).unlink()
     live = file.with_name("live.db")
     file.rename(live)
@@ -303,7 +303,7 @@ def without_checksum(damage: Callable[[Path], None]) -> Callable[[Path], None]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_not_whole_is_refused_and_left_as_it_is(
+def test_damaged_backup_is_refused_and_left_unchanged(
     copied: tuple[Commands, Path], damage: Callable[[Path], None], said: str
 ) -> None:
     commands, file = copied
@@ -312,10 +312,10 @@ def test_what_is_not_whole_is_refused_and_left_as_it_is(
     refusal = commands.refusal("backup", "verify", file)
     assert refusal.startswith(said.format(file=file, name=file.name))
     assert content(file.parent) == before
-    assert not commands.data_dir.exists()  # it takes no database of one's own
+    assert not commands.data_dir.exists()  # verify needs no database
 
 
-def test_a_backup_without_its_checksum_is_read_and_the_lack_is_told(copied: tuple[Commands, Path]) -> None:
+def test_backup_without_checksum_is_verified_with_a_note(copied: tuple[Commands, Path]) -> None:
     commands, file = copied
     checksum_file(file).unlink()
     done = commands.run("backup", "verify", file)
@@ -327,7 +327,7 @@ def test_a_backup_without_its_checksum_is_read_and_the_lack_is_told(copied: tupl
     assert commands.row("backup", "verify", file)["sha256"] is None
 
 
-def test_a_backup_on_a_disk_that_is_read_only_is_verified(copied: tuple[Commands, Path]) -> None:
+def test_backup_on_a_read_only_disk_is_verified(copied: tuple[Commands, Path]) -> None:
     commands, file = copied
     for path, bits in ((file, 0o400), (checksum_file(file), 0o400), (file.parent, 0o500)):
         path.chmod(bits)

@@ -1,6 +1,4 @@
-"""What `backup restore` promises: a backup in the database's place, nothing lost of what was there, nothing
-sent twice, and no id that was given out given out again.
-"""
+"""Restores: the replaced database is kept, deliveries are paused, and ids are never reused."""
 
 import asyncio
 import json
@@ -30,7 +28,7 @@ from models.storage.sqlite.migrations.steps import NEWEST
 from models.storage.sqlite.restore import restore_backup
 
 SCHEMAS = Path(__file__).parent / "schemas"
-UNKNOWN = 1_000_000  # how far ids go on where nobody knows
+UNKNOWN = 1_000_000  # how far ids skip ahead if the last id is unknown
 
 
 def back_up(commands: Commands, name: str = "backup.db") -> Path:
@@ -40,12 +38,12 @@ def back_up(commands: Commands, name: str = "backup.db") -> Path:
 
 
 def restore(commands: Commands, file: Path) -> dict[str, Any]:
-    """Restore it; gives what the command said."""
+    """Run `backup restore`; return its JSON output."""
     return commands.row("backup", "restore", file)
 
 
 def restore_here(commands: Commands, file: Path) -> Path:
-    """The same in this process, which takes less time; gives the folder with what was replaced."""
+    """Restore in this process, which is faster; return the folder with the replaced database."""
     replaced = restore_backup(
         commands.data_dir, file, NOW, lambda step: None, partial(pause_after_restore, ACTOR)
     ).replaced
@@ -62,7 +60,7 @@ def ids(commands: Commands) -> list[int]:
     return [lead["id"] for lead in leads(commands)]
 
 
-def test_a_restore_brings_back_what_was_and_keeps_what_is(commands: Commands) -> None:
+def test_restore_brings_back_leads_and_keeps_the_replaced_database(commands: Commands) -> None:
     commands.leads({"name": "Zoë"}, {"message": "m" * 10_000})
     before, file = leads(commands), back_up(commands)
     commands.leads({"email": "bob@renter.test", "phone": None})
@@ -79,7 +77,7 @@ def test_a_restore_brings_back_what_was_and_keeps_what_is(commands: Commands) ->
     assert not [name for name in content(commands.data_dir) if RESTORING in name]
 
 
-def test_the_backup_stays_as_it_is_with_nothing_beside_it(commands: Commands) -> None:
+def test_restore_leaves_the_backup_folder_unchanged(commands: Commands) -> None:
     commands.leads({})
     file = back_up(commands)
     before = content(file.parent)
@@ -89,7 +87,7 @@ def test_the_backup_stays_as_it_is_with_nothing_beside_it(commands: Commands) ->
     assert "'outbox resume email'" in said
 
 
-def test_nor_is_anything_made_beside_a_file_that_is_in_wal_mode(commands: Commands) -> None:
+def test_restore_of_a_wal_mode_file_leaves_its_folder_unchanged(commands: Commands) -> None:
     commands.leads({})
     file = commands.data_dir.parent / "away" / "copy.db"
     file.parent.mkdir()
@@ -101,7 +99,7 @@ def test_nor_is_anything_made_beside_a_file_that_is_in_wal_mode(commands: Comman
     assert ids(commands) == [1]
 
 
-def test_what_was_replaced_can_be_put_back(commands: Commands) -> None:
+def test_replaced_database_can_be_restored(commands: Commands) -> None:
     commands.leads({}, {})
     file = back_up(commands)
     commands.leads({}, {}, {})
@@ -116,7 +114,7 @@ def test_what_was_replaced_can_be_put_back(commands: Commands) -> None:
     assert commands.leads({}) == [6]
 
 
-def test_C4_ids_go_on_after_the_last_that_was_given_out(commands: Commands) -> None:
+def test_C4_ids_continue_after_a_restore(commands: Commands) -> None:
     commands.leads({}, {}, {})
     file = back_up(commands)
     commands.leads({}, {"email": "bob@renter.test", "phone": None})
@@ -126,7 +124,7 @@ def test_C4_ids_go_on_after_the_last_that_was_given_out(commands: Commands) -> N
     assert (last["customer"]["id"], last["deal"]["id"]) == (3, 6)
 
 
-def test_C4_also_if_the_backup_is_of_before_the_first(commands: Commands) -> None:
+def test_C4_ids_continue_after_an_older_backup(commands: Commands) -> None:
     with commands.database():
         pass  # that made it
     file = back_up(commands)
@@ -137,7 +135,7 @@ def test_C4_also_if_the_backup_is_of_before_the_first(commands: Commands) -> Non
     assert [lead["building_id"] for lead in leads(commands)] == [2]
 
 
-def test_C4_and_if_they_stand_in_the_journal_alone(commands: Commands) -> None:
+def test_C4_ids_in_the_wal_alone_are_not_reused(commands: Commands) -> None:
     commands.leads({})
     file = back_up(commands)
     lead = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
@@ -154,9 +152,7 @@ def test_C4_and_if_they_stand_in_the_journal_alone(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_header, damage_inside])
-def test_C4_of_a_damaged_database_nobody_knows_the_last_so_they_go_far_on(
-    commands: Commands, damage: Any
-) -> None:
+def test_C4_ids_skip_ahead_after_a_damaged_database(commands: Commands, damage: Any) -> None:
     commands.leads({}, {}, {"message": "m" * 10_000})
     file = back_up(commands)
     there = commands.data_dir / "leads.db"
@@ -168,7 +164,7 @@ def test_C4_of_a_damaged_database_nobody_knows_the_last_so_they_go_far_on(
     assert commands.leads({}) == [3 + UNKNOWN + 1]
 
 
-def test_C4_so_they_do_even_if_the_backup_has_given_out_none(commands: Commands) -> None:
+def test_C4_ids_skip_ahead_even_with_an_empty_backup(commands: Commands) -> None:
     with commands.database():
         pass  # that made it
     file = back_up(commands)
@@ -177,7 +173,7 @@ def test_C4_so_they_do_even_if_the_backup_has_given_out_none(commands: Commands)
     assert commands.leads({}) == [UNKNOWN + 1]
 
 
-def test_a_backup_is_restored_into_a_folder_that_is_not_there_yet(commands: Commands) -> None:
+def test_restore_creates_a_missing_data_folder(commands: Commands) -> None:
     commands.leads({}, {})
     before, file = leads(commands), back_up(commands)
     other = Commands(commands.data_dir.parent / "new machine" / "data")
@@ -188,7 +184,7 @@ def test_a_backup_is_restored_into_a_folder_that_is_not_there_yet(commands: Comm
     assert stat.S_IMODE(other.data_dir.stat().st_mode) == 0o700
 
 
-def test_while_a_server_runs_nothing_is_restored(commands: Commands) -> None:
+def test_restore_is_refused_while_a_server_runs(commands: Commands) -> None:
     commands.leads({})
     file = back_up(commands)
     lead = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
@@ -204,9 +200,7 @@ def test_while_a_server_runs_nothing_is_restored(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_header, damage_inside, Path.unlink])
-def test_a_damaged_backup_is_refused_and_the_database_left_to_the_byte(
-    commands: Commands, damage: Any
-) -> None:
+def test_damaged_backup_is_refused_and_the_database_unchanged(commands: Commands, damage: Any) -> None:
     commands.leads({}, {"message": "m" * 10_000})
     file = back_up(commands)
     commands.leads({})
@@ -218,7 +212,7 @@ def test_a_damaged_backup_is_refused_and_the_database_left_to_the_byte(
     assert ids(commands) == [1, 2, 3]
 
 
-async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(harness: ServerHarness) -> None:
+async def test_deliveries_stay_paused_after_a_restore_until_resumed(harness: ServerHarness) -> None:
     harness.mail.gate.clear()
     for name in ("one", "two", "three"):
         await harness.lead(token="maple", message=name, listing_source="june_homes")
@@ -256,7 +250,7 @@ async def test_nothing_leaves_after_a_restore_until_the_operator_says_so(harness
     assert b"after the restore" in b"".join(body for _, body in harness.partner.calls[calls:])
 
 
-def test_what_is_skipped_can_be_retried_and_what_has_left_can_not_be_skipped(commands: Commands) -> None:
+def test_skipped_delivery_is_retried_but_delivered_one_not_skipped(commands: Commands) -> None:
     commands.leads({}, {}, {"listing_source": "june_homes"})
     with commands.database():
         Delivery.update(state="delivered").where(Delivery.id == 2).execute()
@@ -272,7 +266,7 @@ def test_what_is_skipped_can_be_retried_and_what_has_left_can_not_be_skipped(com
     assert states == ["pending", "delivered", "skipped", "pending"]  # a refusal has changed none
 
 
-def test_a_backup_of_an_older_schema_is_upgraded_as_it_is_restored(commands: Commands) -> None:
+def test_restore_upgrades_a_backup_of_an_older_schema(commands: Commands) -> None:
     file = commands.data_dir.parent / "away" / "old.db"
     file.parent.mkdir()
     shutil.copyfile(SCHEMAS / "schema-1.db", file)
@@ -289,9 +283,7 @@ def test_a_backup_of_an_older_schema_is_upgraded_as_it_is_restored(commands: Com
 
 
 @pytest.mark.parametrize("moved", [False, True], ids=["what was there still there", "and moved away"])
-def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_again(
-    commands: Commands, moved: bool
-) -> None:
+def test_interrupted_restore_blocks_the_folder_until_it_is_repeated(commands: Commands, moved: bool) -> None:
     commands.leads({})
     file = back_up(commands)
     commands.leads({})
@@ -318,7 +310,7 @@ def test_a_restore_that_was_cut_off_keeps_the_folder_from_use_until_it_is_run_ag
     assert len(list(commands.data_dir.glob("replaced-*/leads.db"))) == 1
 
 
-def test_what_a_cut_off_copy_left_is_no_hindrance(commands: Commands) -> None:
+def test_partial_copy_of_an_interrupted_restore_is_ignored(commands: Commands) -> None:
     commands.leads({})
     file = back_up(commands)
     for suffix in ("", "-journal", "-wal", "-shm"):
@@ -329,7 +321,7 @@ def test_what_a_cut_off_copy_left_is_no_hindrance(commands: Commands) -> None:
     assert not list(commands.data_dir.glob(f"{RESTORING}*"))
 
 
-def test_while_a_command_is_at_work_nothing_is_restored(commands: Commands) -> None:
+def test_restore_is_refused_while_a_command_runs(commands: Commands) -> None:
     commands.leads({})
     file = back_up(commands)
     before = content(commands.data_dir)
@@ -340,20 +332,20 @@ def test_while_a_command_is_at_work_nothing_is_restored(commands: Commands) -> N
     assert content(commands.data_dir)["leads.db"] == before["leads.db"]
 
 
-def test_while_a_restore_is_under_way_no_command_is_at_work(commands: Commands) -> None:
+def test_commands_are_refused_during_a_restore(commands: Commands) -> None:
     commands.leads({})
     with restore_lock(commands.data_dir):
         said = commands.refusal("building", "add", "--name", "Oak")
     assert said == f"a restore into {commands.data_dir} is under way; let it come to its end"
 
 
-def test_the_database_is_no_backup_of_itself(commands: Commands) -> None:
+def test_database_is_refused_as_its_own_backup(commands: Commands) -> None:
     commands.leads({})
     said = commands.refusal("backup", "restore", commands.data_dir / "leads.db")
     assert said == f"{commands.data_dir}/leads.db is the database itself; name a backup of it"
 
 
-def test_a_backup_is_found_by_the_name_that_the_list_has(commands: Commands) -> None:
+def test_backup_is_found_by_its_listed_name(commands: Commands) -> None:
     commands.leads({})
     made = Path(commands.row("backup", "create")["path"])
     commands.leads({})
