@@ -1,4 +1,4 @@
-"""The one-file program: small, and all of it works without this folder and its Python."""
+"""The one-file binary: its size, and its commands without Python or this checkout."""
 
 import json
 import os
@@ -17,7 +17,7 @@ LEAD = {"token": "oak", "tour_request": {"requestor_email": "jane@renter.test", 
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, made anew."""
+    """The binary, built from this checkout."""
     folder = tmp_path_factory.mktemp("dist")
     done = subprocess.run(
         ["make", "binary", f"DIST={folder}"], cwd=ROOT, capture_output=True, text=True, timeout=600
@@ -52,12 +52,12 @@ def post(url: str, lead: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def test_it_is_under_20_mb(binary: Path) -> None:
+def test_binary_is_under_20_mb(binary: Path) -> None:
     assert binary.stat().st_size < 20 * MEGABYTE
 
 
 @pytest.mark.usefixtures("no_python")
-def test_its_demo_takes_the_banners_curl_line_and_tells_of_the_mail(binary: Path, tmp_path: Path) -> None:
+def test_binary_demo_accepts_its_curl_line_and_reports_deliveries(binary: Path, tmp_path: Path) -> None:
     with started("demo", [str(binary)], tmp_path) as demo:
         line = demo.read_until(r"^(curl .*)$")
         while not line.endswith("}}'"):
@@ -81,7 +81,7 @@ def test_its_demo_takes_the_banners_curl_line_and_tells_of_the_mail(binary: Path
 
 
 @pytest.mark.usefixtures("no_python")
-def test_it_serves_and_after_a_restart_what_it_took_is_there(binary: Path, tmp_path: Path) -> None:
+def test_binary_keeps_accepted_leads_after_a_restart(binary: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     building = ("--name", "The Oak", "--token", "oak", "--time-zone", "America/New_York")
     run(binary, "building", "add", *building, data_dir=data_dir)
@@ -99,11 +99,11 @@ def test_it_serves_and_after_a_restart_what_it_took_is_there(binary: Path, tmp_p
     "command",
     ["serve", "sandbox", "building", "token", "lead", "customer", "outbox", "backup", "openapi", "doctor"],
 )
-def test_it_knows_every_command(binary: Path, tmp_path: Path, command: str) -> None:
+def test_binary_has_every_command(binary: Path, tmp_path: Path, command: str) -> None:
     assert run(binary, command, "--help", data_dir=tmp_path).startswith(f"usage: leads {command}")
 
 
 @pytest.mark.usefixtures("no_python")
-def test_it_makes_and_reads_back_a_backup(binary: Path, tmp_path: Path) -> None:
+def test_binary_creates_a_backup(binary: Path, tmp_path: Path) -> None:
     run(binary, "building", "add", "--name", "The Oak", data_dir=tmp_path)
     assert run(binary, "backup", "create", data_dir=tmp_path)

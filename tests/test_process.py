@@ -1,4 +1,4 @@
-"""The program as a process: how it starts, stops, refuses, and what a kill leaves."""
+"""The server process: start, stop, refused starts, and data after a kill."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ def test_without_a_command_it_prints_help() -> None:
         assert re.search(rf"^\s+{command}\b", done.stdout, re.MULTILINE)
 
 
-def test_a_lead_that_was_taken_is_there_after_a_restart(data_dir: str) -> None:
+def test_accepted_lead_survives_a_restart(data_dir: str) -> None:
     for expected in (1, 2):
         with started("serve", data_dir=data_dir) as server:
             assert curl(server.url + LEADS, LEAD) == (201, b'{"id": %d}' % expected)
@@ -65,7 +65,7 @@ def test_a_lead_that_was_taken_is_there_after_a_restart(data_dir: str) -> None:
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [2, 1]
 
 
-def test_a_second_server_on_the_same_folder_is_refused_and_says_why(data_dir: str) -> None:
+def test_second_server_on_the_same_folder_is_refused(data_dir: str) -> None:
     with started("serve", data_dir=data_dir) as server:
         second = run("serve", data_dir=data_dir, port="0")
         assert second.returncode == 1
@@ -74,7 +74,7 @@ def test_a_second_server_on_the_same_folder_is_refused_and_says_why(data_dir: st
         assert curl(server.url + LEADS, LEAD)[0] == 201
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(data_dir: str, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_in_one_line(data_dir: str, tmp_path: Path) -> None:
     with started("serve", data_dir=data_dir) as server:
         port = server.url.rpartition(":")[2]
         second = run("serve", data_dir=str(tmp_path / "other"), port=port)
@@ -83,7 +83,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(data_dir: str, tmp_path: Path)
     assert len(second.stderr.splitlines()) == 1
 
 
-def test_sigterm_lets_what_is_in_flight_finish(data_dir: str) -> None:
+def test_sigterm_lets_requests_in_flight_finish(data_dir: str) -> None:
     body = json.dumps(LEAD).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
@@ -116,9 +116,7 @@ def test_sigterm_lets_what_is_in_flight_finish(data_dir: str) -> None:
         assert server.process.wait(30) == 0
 
 
-async def test_after_kill_9_every_acknowledged_lead_is_there_with_its_outbox_rows(
-    data_dir: str, io_loop: Any
-) -> None:
+async def test_acknowledged_leads_and_deliveries_survive_kill_9(data_dir: str, io_loop: Any) -> None:
     acknowledged: dict[int, str] = {}
     client = AsyncHTTPClient(force_instance=True, max_clients=16)
 
@@ -193,9 +191,7 @@ def make_newer(file: Path) -> None:
         (make_newer, "has schema 99, newer than this program's"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused_and_left_as_it_was(
-    data_dir: str, damage: Any, said: str
-) -> None:
+def test_unusable_database_is_refused_and_left_unchanged(data_dir: str, damage: Any, said: str) -> None:
     file = Path(data_dir) / "leads.db"
     for name in ("-wal", "-shm"):
         file.with_name(file.name + name).unlink(missing_ok=True)
@@ -208,7 +204,7 @@ def test_a_database_that_cannot_be_used_is_refused_and_left_as_it_was(
     assert file.read_bytes() == before
 
 
-def test_a_database_without_its_file_but_with_its_log_is_refused(data_dir: str) -> None:
+def test_wal_without_its_database_is_refused(data_dir: str) -> None:
     file = Path(data_dir) / "leads.db"
     file.rename(file.with_name("leads.db-wal"))
     done = run("serve", data_dir=data_dir, port="0")
@@ -217,7 +213,7 @@ def test_a_database_without_its_file_but_with_its_log_is_refused(data_dir: str) 
     assert not file.exists()
 
 
-def test_the_data_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_data_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with started("serve", data_dir=str(folder)):
         assert folder.stat().st_mode & 0o077 == 0
@@ -237,13 +233,13 @@ def test_the_data_is_for_its_owner_alone(tmp_path: Path) -> None:
         ("unheard_of", "1"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, setting: str, value: str) -> None:
+def test_invalid_setting_is_reported_in_one_line(tmp_path: Path, setting: str, value: str) -> None:
     done = run("serve", data_dir=str(tmp_path / "data"), **{setting: value})
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert f"LEADS_{setting.upper()}" in done.stderr
 
 
-def test_demo_takes_the_banners_curl_line_and_tells_of_the_mail_and_the_partner() -> None:
+def test_demo_accepts_its_curl_line_and_reports_both_deliveries() -> None:
     with started("demo") as demo:
         line = demo.read_until(r"^(curl .*)$")
         while not line.endswith("}}'"):
@@ -267,14 +263,14 @@ def test_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_that_is_taken_makes_no_database(tmp_path: Path) -> None:
+def test_port_in_use_creates_no_database(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("serve", data_dir=str(tmp_path / "data"), port=str(taken.getsockname()[1]))
     assert done.returncode == 1 and "choose another with --host or --port" in done.stderr
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["server.lock"]
 
 
-def test_a_server_without_a_building_says_that_nobody_is_told(tmp_path: Path, data_dir: str) -> None:
+def test_server_without_a_building_logs_a_warning(tmp_path: Path, data_dir: str) -> None:
     told = "no building is registered, so nobody is told of leads; is it the right folder?"
     with started("serve", data_dir=str(tmp_path / "other")) as server:
         assert told in server.output
