@@ -115,7 +115,7 @@ async def test_an_action_and_its_entry_are_one_transaction(harness: ServerHarnes
     assert (name, after) == ("The Maple", before)
 
 
-def test_each_error_code_of_models_has_a_hint_and_each_hint_a_code() -> None:
+def test_error_codes_and_hints_match() -> None:
     code = re.compile(r'(?:NotFound|Conflict|Invalid)\(\s*f?".*",\s*"(\w+)"')
     sources = [*(ROOT / "models").rglob("*.py"), *(ROOT / "handlers" / "terminal").glob("*.py")]
     used = {found for file in sources for found in code.findall(file.read_text(encoding="utf-8"))}

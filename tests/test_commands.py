@@ -52,7 +52,7 @@ def test_an_invalid_command_exits_with_status_2(commands: Commands, args: str) -
     assert "usage: " in commands.run(*args.split(), status=2).stderr
 
 
-def test_a_listing_of_a_wrong_folder_is_refused_and_creates_nothing(commands: Commands) -> None:
+def test_listing_a_missing_folder_is_refused_and_creates_nothing(commands: Commands) -> None:
     for command in ("lead list", "building show 1"):
         said = commands.refusal(*command.split(), "--data-dir", "nowhere")
         assert said == "there is no leads.db in nowhere; give --data-dir"
@@ -386,7 +386,7 @@ def test_control_characters_of_a_renter_never_reach_a_terminal(commands: Command
     assert "owned" in shown and "\x1b" not in shown
 
 
-def test_a_table_is_cut_to_the_width_of_a_terminal_only(commands: Commands) -> None:
+def test_tables_are_cut_to_terminal_width_only(commands: Commands) -> None:
     commands.leads({"name": "Ann " * 50}, {"name": "李小龍" * 20, "email": "li@renter.test", "phone": None})
     _, shown = commands.on_terminal("lead", "list", columns=70)
     for line in shown.splitlines():

@@ -43,7 +43,7 @@ def test_every_sample_is_run_by_a_test() -> None:
     assert {*PROGRAMS, "fetch.js", "form.html"} == set(SAMPLE)
 
 
-async def test_a_server_has_its_own_address_in_it_and_no_button_to_run(harness: ServerHarness) -> None:
+async def test_reference_shows_the_server_address_without_run_buttons(harness: ServerHarness) -> None:
     response = await harness.request("GET", "/docs")
     text = response.body.decode()
     assert response.code == 200 and response.headers["Content-Type"] == "text/html; charset=utf-8"
