@@ -10,12 +10,12 @@ import tornado.web
 
 
 class Leads(tornado.web.RequestHandler):
-    """Takes a lead and forgets it."""
+    """Accept a lead without storing it."""
 
     taken = 0
 
     def post(self) -> None:
-        """Answer as the real one does."""
+        """Respond as the real server does."""
         assert json.loads(self.request.body)["tour_request"]
         Leads.taken += 1
         self.set_status(201)

@@ -16,7 +16,7 @@ Tell = Callable[[str], None]
 
 def fill(data_dir: Path, leads: int, waiting: int, tell: Tell) -> None:
     """Put so many leads into this folder's database, each with customer, deal and mail. The mail of the last
-    `waiting` of them has not left: half of it is due, half backs off. tell: is told how far it has come.
+    `waiting` of them has not left: half of it is due, half backs off. tell: called with each progress line.
     """
     now = datetime.now(UTC)
     with closing(apsw.Connection(str(data_dir / "leads.db"))) as connection:

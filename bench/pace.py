@@ -19,7 +19,7 @@ MESSAGE = "Is it still free? I could come by on any evening of next week, and ha
 
 
 def lead(number: int) -> tuple[str, bytes]:
-    """A lead of another renter each: their address, and the body."""
+    """Return the email address of a new renter, and the body of their lead."""
     email = f"{random.getrandbits(32):x}.{number}@renter.example"
     phone = f"(2{random.randrange(100):02d}) {random.randrange(200, 999)}-{random.randrange(10_000):04d}"
     tour_request = {
@@ -128,7 +128,7 @@ class Pace:
 
 
 def main(url: str, rate: str, seconds: str, connections: str = "64") -> None:
-    """Send, and print what came of it."""
+    """Send the leads, and print the measurements."""
     pace = Pace(url, float(rate), float(seconds), int(connections))
     asyncio.run(pace.run())
     print(json.dumps({"statuses": pace.statuses, "ms": pace.latencies, "accepted": pace.accepted}))

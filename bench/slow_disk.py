@@ -22,12 +22,12 @@ int fdatasync(int descriptor) { return slowly("fdatasync", descriptor); }
 
 
 class NoCompiler(Exception):
-    """It takes a C compiler to make one, and there is none."""
+    """A slow disk needs a C compiler, and this machine has none."""
 
 
 @contextmanager
 def slow_disk(seconds: float) -> Iterator[dict[str, str]]:
-    """The variables to start a process with, for every fsync of it to take so much longer."""
+    """Yield environment variables that delay each fsync of a process by so many seconds."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise NoCompiler("it takes a C compiler (cc) to slow an fsync down")

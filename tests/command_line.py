@@ -1,4 +1,4 @@
-"""The operator's commands as the tests run them: each in a process of its own, on one data folder."""
+"""Operator's commands for tests: each runs as a process, all on one data folder."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Commands:
         return command, environment(data_dir=str(self.data_dir), **self.settings)
 
     def run(self, *args: object, status: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        """Run it to its end, with this exit status."""
+        """Run a command; assert its exit status."""
         command, variables = self.arguments(*args)
         done = subprocess.run(
             command,
@@ -55,22 +55,22 @@ class Commands:
         return done
 
     def rows(self, *args: object) -> list[dict[str, Any]]:
-        """What it lists, as JSON."""
+        """Run a command with --json; return its rows."""
         return [json.loads(line) for line in self.run(*args, "--json").stdout.splitlines()]
 
     def row(self, *args: object) -> dict[str, Any]:
-        """The one thing it shows, as JSON."""
+        """Run a command with --json; return its only row."""
         [only] = self.rows(*args)
         return only
 
     def refusal(self, *args: object, **options: Any) -> str:
-        """The one line that it says no with."""
+        """Run a command that fails with status 1; return its one-line error."""
         [line] = self.run(*args, status=1, **options).stderr.splitlines()
         assert line.startswith("leads: ")
         return line.removeprefix("leads: ")
 
     def on_terminal(self, *args: object, typed: str = "", columns: int = 80) -> tuple[int, str]:
-        """Run it on a terminal; its exit status, and all that the terminal got."""
+        """Run a command on a terminal; return its exit status and all output."""
         command, variables = self.arguments(*args)
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Commands:
 
     @contextmanager
     def database(self) -> Iterator[None]:
-        """The database, open in this process, in a transaction."""
+        """Open the database in this process, in a transaction."""
         open_database(self.data_dir)
         try:
             with transaction():
@@ -103,7 +103,7 @@ class Commands:
             close_database(checkpoint=True)
 
     def leads(self, *renters: dict[str, Any]) -> list[int]:
-        """Record leads, of a building of the token 'maple' that is made with the first."""
+        """Record leads; return their ids. The first call registers a building with the token 'maple'."""
         with self.database():
             if Customer.select().count() == 0:
                 fields = {"name": "Maple Court", "agent_email": "agent@maple.test"}

@@ -1,4 +1,4 @@
-"""The harness of the tests: a whole server on a real socket, with a real mail server and a real partner."""
+"""Fixtures: a whole server on a real socket, with a test mail server and a test partner server."""
 
 import asyncio
 import inspect
@@ -54,7 +54,7 @@ def io_loop() -> Iterator[IOLoop]:
 
 
 class SteppedClock(Clock):
-    """A clock that goes on only when it is told to."""
+    """Clock that advances only when a test steps it."""
 
     def __init__(self) -> None:
         self._now = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
@@ -67,7 +67,7 @@ class SteppedClock(Clock):
         return self._monotonic_ns
 
     def set_time_of_day(self, seconds: float) -> None:
-        """Set the time of day on by so much, or back; the running time goes on as ever."""
+        """Move the time of day by so many seconds; the monotonic clock is unchanged."""
         self._now += timedelta(seconds=seconds)
 
     def step(self, seconds: float) -> None:
@@ -76,14 +76,14 @@ class SteppedClock(Clock):
 
 
 async def until(true: Callable[[], Any]) -> Any:
-    """Wait until it is true, for as long as the test may take; answers with what it gave."""
+    """Wait until the condition is true, up to the test's timeout; return its value."""
     while not (result := true()):
         await asyncio.sleep(0.005)
     return result
 
 
 class ServerHarness:
-    """A running server and the world around it."""
+    """A running server, its mail server, its partner server, and a client."""
 
     def __init__(self, data_dir: Path, clock: Clock) -> None:
         self.data_dir = data_dir
@@ -131,7 +131,7 @@ class ServerHarness:
         return await self.request("POST", path, json.dumps(body), **headers)
 
     async def raw(self, request: bytes) -> bytes:
-        """What comes back for these bytes until the server closes the connection."""
+        """Send these bytes; return what the server sends until it closes the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
         writer.write(request)
         try:
@@ -171,7 +171,7 @@ class ServerHarness:
         return next(dict(row) for row in rows if row["kind"] == kind)
 
     async def settled(self, **only: Any) -> list[dict[str, Any]]:
-        """The deliveries, once none of them is on its way or due."""
+        """Wait until no delivery is due or being sent; return the deliveries."""
         while True:
             self.server.dispatcher.wake()
             rows = await self.deliveries()
@@ -182,7 +182,7 @@ class ServerHarness:
             await asyncio.sleep(0.005)
 
     async def change(self, write: Callable[[], Any]) -> Any:
-        """Do something to the database as a command beside the server would: on another connection."""
+        """Run a write on another connection, as a command beside the server does."""
 
         def work() -> Any:
             database.connect()
@@ -195,7 +195,7 @@ class ServerHarness:
         return await asyncio.to_thread(work)
 
     async def building(self, token: str | None = "maple", **fields: str | None) -> int:
-        """Register a building; gives its id."""
+        """Register a building; return its id."""
         values = {"name": "The Maple", "agent_email": "agent@maple.test", **fields}
         added, _ = await self.change(lambda: building.add_building(ACTOR, values, token, self.clock.now()))
         return int(added.id)
@@ -203,7 +203,7 @@ class ServerHarness:
 
 @asynccontextmanager
 async def held(harness: ServerHarness) -> AsyncIterator[None]:
-    """Until the block is left somebody else has the write lock, and what is written meanwhile queues up."""
+    """Hold the write lock on another connection for the block; the server's writes queue meanwhile."""
     file = str(harness.data_dir / "leads.db")
     with pytest.MonkeyPatch.context() as patch, closing(apsw.Connection(file)) as other:
         patch.setattr("models.storage.sqlite.connection.BUSY_TIMEOUT_SECONDS", 60)
@@ -276,7 +276,7 @@ def start_harness(io_loop: IOLoop, tmp_path: Path, clock: SteppedClock) -> Itera
 
 @pytest.fixture
 def harness(io_loop: IOLoop, start_harness: StartHarness) -> ServerHarness:
-    """A harness with the settings of every day, and one building whose token is 'maple'."""
+    """A harness with default settings, and one building whose token is 'maple'."""
 
     async def open_one() -> ServerHarness:
         # A limit of its own, so that a test of something else doesn't meet it.
@@ -290,5 +290,5 @@ def harness(io_loop: IOLoop, start_harness: StartHarness) -> ServerHarness:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
-    """The operator's commands on a folder of their own, that the first of them makes."""
+    """The operator's commands on a data folder of their own; the first command creates it."""
     return Commands(tmp_path / "data")

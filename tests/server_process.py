@@ -1,4 +1,4 @@
-"""The program as its users run it: in a process of its own."""
+"""Processes of the program: commands run to their end, and servers."""
 
 import os
 import re
@@ -35,7 +35,7 @@ UNTIL = {"serve": r"leads at (\S+)", "sandbox": r"Sandbox at (\S+)", "demo": r"l
 
 
 class Program:
-    """A server that was started: its url, and its output so far."""
+    """A started server: its URL, and its output so far."""
 
     def __init__(self, process: subprocess.Popen[str], until: str) -> None:
         self.process = process
@@ -43,7 +43,7 @@ class Program:
         self.url = self.read_until(until)
 
     def read_until(self, pattern: str) -> str:
-        """Read its output up to a line that matches; gives the first group."""
+        """Read the output up to a matching line; return the first group."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output += line
@@ -56,7 +56,7 @@ class Program:
 def started(
     command: str, program: Sequence[str] = (sys.executable, "server.py"), cwd: Path = ROOT, **settings: str
 ) -> Iterator[Program]:
-    """Start `serve`, `sandbox` or `demo` on a free port; at the end it is killed if it still runs."""
+    """Start `serve`, `sandbox` or `demo` on a free port; kill it at the end of the block."""
     settings.setdefault("port", "0")
     process = subprocess.Popen(
         [*program, command],
