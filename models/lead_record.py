@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
@@ -15,6 +14,7 @@ from models.lead import Lead
 from models.outbox.claims import Claim, Claimed, claim
 from models.outbox.delivery import Delivery, DeliveryAttempt
 from models.storage.cached_query import CachedSelect
+from models.storage.rows import database
 
 log = logging.getLogger("leads.outbox")
 
@@ -209,8 +209,11 @@ def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
 
 
 def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadWithBuilding | None]:
-    with suppress(*UNREADABLE):
+    try:
         return _load(lead_ids)
+    except Exception as error:
+        if database.is_storage_failure(error):
+            raise
     # One unreadable lead must not delay the others.
     return {lead_id: _load_one(lead_id) for lead_id in lead_ids}
 
@@ -218,7 +221,9 @@ def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadWithBuilding | None
 def _load_one(lead_id: int) -> LeadWithBuilding | None:
     try:
         return _load([lead_id])[lead_id]
-    except UNREADABLE:
+    except Exception as error:  # whatever a column that holds nonsense raises
+        if database.is_storage_failure(error):
+            raise
         log.exception("a lead can't be read", extra={"lead": lead_id})
         return None
 

@@ -62,12 +62,12 @@ def test_a_retry_of_all_failed_deliveries_leaves_one_entry(commands: Commands) -
     with commands.database():
         Delivery.update(state=FAILED, due_at=None).execute()
     commands.run("outbox", "retry", "--failed")
-    assert entries(commands)[1:] == [("delivery.retry_failed", "delivery", None, [])]
+    assert entries(commands)[1:] == [("delivery.retry_failed", "destination", None, [])]
 
 
 def test_several_deliveries_leave_an_entry_each(commands: Commands) -> None:
     commands.leads({}, {})
-    commands.run("outbox", "skip", 1, 2)
+    commands.run("outbox", "skip", 1, 2, 1)
     assert [subject for _, _, subject, _ in entries(commands)[1:]] == ["1", "2"]
 
 
@@ -82,11 +82,12 @@ def test_a_refused_action_and_a_listing_leave_none(commands: Commands, command: 
     assert entries(commands) == before
 
 
-def test_a_pause_after_a_restore_is_recorded_for_each_kind(commands: Commands) -> None:
+def test_restore_and_its_pauses_leave_entries(commands: Commands) -> None:
     commands.leads({})
     with commands.database():
         pause_after_restore(ACTOR, NOW)
     assert [(action, subject) for action, _, subject, _ in entries(commands)[1:]] == [
+        ("backup.restore", None),
         ("destination.pause", "email"),
         ("destination.pause", "june_homes"),
     ]

@@ -91,8 +91,8 @@ def test_a_building_is_added_shown_updated_and_removed(commands: Commands) -> No
     assert commands.row("building", "show", 1) == building
     assert commands.rows("building", "list") == [building]
 
-    changed = commands.row("building", "update", 1, "--name", "Maple ServerHarness", "--address", "")
-    assert changed == {**building, "name": "Maple ServerHarness", "address_line_one": None}
+    changed = commands.row("building", "update", 1, "--name", "Maple House", "--address", "")
+    assert changed == {**building, "name": "Maple House", "address_line_one": None}
 
     assert "its leads stay" in commands.run("building", "remove", 1).stdout
     assert commands.rows("building", "list") == []

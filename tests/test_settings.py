@@ -69,12 +69,12 @@ def test_config_show_prints_each_value_and_its_origin() -> None:
 
 def test_secrets_are_masked_wherever_they_are_shown() -> None:
     secrets = {"smtp_url": SMTP, "june_homes_secret": SECRET}
-    secrets["june_homes_url"] = "https://harness:pa:s@s@june.test/leads"
+    secrets["june_homes_url"] = "https://house:pa:s@s@june.test/leads"
     for shown in (run("config", "show", **secrets), run("config", "show", "--json", **secrets)):
         assert shown.returncode == 0
         assert "pa:s@s" not in shown.stdout and SECRET not in shown.stdout
         assert "mail.test:587?starttls=always" in shown.stdout and "***" in shown.stdout
-        assert "https://harness:***@june.test/leads" in shown.stdout
+        assert "https://house:***@june.test/leads" in shown.stdout
     for name, value in (
         ("smtp_url", "smtp://u:hunter2@mail.test:x"),
         ("june_homes_url", "ftp://u:hunter2@june.test"),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from models.audit import COMMAND_LINE, Actor
 from models.clock import Clock
-from models.errors import NotFound
+from models.errors import ActionError, NotFound
 from models.settings import Settings, setting_metadata, setting_names
-from models.storage import BlockingStorage
+from models.storage import BlockingStorage, StorageError
 from models.storage.sqlite.connection import FILE_NAME
 from models.storage.sqlite.folder import has_database
 from models.storage.sqlite.storage import command_storage
@@ -95,7 +95,14 @@ def _on_database(run: DatabaseRun, creates_database: bool) -> Run:
         if not creates_database and not has_database(data_dir):
             raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
         with command_storage(data_dir) as storage:
-            return run(DatabaseContext(context.args, context.settings, context.clock, context.actor, storage))
+            try:
+                return run(
+                    DatabaseContext(context.args, context.settings, context.clock, context.actor, storage)
+                )
+            except StorageError as error:
+                if not storage.has_written:
+                    raise
+                raise ActionError(f"the change was made, but then the database failed: {error}") from error
 
     return run_on_database
 

@@ -3,7 +3,6 @@
 They create and change nothing, not even a WAL beside a database that no process has open.
 """
 
-import os
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from models.check_result import (
     CheckResult,
 )
 from models.clock import utc_text
-from models.outbox.delivery import FAILED, PENDING
+from models.outbox.delivery import FAILED, PENDING, QUARANTINED
 from models.outbox.destination import Destination, why_waiting
 from models.storage.sqlite.connection import size_with_wal
 from models.storage.sqlite.inspect import (
@@ -42,17 +41,17 @@ RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'b
 def check_database(path: Path) -> CheckResult:
     """Check that the database exists, belongs to this program, and is whole. Raises OSError."""
     folder = path.parent
-    inspection = inspect(path, [QUICK_CHECK, FOREIGN_KEY_CHECK])
+    inspection = inspect(
+        path, [QUICK_CHECK, FOREIGN_KEY_CHECK], any_schema=True
+    )  # check_schema reports a newer one
     if inspection.creation_interrupted:
         found = f"{path} was being made when something cut that off"
         return CheckResult(DATABASE, WARNING, found, "the next command or start undoes it, and begins anew")
-    if inspection.problem not in (None, Problem.NEWER):  # check_schema reports a newer schema
+    if inspection.problem is not None:
         return _problem(inspection)
     if not path.exists():
         fix = "the first 'serve' or 'building add' makes it; if there should be one, give --data-dir"
         return CheckResult(DATABASE, WARNING, f"there is none yet in {folder}", fix)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return _problem(Inspection(path, Problem.NO_ACCESS))
     holder = lock_holder(folder)
     runs = "no server runs on it" if holder is None else f"a server runs on it (process {holder})"
     return CheckResult(DATABASE, OK, f"{path} is whole, {size_text(size_with_wal(path))}; {runs}")
@@ -183,8 +182,9 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
         )
         fix = "see 'building list', set it with 'building update', then 'outbox retry' their mail"
         results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
-    # The state was 'held' until schema 5, and this check upgrades nothing.
-    quarantined = "SELECT count(DISTINCT lead_id) FROM delivery WHERE state IN ('quarantined', 'held')"
+    # The state was 'held' before schema 5. A literal, so that the state's partial index serves the query.
+    state = QUARANTINED if (database.schema or 0) >= 5 else "held"
+    quarantined = f"SELECT count(DISTINCT lead_id) FROM delivery WHERE state = '{state}'"
     if waiting := database.value(quarantined):
         fix = "see 'lead list --suspected', then 'lead release' the genuine ones, or 'outbox skip' them"
         found = f"{waiting} are held as they look like spam"

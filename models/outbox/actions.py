@@ -20,7 +20,7 @@ def retry_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[in
     """
     _require_state(ids, {PENDING, FAILED, SKIPPED})
     _due_anew(now).where(Delivery.id.in_(ids)).execute()
-    record_actions(actor, "delivery.retry", "delivery", ids, now)
+    record_actions(actor, "delivery.retry", "delivery", list(dict.fromkeys(ids)), now)
     return list(ids)
 
 
@@ -31,7 +31,7 @@ def retry_failed(actor: Actor, kind: str | None, now: datetime) -> list[int]:
     due = due.where(Delivery.kind == kind) if kind else due
     ids = sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
     if ids:
-        record_action(actor, "delivery.retry_failed", "delivery", None, now)
+        record_action(actor, "delivery.retry_failed", "destination", kind, now)
     return ids
 
 
@@ -43,7 +43,7 @@ def skip_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[int
     _require_state(ids, {QUARANTINED, PENDING, FAILED})
     skipped = {"state": SKIPPED, "reason": SKIPPED_BY_HAND, "due_at": None, "settled_at": now}
     Delivery.update(skipped).where(Delivery.id.in_(ids)).execute()
-    record_actions(actor, "delivery.skip", "delivery", ids, now)
+    record_actions(actor, "delivery.skip", "delivery", list(dict.fromkeys(ids)), now)
     return list(ids)
 
 
@@ -86,5 +86,6 @@ def resume(actor: Actor, kind: str, now: datetime) -> None:
 
 def pause_after_restore(actor: Actor, now: datetime) -> None:
     """Pause every kind: pending mail may have been sent after the backup was made. The operator decides."""
+    record_action(actor, "backup.restore", "backup", None, now)
     for kind in KINDS:
         pause(actor, kind, now, f"by a restore at {now:%Y-%m-%d %H:%M}Z: what waits may have left already")

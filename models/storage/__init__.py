@@ -113,6 +113,8 @@ class Storage(Submitter, Protocol):
 class BlockingStorage(Protocol):
     """The database of a command: the same verbs without a loop."""
 
+    has_written: bool  # True once a `write` has committed
+
     def write(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:

@@ -8,7 +8,9 @@ from peewee import DatabaseProxy, Field, Model, TextField
 
 from models.clock import utc_text_or_none
 
-database = DatabaseProxy()  # the storage package that is opened puts its database behind it
+# The storage package that is opened puts its database behind it. Besides what Peewee has, that database has
+# `is_storage_failure(error)`: True if storage failed, and False if a row holds what it should not.
+database = DatabaseProxy()
 
 
 class Row(Model):

@@ -33,6 +33,8 @@ PRAGMAS: dict[str, tuple[str, object]] = {
 class SqliteDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no types
     """SQLite through apsw, with one connection a thread."""
 
+    is_storage_failure = staticmethod(is_storage_failure)  # for rows, which know no database
+
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()
         try:

@@ -91,10 +91,13 @@ Question = Callable[[ReadOnlyDatabase], Answer]
 Ask = Callable[[Path, Question[Any]], Any]
 
 
-def inspect(path: Path, checks: Sequence[str], ask: "Ask | None" = None) -> Inspection:
+def inspect(
+    path: Path, checks: Sequence[str], ask: "Ask | None" = None, *, any_schema: bool = False
+) -> Inspection:
     """Inspect the database file of a data folder with these of SQLite's checks.
 
-    ask: how the file is opened; `ask_at_rest_or_in_use` if it is not given. Raises OSError.
+    ask: how the file is opened; `ask_at_rest_or_in_use` if it is not given. any_schema: a newer one is no
+    problem. Raises OSError.
     """
     folder = path.parent
     if path.with_name(RESTORING).exists():
@@ -103,16 +106,16 @@ def inspect(path: Path, checks: Sequence[str], ask: "Ask | None" = None) -> Insp
         return Inspection(path, Problem.NOT_A_FOLDER)
     if not path.exists():
         return Inspection(path, Problem.ORPHAN_WAL if wal_file(path).exists() else None)
-    if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
+    if not (path.is_file() and os.access(path, os.R_OK | os.W_OK) and os.access(folder, os.W_OK | os.X_OK)):
         return Inspection(path, Problem.NO_ACCESS)
-    return inspect_file(path, checks, ask or ask_at_rest_or_in_use)
+    return inspect_file(path, checks, ask or ask_at_rest_or_in_use, any_schema=any_schema)
 
 
-def inspect_file(path: Path, checks: Sequence[str], ask: Ask) -> Inspection:
+def inspect_file(path: Path, checks: Sequence[str], ask: Ask, *, any_schema: bool = False) -> Inspection:
     """Inspect a file by itself, wherever it lies, with these of SQLite's checks."""
     interrupted = creation_was_interrupted(path)
     try:
-        schema, problem, detail = ask(path, lambda database: _look_inside(database, checks))
+        schema, problem, detail = ask(path, lambda database: _look_inside(database, checks, any_schema))
     except StorageError as error:
         if is_corruption(error):
             return Inspection(path, Problem.CORRUPT, str(error), creation_interrupted=interrupted)
@@ -120,17 +123,21 @@ def inspect_file(path: Path, checks: Sequence[str], ask: Ask) -> Inspection:
     return Inspection(path, problem, detail, schema, interrupted)
 
 
-def _look_inside(database: ReadOnlyDatabase, checks: Sequence[str]) -> tuple[int | None, Problem | None, str]:
+def _look_inside(
+    database: ReadOnlyDatabase, checks: Sequence[str], any_schema: bool
+) -> tuple[int | None, Problem | None, str]:
     schema = database.schema
     if schema is None:
         return None, Problem.FOREIGN, ""
+    if schema > NEWEST and not any_schema:
+        return schema, Problem.NEWER, ""
     for check in checks:
         if check == FOREIGN_KEY_CHECK:
             if database.value("PRAGMA foreign_key_check"):
                 return schema, Problem.BROKEN_REFERENCES, ""
         elif (verdict := database.value(f"PRAGMA {check}(1)")) != "ok":
             return schema, Problem.CORRUPT, " ".join(str(verdict).split())
-    return schema, Problem.NEWER if schema > NEWEST else None, ""
+    return schema, None, ""
 
 
 def creation_was_interrupted(path: Path) -> bool:

@@ -89,8 +89,8 @@ def _prepare(prepared: Path, given_out: dict[str, int] | None, change: Callable[
         database.connect()
         migrate()
         with transaction():
-            change()
             _move_ids_on(given_out)
+            change()
         if not truncate_wal():
             raise StorageError("its journal is in use")
     finally:

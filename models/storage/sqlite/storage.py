@@ -118,12 +118,17 @@ class SqliteStorage:
 class SqliteCommandStorage:
     """`BlockingStorage` on the database that this thread has open."""
 
+    def __init__(self) -> None:
+        self.has_written = False
+
     def write(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """As `BlockingStorage.write`."""
         with transaction():
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+        self.has_written = True
+        return result
 
     def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """As `BlockingStorage.read`."""
