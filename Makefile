@@ -1,4 +1,4 @@
-# Everything that is done with this project; `make` alone lists it.
+# All tasks of the project; `make` alone lists them.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -13,25 +13,25 @@ CODE   := server.py integrations handlers jobs models tests bench docs
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.runtime ## a throwaway server with a building, a mailbox and a partner to try it on
+demo: $(VENV)/.runtime ## run a throwaway server with a building, a mailbox and a partner
 	@$(BIN)/python server.py demo
 
-sandbox: $(VENV)/.runtime ## the same for tests: quiet, and on the port that you say
+sandbox: $(VENV)/.runtime ## run a throwaway server for tests, quiet, on the port that is set
 	@$(BIN)/python server.py sandbox
 
-serve: $(VENV)/.runtime ## the server, on ./data unless LEADS_DATA_DIR says otherwise
+serve: $(VENV)/.runtime ## run the server on LEADS_DATA_DIR, by default ./data
 	@$(BIN)/python server.py serve
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-faults: $(VENV)/.dev ## try what may go wrong, at length, and print a table; FAULT=kill-9 for a row alone
+faults: $(VENV)/.dev ## run faults against the server, and print a table; FAULT=kill-9 for one row
 	@$(BIN)/python tests/faults/runner.py $(FAULT)
 
 bench: $(VENV)/.dev ## measure the server beside bare Tornado; ROW=lone for one row, AGAINST=DIR for another checkout
 	@$(BIN)/python bench/run.py $(ROW) $(if $(AGAINST),--against $(AGAINST))
 
-binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
+binary: $(VENV)/.dev ## build the one-file program: dist/leads
 	@$(BIN)/python -m PyInstaller --noconfirm --log-level WARN --onefile --strip --name leads \
 	    --distpath $(DIST) --workpath .build --specpath .build \
 	    --add-data $(CURDIR)/static:static \
@@ -43,13 +43,13 @@ binary: $(VENV)/.dev ## one executable file with everything in it: dist/leads
 	    --collect-data tzdata --collect-submodules phonenumbers.data \
 	    --exclude-module setuptools --exclude-module pkg_resources --exclude-module tkinter server.py
 
-check: $(VENV)/.dev ## format, lint, types and imports
+check: $(VENV)/.dev ## check format, lint, types and imports
 	@$(BIN)/ruff format --check --line-length $(LINE) $(CODE)
 	@$(BIN)/flake8 $(CODE)
 	@$(BIN)/mypy
 	@said=$$($(BIN)/lint-imports) || { echo "$$said"; exit 1; }
 
-format: $(VENV)/.dev ## write the code the way `make check` wants it
+format: $(VENV)/.dev ## format the code as `make check` requires it
 	@$(BIN)/ruff check --quiet --select I --fix --line-length $(LINE) $(CODE)
 	@$(BIN)/ruff format --quiet --line-length $(LINE) $(CODE)
 
@@ -59,28 +59,28 @@ docs: $(VENV)/.runtime ## write the generated tables of docs/
 screenshots: $(VENV)/.dev ## take the pictures of docs/images/ (needs chromium)
 	@PYTHONPATH=tests:integrations/pytest $(BIN)/python docs/screenshots.py
 
-lock: ## pin the requirements anew, with hashes (needs uv)
+lock: ## pin the requirements again, with hashes (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" requirements.in -o requirements.txt
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
 
-install: $(VENV)/.dev ## make .venv from the pinned, hashed requirements
+install: $(VENV)/.dev ## make .venv from the pinned requirements
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	    || { echo "This needs Python 3.11 or later; name one like this: make PYTHON=python3.12 ..." >&2; exit 1; }
+	    || { echo "Python 3.11 or later is needed; choose one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Making $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.runtime: requirements.txt | $(VENV)/.python
-	@echo "Installing what the server runs on ..."
+	@echo "Installing the requirements of the server ..."
 	@$(PIP) -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	@echo "Installing what the checks and tests need ..."
+	@echo "Installing the requirements of checks and tests ..."
 	@$(PIP) -r requirements.txt -r requirements-dev.txt
 	@touch $@
 

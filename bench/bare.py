@@ -1,4 +1,4 @@
-"""The yardstick: a bare Tornado server that parses a JSON body and answers 201."""
+"""The yardstick: Tornado that parses a JSON body and answers 201, and does nothing else."""
 
 import asyncio
 import json
@@ -10,20 +10,20 @@ import tornado.web
 
 
 class Leads(tornado.web.RequestHandler):
-    """Accept a lead without storing it."""
+    """Request handler that stores nothing."""
 
-    taken = 0
+    count = 0
 
     def post(self) -> None:
-        """Respond as the real server does."""
+        """Answer as the server does."""
         assert json.loads(self.request.body)["tour_request"]
-        Leads.taken += 1
+        Leads.count += 1
         self.set_status(201)
-        self.write({"id": Leads.taken})
+        self.write({"id": Leads.count})
 
 
 async def main() -> None:
-    """Serve until the process is ended; the first line of output says where."""
+    """Serve until the process is ended. The first line of output has the URL."""
     server = tornado.httpserver.HTTPServer(tornado.web.Application([("/api/v1/website_leads", Leads)]))
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=1024)
     server.add_sockets(sockets)

@@ -1,4 +1,4 @@
-"""Fills a large database faster than leads can be sent, with the rows that the server would write."""
+"""Fill a database with rows as the server leaves them, faster than leads could be sent."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +11,14 @@ import apsw
 AT_A_TIME = 20_000
 MESSAGE = "Is it still free? I could come by on any evening of next week, and have a cat."
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
-def fill(data_dir: Path, leads: int, waiting: int, tell: Tell) -> None:
-    """Put so many leads into this folder's database, each with customer, deal and mail. The mail of the last
-    `waiting` of them has not left: half of it is due, half backs off. tell: called with each progress line.
+def fill(data_dir: Path, leads: int, waiting: int, progress: Progress) -> None:
+    """Insert so many leads into a data folder's database, each with a customer, a deal and a mail.
+
+    The mails of the last `waiting` leads are pending: half are due, half wait for a retry.
+    progress: called with a line of text.
     """
     now = datetime.now(UTC)
     with closing(apsw.Connection(str(data_dir / "leads.db"))) as connection:
@@ -26,7 +28,7 @@ def fill(data_dir: Path, leads: int, waiting: int, tell: Tell) -> None:
             numbers = range(first, min(first + AT_A_TIME, leads + 1))
             with connection:
                 _insert(connection, numbers, leads, waiting, now)
-            tell(f"{numbers[-1]:,} of {leads:,} leads ...")
+            progress(f"{numbers[-1]:,} of {leads:,} leads ...")
         connection.pragma("wal_checkpoint(truncate)")
 
 

@@ -1,9 +1,9 @@
--- Owns what wrk sends: leads, each of another renter.
+-- The requests that wrk sends: leads, each from another renter.
 local prefix, number = "", 0
 
 function init(args)
   math.randomseed(os.time())
-  -- Told apart by the thread's own table, as the threads share no counter.
+  -- The address of the thread's table makes it unique, as threads share no counter.
   prefix = string.format("%x%s", os.time() % 0xffffff, tostring(wrk.thread):gsub("%W", ""))
 end
 

@@ -1,10 +1,9 @@
 """A client that sends leads at a steady rate, however long the answers take.
 
-python bench/pace.py URL RATE SECONDS [CONNECTIONS]    leads a second; 0 sends the next when one is answered
+python bench/pace.py URL RATE SECONDS [CONNECTIONS]    leads a second; 0: the next one after each answer
 
-A request is due at its own moment and its latency is counted from there, so that a server that stalls is not
-spared the requests that would have come meanwhile. Prints one JSON object: status counts, latencies in ms,
-and by renter the moment of each 201.
+A latency counts from the moment at which the request is due, so that a stall counts for every request that it
+delays. Prints one JSON object: status counts, latencies in ms, and the moment of each 201 by renter.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ MESSAGE = "Is it still free? I could come by on any evening of next week, and ha
 
 
 def lead(number: int) -> tuple[str, bytes]:
-    """Return the email address of a new renter, and the body of their lead."""
+    """Return the address and the body of a lead from a new renter."""
     email = f"{random.getrandbits(32):x}.{number}@renter.example"
     phone = f"(2{random.randrange(100):02d}) {random.randrange(200, 999)}-{random.randrange(10_000):04d}"
     tour_request = {
@@ -37,7 +36,7 @@ def lead(number: int) -> tuple[str, bytes]:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request at a time."""
+    """Client connection: one request at a time."""
 
     def __init__(self, pace: "Pace") -> None:
         self._pace = pace
@@ -48,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, due: float) -> None:
+        """Send a lead that is due at this moment of `time.monotonic`."""
         self._due = due
         self._email, body = lead(next(self._pace.numbers))
         self._transport.write(self._pace.head % len(body) + body)
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
 
 class Pace:
-    """So many requests a second over so many connections."""
+    """A steady rate of requests over some connections, and what was measured."""
 
     def __init__(self, url: str, rate: float, seconds: float, connections: int) -> None:
         parts = urlsplit(url)
@@ -87,6 +87,7 @@ class Pace:
         self.accepted: dict[str, float] = {}
 
     def answered(self, connection: Connection, status: int, due: float, email: str) -> None:
+        """Record an answer, and send the next lead over the connection if one is due."""
         now = time.monotonic()
         self.statuses[str(status)] += 1
         self.latencies.append(1e3 * (now - due))
@@ -100,9 +101,11 @@ class Pace:
             self._idle.append(connection)
 
     def lost(self) -> None:
+        """Count a connection that the server closed."""
         self.statuses["lost"] += 1
 
     async def run(self) -> None:
+        """Send leads for the given time, and wait up to ten seconds for the last answers."""
         loop = asyncio.get_running_loop()
         for _ in range(self._connections):
             _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
@@ -128,7 +131,7 @@ class Pace:
 
 
 def main(url: str, rate: str, seconds: str, connections: str = "64") -> None:
-    """Send the leads, and print the measurements."""
+    """Send leads, and print the measurements."""
     pace = Pace(url, float(rate), float(seconds), int(connections))
     asyncio.run(pace.run())
     print(json.dumps({"statuses": pace.statuses, "ms": pace.latencies, "accepted": pace.accepted}))

@@ -261,7 +261,7 @@ def start(bench: Bench) -> Figure:
 def start_binary(bench: Bench) -> Figure:
     binary = bench.checkout / "dist" / "leads"
     if not binary.exists():
-        raise NotMeasurable("say 'make binary' before")
+        raise NotMeasurable("run 'make binary' first")
     with started("sandbox", program=[str(binary)], LEADS_PORT="0") as process:
         return Figure(process.started_in, f"{binary.stat().st_size / 1e6:.1f} MB")
 

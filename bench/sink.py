@@ -1,7 +1,7 @@
-"""The bench's mail server: accepts every mail, and prints when it did.
+"""The bench's mail server: it accepts every mail, and prints when.
 
-A line a mail on standard output: the renter's address, and the moment by `time.monotonic`. It speaks no more
-SMTP than it has to, so that it takes little from what is measured beside it.
+It prints a line a mail: the renter's address, and the moment by `time.monotonic`. It speaks as little SMTP as
+possible, so that it takes little processor time from the server that is measured.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ REPLY_TO = re.compile(rb"^Reply-To:.*?([^\s<>\"]+@[^\s<>\"]+)", re.IGNORECASE | 
 
 
 class SmtpSession(asyncio.Protocol):
-    """One connection."""
+    """Server connection: one SMTP session."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -26,19 +26,19 @@ class SmtpSession(asyncio.Protocol):
         self._received += data
         while True:
             end = b"\r\n.\r\n" if self._in_mail else b"\r\n"
-            taken, found, rest = self._received.partition(end)
+            part, found, rest = self._received.partition(end)
             if not found:
                 return
             self._received = rest
             if self._in_mail:
                 self._in_mail = False
-                renter = REPLY_TO.search(taken)
+                renter = REPLY_TO.search(part)
                 print(renter[1].decode() if renter else "-", time.monotonic())
                 self._transport.write(b"250 taken\r\n")
             else:
-                self._obey(taken[:4].upper())
+                self._run_command(part[:4].upper())
 
-    def _obey(self, verb: bytes) -> None:
+    def _run_command(self, verb: bytes) -> None:
         self._in_mail = verb == b"DATA"
         self._transport.write(
             {
@@ -52,7 +52,7 @@ class SmtpSession(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Take mail until the process is ended; the first line of output says where."""
+    """Accept mail until the process is ended. The first line of output has the URL."""
     server = await asyncio.get_running_loop().create_server(SmtpSession, "127.0.0.1", 0)
     print(f"at smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     while True:

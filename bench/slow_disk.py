@@ -1,4 +1,4 @@
-"""A simulated slow disk: each fsync of a process takes longer by a fixed time, and is still done."""
+"""A simulated slow disk: each fsync of a process takes longer, and is still done."""
 
 import shutil
 import subprocess
@@ -22,15 +22,15 @@ int fdatasync(int descriptor) { return slowly("fdatasync", descriptor); }
 
 
 class NoCompiler(Exception):
-    """A slow disk needs a C compiler, and this machine has none."""
+    """A slow disk takes a C compiler, and there is none."""
 
 
 @contextmanager
 def slow_disk(seconds: float) -> Iterator[dict[str, str]]:
-    """Yield environment variables that delay each fsync of a process by so many seconds."""
+    """Yield the environment variables by which each fsync of a process takes so many seconds longer."""
     compiler = shutil.which("cc")
     if compiler is None:
-        raise NoCompiler("it takes a C compiler (cc) to slow an fsync down")
+        raise NoCompiler("a slow disk takes a C compiler (cc)")
     with tempfile.TemporaryDirectory(prefix="leads-bench-") as folder:
         source, library = Path(folder) / "slow.c", Path(folder) / "slow.so"
         source.write_text(SHIM)

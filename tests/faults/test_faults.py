@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 from fault_run import all_faults
+from mutants import MUTANTS
 from runner import try_fault
 
 FAULTS = all_faults()
+
+
+def test_each_fault_has_a_mutant_and_each_mutant_a_fault() -> None:
+    assert all(fault.mutants for fault in FAULTS.values())
+    assert {mutant for fault in FAULTS.values() for mutant in fault.mutants} == MUTANTS.keys()
 
 
 @pytest.mark.parametrize("name", FAULTS)
