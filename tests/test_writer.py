@@ -106,12 +106,12 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_lone_write_on_a_fast_disk_is_committed_synchronously(
     writer: Writer, commits: list[Words], fast_disk: None
 ) -> None:
-    linger = submit_and_wait(writer, store, "mail", linger=True)
+    lingering = submit_and_wait(writer, store, "mail", linger=True)
     results: list[int] = []
     writer.submit(store, "lead", lambda result: results.append(result.get()), alone=True)
     assert results == [4]
     assert commits == [["mail", "lead"]]
-    assert await linger == 4
+    assert await lingering == 4
 
 
 async def test_write_marked_alone_joins_the_queued_batch(
@@ -157,11 +157,11 @@ async def test_lingering_write_shares_the_next_commit(
     writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
-    linger = submit_and_wait(writer, store, "mail", linger=True)
+    lingering = submit_and_wait(writer, store, "mail", linger=True)
     await asyncio.sleep(0.05)
-    assert not linger.done()
+    assert not lingering.done()
     await submit_and_wait(writer, store, "lead")
-    assert await linger == 4
+    assert await lingering == 4
     assert commits == [["mail", "lead"]]
 
 
@@ -178,13 +178,13 @@ async def test_linger_starts_when_the_writer_becomes_idle(
     first.add_done_callback(lambda _: second.append(submit_and_wait(writer, store, "next lead")))
     second: list[asyncio.Future[int]] = []
     await disk.commit_started()
-    linger = submit_and_wait(writer, store, "mail", linger=True)
+    lingering = submit_and_wait(writer, store, "mail", linger=True)
     await asyncio.sleep(0.05)  # ten times LINGER_SECONDS
     disk.release()
     await first
     await disk.commit_started()
     disk.release()
-    await asyncio.gather(linger, *second)
+    await asyncio.gather(lingering, *second)
     assert commits == [["lead"], ["mail", "next lead"]]
 
 
@@ -294,9 +294,9 @@ async def test_close_with_an_empty_queue_starts_no_commit(
 
 async def test_close_commits_lingering_writes(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
-    linger = submit_and_wait(writer, store, "mail", linger=True)
+    lingering = submit_and_wait(writer, store, "mail", linger=True)
     await writer.close()
-    assert await linger == 4
+    assert await lingering == 4
 
 
 async def test_full_queue_raises_overloaded_at_once() -> None:

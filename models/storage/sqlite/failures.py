@@ -1,8 +1,11 @@
 """Which of SQLite's errors mean that storage failed, rather than a row."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import apsw
+
+from models.storage import StorageError
 
 STORAGE_FAILURES = (
     apsw.FullError,
@@ -39,3 +42,14 @@ def is_corruption(error: BaseException) -> bool:
 def storage_reason(error: BaseException) -> str:
     """Return what SQLite said of a failure, for the log: 'database or disk is full'."""
     return next((str(c) for c in causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raise StorageError in place of a storage failure of the block; any other error stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_storage_failure(error):
+            raise StorageError(storage_reason(error)) from error
+        raise

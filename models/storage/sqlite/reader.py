@@ -5,9 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from models.storage import StorageError
 from models.storage.sqlite.connection import close_database, connect_for_reading, database
-from models.storage.sqlite.failures import is_storage_failure, storage_reason
+from models.storage.sqlite.failures import storage_errors
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -36,11 +35,7 @@ class Reader:
 
 
 def _with_connection(query: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-    try:
+    with storage_errors():
         if database.is_closed():
             connect_for_reading()
         return query(*args, **kwargs)
-    except Exception as error:
-        if is_storage_failure(error):
-            raise StorageError(storage_reason(error)) from error
-        raise

@@ -10,12 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 from models.clock import Clock
 from models.storage import (
     Operation,
-    StorageError,
     WriteCallback,
     submit_and_wait,
 )
 from models.storage.sqlite.connection import close_database, transaction
-from models.storage.sqlite.failures import is_storage_failure, storage_reason
+from models.storage.sqlite.failures import storage_errors
 from models.storage.sqlite.folder import open_database
 from models.storage.sqlite.locks import command_lock, lock_holder, server_lock
 from models.storage.sqlite.reader import Reader
@@ -132,14 +131,14 @@ class SqliteCommandStorage:
 
     def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """As `BlockingStorage.read`."""
-        with _storage_errors():
+        with storage_errors():
             return function(*args, **kwargs)
 
     def read_each(
         self, function: Callable[Params, Iterator[Item]], *args: Params.args, **kwargs: Params.kwargs
     ) -> Iterator[Item]:
         """As `BlockingStorage.read_each`."""
-        with _storage_errors():
+        with storage_errors():
             yield from function(*args, **kwargs)
 
 
@@ -157,16 +156,6 @@ def command_storage(data_dir: Path) -> Iterator[SqliteCommandStorage]:
         finally:
             # Beside a server only the server checkpoints.
             close_database(checkpoint=alone and lock_holder(data_dir) is None)
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if is_storage_failure(error):
-            raise StorageError(storage_reason(error)) from error
-        raise
 
 
 def _operation_of(action: Callable[[], Any]) -> Operation:
