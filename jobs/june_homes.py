@@ -19,7 +19,7 @@ from models.clock import Clock
 from models.outbox.claims import FailureKind
 
 DEADLINE_SECONDS = 30.0
-INTERNAL_FIELDS = ("customer", "deal", "deliveries", "suspected")  # not for the partner
+INTERNAL_FIELDS = ("customer", "deal", "deliveries", "sent_slot", "suspected")  # not for the partner
 USER_AGENT = "website-leads/1"
 
 

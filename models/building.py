@@ -1,27 +1,18 @@
-"""Buildings and their tokens: registration, changes, rotation, listings."""
+"""Buildings, their websites and tokens: the tables, and what is read of them."""
 
 import logging
-import secrets
-import string
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, Literal, TypedDict
-from zoneinfo import ZoneInfo
 
 from peewee import AutoField, ForeignKeyField, TextField
 
-from models.audit import Actor, record_action
 from models.clock import utc_text, utc_text_or_none
-from models.email_address import normal_form
-from models.errors import Conflict, Invalid, NotFound
+from models.errors import NotFound
 from models.origin import origin_of
 from models.storage.rows import Row, UtcDateTimeField
 
 log = logging.getLogger("leads.buildings")
-
-# 142 random bits. No punctuation: a command would take a token that begins with - for an option.
-TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
-TOKEN_LIMIT = 1_000  # characters
 
 # What happens to leads that look like spam: nothing, their mail is quarantined, or their mail is marked.
 OFF, HOLD, MARK = DEFENCES = ("off", "hold", "mark")
@@ -34,12 +25,20 @@ class Building(Row):
     name = TextField()
     address_line_one = TextField(null=True)
     unified_address_id = TextField(null=True)
-    website_url = TextField(null=True)
     agent_email = TextField(null=True)
     time_zone = TextField()
     created_at = UtcDateTimeField()
     spam_defence = TextField(default="off")  # one of DEFENCES
     removed_at = UtcDateTimeField(null=True)  # a removed building keeps its leads and matches no new one
+
+
+class BuildingWebsite(Row):
+    """A website of a building: browsers on its origin may send the building's leads."""
+
+    id = AutoField()
+    building = ForeignKeyField(Building)
+    building_id: int
+    url = TextField()
 
 
 class BuildingToken(Row):
@@ -55,13 +54,17 @@ class BuildingToken(Row):
 
 
 class BuildingDict(TypedDict):
-    """A building as JSON, with the tokens that work now, if these were asked for."""
+    """A building as JSON, with its websites and the tokens that work now, if these were asked for.
+
+    website_url: the first of website_urls, for programs that know no list.
+    """
 
     id: int
     name: str
     address_line_one: str | None
     unified_address_id: str | None
     website_url: str | None
+    website_urls: list[str]
     agent_email: str | None
     time_zone: str
     spam_defence: str
@@ -89,53 +92,19 @@ def live_token(now: Any) -> Any:
 
 def registered_origins() -> frozenset[str]:
     """Return the web origins of all buildings' websites, as a browser writes them."""
-    urls = Building.select(Building.website_url).where(
-        Building.removed_at.is_null(), Building.website_url.is_null(False)
-    )
-    origins = set()
-    for url in urls.scalars():
+    urls = BuildingWebsite.select(BuildingWebsite.url).join(Building).where(Building.removed_at.is_null())
+    return frozenset(origins_of(urls.scalars()))
+
+
+def origins_of(urls: Iterable[str]) -> list[str]:
+    """Return the web origins of these URLs, each once, as a browser writes them."""
+    origins: dict[str, None] = {}
+    for url in urls:
         try:
-            origins.add(origin_of(url))
+            origins[origin_of(url)] = None
         except ValueError as error:  # an earlier version was less strict; the other websites still count
             log.warning("a website is left out", extra={"reason": str(error)})
-    return frozenset(origins)
-
-
-def add_building(
-    actor: Actor, fields: Mapping[str, str | None], token: str | None, now: datetime
-) -> tuple[Building, str]:
-    """Register a building and issue its first token, which is returned too. token: None for a random one.
-
-    Raises Invalid for a bad value, Conflict for a token in use.
-    """
-    building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
-    issued = _create_token(building.id, token, now)
-    record_action(actor, "building.add", "building", building.id, now, fields)
-    return building, issued.token
-
-
-def update_building(
-    actor: Actor, building_id: int, fields: Mapping[str, str | None], now: datetime
-) -> Building:
-    """Change these fields of a building; an empty text clears one.
-
-    Raises NotFound, or Invalid for a bad value.
-    """
-    building = find_building(building_id)
-    for name, value in _checked(fields).items():
-        setattr(building, name, value)
-    building.save()
-    record_action(actor, "building.update", "building", building_id, now, fields)
-    return building
-
-
-def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
-    """Remove a building: its tokens and website stop working, its leads stay. Raises NotFound."""
-    building = find_building(building_id)
-    building.removed_at = now
-    building.save()
-    record_action(actor, "building.remove", "building", building_id, now)
-    return building
+    return list(origins)
 
 
 def find_building(building_id: int, even_removed: bool = False) -> Building:
@@ -146,99 +115,17 @@ def find_building(building_id: int, even_removed: bool = False) -> Building:
     return found
 
 
-def _checked(fields: Mapping[str, str | None]) -> dict[str, str | None]:
-    values = {name: (value or "").strip() or None for name, value in fields.items()}
-    if "name" in values and not values["name"]:
-        raise Invalid("a building needs a name", field="name")
-    for name, value in values.items():
-        if value and not value.isprintable():
-            words = name.replace("_", " ")
-            raise Invalid(f"the {words} has line breaks or control characters in it", field=name)
-    if website := values.get("website_url"):
-        try:
-            origin_of(website)
-        except ValueError as error:
-            raise Invalid(str(error), field="website_url") from None
-    if agent := values.get("agent_email"):
-        try:
-            normal_form(agent)
-        except ValueError as error:
-            raise Invalid(f"{agent!r} is not an e-mail address: {error}", field="agent_email") from None
-    if "spam_defence" in values:
-        values["spam_defence"] = values["spam_defence"] or OFF
-        if values["spam_defence"] not in DEFENCES:
-            raise Invalid(f"a spam defence is one of {', '.join(DEFENCES)}", field="spam_defence")
-    if "time_zone" in values:
-        values["time_zone"] = zone = values["time_zone"] or "UTC"
-        try:
-            ZoneInfo(zone)
-        except (ValueError, OSError, LookupError):
-            raise Invalid(
-                f"{zone!r} is not a time zone; write it like America/New_York", field="time_zone"
-            ) from None
-    return values
-
-
-def issue_token(actor: Actor, building_id: int, token: str | None, now: datetime) -> BuildingToken:
-    """Give a building one more token. token: None for a random one.
-
-    Raises NotFound, Invalid for a text that can't be a token, Conflict for one in use.
-    """
-    issued = _create_token(find_building(building_id).id, token, now)
-    record_action(actor, "token.issue", "token", issued.id, now)
-    return issued
-
-
-def rotate_token(actor: Actor, building_id: int, overlap: timedelta, now: datetime) -> BuildingToken:
-    """Issue a new token. Tokens that work now expire after the overlap, or earlier if they did already.
-
-    Raises NotFound.
-    """
-    building = find_building(building_id)
-    end = now + overlap
-    for row in BuildingToken.select().where(BuildingToken.building == building, live_token(now)):
-        row.expires_at = min(row.expires_at or end, end)
-        row.save(only=[BuildingToken.expires_at])
-    issued = _create_token(building.id, None, now)
-    record_action(actor, "token.rotate", "token", issued.id, now)
-    return issued
-
-
-def revoke_token(actor: Actor, token: str, now: datetime) -> BuildingToken:
-    """End a token at once. Raises NotFound, or Conflict if it was revoked before."""
-    found = BuildingToken.get_or_none(BuildingToken.token == token)
-    if found is None:
-        raise NotFound("there is no such token", "unknown_token")
-    if found.revoked_at is not None:
-        raise Conflict(f"that token was revoked at {utc_text(found.revoked_at)}")
-    found.revoked_at = now
-    found.save()
-    record_action(actor, "token.revoke", "token", found.id, now)
-    return found
-
-
-def _create_token(building_id: int, token: str | None, now: datetime) -> BuildingToken:
-    token = (token or "").strip() or _random_token()
-    if not token.isprintable() or len(token) > TOKEN_LIMIT:
-        raise Invalid(f"a token is printable text of at most {TOKEN_LIMIT:,} characters", field="token")
-    taken = BuildingToken.get_or_none(BuildingToken.token == token)
-    if taken is not None:
-        raise Conflict(f"token {token!r} belongs to building {taken.building_id} already", field="token")
-    return BuildingToken.create(building=building_id, token=token, created_at=now)
-
-
-def _random_token() -> str:
-    return "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
-
-
-def building_as_dict(building: Building, tokens: Sequence[str] = ()) -> BuildingDict:
+def building_as_dict(
+    building: Building, tokens: Sequence[str] = (), website_urls: Sequence[str] = ()
+) -> BuildingDict:
     """Return a building as JSON. tokens: those that work now."""
     return {
         "id": building.id,
         "name": building.name,
         "address_line_one": building.address_line_one,
         "unified_address_id": building.unified_address_id,
-        "website_url": building.website_url,
+        "website_url": website_urls[0] if website_urls else None,
+        "website_urls": list(website_urls),
         "agent_email": building.agent_email,
         "time_zone": building.time_zone,
         "spam_defence": building.spam_defence,
@@ -247,19 +134,28 @@ def building_as_dict(building: Building, tokens: Sequence[str] = ()) -> Building
     }
 
 
-def show_building(building_id: int, now: datetime) -> BuildingDict:
-    """Return a building with the tokens that work now. Raises NotFound."""
-    building = find_building(building_id)
-    return building_as_dict(building, working_tokens(building, now))
+def show_building(building_id: int, now: datetime, even_removed: bool = False) -> BuildingDict:
+    """Return a building with its websites and the tokens that work now. Raises NotFound."""
+    building = find_building(building_id, even_removed)
+    return building_as_dict(building, working_tokens(building, now), website_urls(building_id))
 
 
 def list_buildings(now: datetime) -> list[BuildingDict]:
-    """Return all registered buildings, with the tokens that work now."""
+    """Return all registered buildings, with their websites and the tokens that work now."""
     tokens: dict[int, list[str]] = {}
-    for row in BuildingToken.select().where(live_token(now)).order_by(BuildingToken.id):
-        tokens.setdefault(row.building_id, []).append(row.token)
+    for token in BuildingToken.select().where(live_token(now)).order_by(BuildingToken.id):
+        tokens.setdefault(token.building_id, []).append(token.token)
+    urls: dict[int, list[str]] = {}
+    for website in BuildingWebsite.select().order_by(BuildingWebsite.id):
+        urls.setdefault(website.building_id, []).append(website.url)
     rows = Building.select().where(Building.removed_at.is_null()).order_by(Building.id)
-    return [building_as_dict(row, tokens.get(row.id, ())) for row in rows]
+    return [building_as_dict(row, tokens.get(row.id, ()), urls.get(row.id, ())) for row in rows]
+
+
+def website_urls(building_id: int) -> list[str]:
+    """Return the URLs of a building's websites, in the order of their registration."""
+    rows = BuildingWebsite.select(BuildingWebsite.url).where(BuildingWebsite.building == building_id)
+    return list(rows.order_by(BuildingWebsite.id).scalars())
 
 
 def working_tokens(building: Building, now: datetime) -> list[str]:

@@ -29,6 +29,7 @@ class Customer(Row):
     phone = TextField(null=True)
     phone_key = TextField(null=True)
     spam = BooleanField(default=False)
+    merged = BooleanField(default=False)  # leads of several renters may share it: `split_customer`
     created_at = UtcDateTimeField()
     erased_at = UtcDateTimeField(null=True)
 

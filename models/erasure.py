@@ -46,6 +46,7 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
         Lead.update(
             requestor_name=None,
             requestor_email=None,
+            sent_email=None,
             requestor_phone=None,
             message=None,
             unit_preference=None,
@@ -55,11 +56,14 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
             sent_utm_data=None,
             listing_source_original_id=None,
             request_host=None,
+            website=None,
+            unregistered_origin=None,
             sent_unified_address_id=None,
             sent_address_line_one=None,
             sms_consent_ip=None,
             sms_consent_user_agent=None,
             sms_consent_host=None,
+            sms_consent_origin=None,
             sms_consent_version=None,
             suspected=None,
         )

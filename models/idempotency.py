@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from peewee import BlobField, ForeignKeyField
+from peewee import BlobField, CompositeKey, ForeignKeyField
 
 from models.lead import Lead
 from models.storage.rows import Row, UtcDateTimeField
@@ -16,11 +16,15 @@ KEPT_FOR = timedelta(hours=24)
 class IdempotencyKey(Row):
     """The key of a stored lead, as a digest: a client may derive its keys from a renter's address."""
 
-    digest = BlobField(primary_key=True)  # of the key and its owner
+    digest = BlobField()  # of the key and its owner
     body = BlobField()  # the digest of the lead's body
+    source = BlobField()  # the digest of the source that sent it
     lead = ForeignKeyField(Lead)
     lead_id: int
     created_at = UtcDateTimeField()
+
+    class Meta:
+        primary_key = CompositeKey("digest", "body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def save_key_records(records: Mapping[bytes, KeyRecord], now: datetime) -> None:
     IdempotencyKey.delete().where(IdempotencyKey.created_at <= now - KEPT_FOR).execute()
     IdempotencyKey.insert_many(
         [
-            {"digest": digest, "body": first.body, "lead": first.lead_id, "created_at": now}
+            {"digest": digest, "body": first.body, "source": b"-", "lead": first.lead_id, "created_at": now}
             for digest, first in records.items()
         ]
     ).execute()

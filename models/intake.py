@@ -28,6 +28,7 @@ class SmsConsent:
     user_agent: str | None
     host: str | None
     version: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,14 @@ class Submission:
     unit_preference: str | None = None
     utm_data: dict[str, str] | None = None
     sent_utm_data: str | None = None
+    sent_email: str | None = None  # None: as in `renter`
     listing_source: str | None = None
     listing_source_original_id: str | None = None
     request_host: str | None = None
+    website: str | None = None
+    unregistered_origin: str | None = None
+    is_unattended: bool = False  # no person pressed the button of the form, or it stood in a frame
+    source: str | None = None  # the network that the lead came from; None if many clients share it
     sms_consent: SmsConsent | None = None
     spam_signals: SpamSignals | None = None
     keyed_request: KeyedRequest | None = None  # None: a repeated request makes another lead
@@ -112,7 +118,10 @@ def _store(
     if not submissions:
         return []
     customers = find_or_create([s.renter for s in submissions], now)
-    checks = [spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys)) for s in submissions]
+    checks = [
+        spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys), customer.id, s.source)
+        for s, customer in zip(submissions, customers, strict=True)
+    ]
     suspected = check_for_spam(checks, now)
     rows = [
         _lead_row(submission, buildings.get(submission.building_keys), customer, reason)
@@ -158,6 +167,7 @@ def _lead_row(
         "sent_address_line_one": submission.building_keys.address_line_one,
         "requestor_name": submission.renter.name,
         "requestor_email": submission.renter.email,
+        "sent_email": submission.sent_email,
         "requestor_phone": submission.renter.phone,
         "message": submission.message,
         "slot": in_utc(submission.slot, building),
@@ -169,12 +179,15 @@ def _lead_row(
         "listing_source": submission.listing_source,
         "listing_source_original_id": submission.listing_source_original_id,
         "request_host": submission.request_host,
+        "website": submission.website,
+        "unregistered_origin": submission.unregistered_origin,
         "lead_source": "website",
         "sms_consent": consent is not None,
         "sms_consent_at": consent and consent.at,
         "sms_consent_ip": consent and consent.ip,
         "sms_consent_user_agent": consent and consent.user_agent,
         "sms_consent_host": consent and consent.host,
+        "sms_consent_origin": consent and consent.origin,
         "sms_consent_version": consent and consent.version,
         "suspected": suspected,
     }

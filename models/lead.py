@@ -25,6 +25,7 @@ class Lead(Row):
     sent_address_line_one = TextField(null=True)
     requestor_name = TextField(null=True)
     requestor_email = TextField(null=True)  # null only once erased
+    sent_email = TextField(null=True)
     requestor_phone = TextField(null=True)
     message = TextField(null=True)
     slot = UtcDateTimeField(null=True)
@@ -36,11 +37,15 @@ class Lead(Row):
     listing_source = TextField(null=True)
     listing_source_original_id = TextField(null=True)
     request_host = TextField(null=True)
+    # The host of the page with the form, by the browser, else by the client; the agent reads it.
+    website = TextField(null=True)
+    unregistered_origin = TextField(null=True)  # of a form navigation from an origin of no building
     lead_source = TextField()
     sms_consent = BooleanField()
     sms_consent_at = UtcDateTimeField(null=True)
     sms_consent_ip = TextField(null=True)
     sms_consent_user_agent = TextField(null=True)
     sms_consent_host = TextField(null=True)
+    sms_consent_origin = TextField(null=True)
     sms_consent_version = TextField(null=True)  # of the consent text, as the form names it
     suspected = TextField(null=True)  # why it looks like spam; null if it does not

@@ -57,6 +57,7 @@ class LeadDict(TypedDict):
     listing_source: str | None
     listing_source_original_id: str | None
     request_host: str | None
+    website: str | None
     sms_consent: bool
     lead_source: str
     deal: DealDict | None
@@ -64,8 +65,11 @@ class LeadDict(TypedDict):
 
 
 class LeadForDelivery(LeadDict):
-    """A lead as adapters get it: without deal and deliveries, with the reason why it looks like spam."""
+    """A lead as adapters get it: without deal and deliveries, with the text of the slot as it was
+    sent, and the reason why it looks like spam.
+    """
 
+    sent_slot: str | None
     suspected: str | None
 
 
@@ -75,6 +79,7 @@ class SentDict(TypedDict):
     unified_address_id: str | None
     address_line_one: str | None
     token: str | None
+    email: str | None
     slot: str | None
     utm_data: str | None
 
@@ -86,6 +91,7 @@ class ConsentDict(TypedDict):
     ip: str | None
     user_agent: str | None
     host: str | None
+    origin: str | None
     version: str | None
 
 
@@ -104,6 +110,7 @@ class LeadDetailDict(LeadDict):
 
     request_id: str
     suspected: str | None
+    unregistered_origin: str | None
     sent: SentDict
     sms_consent_evidence: ConsentDict | None
     attempts: list[AttemptDict]
@@ -127,6 +134,7 @@ def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) 
         "listing_source": lead.listing_source,
         "listing_source_original_id": lead.listing_source_original_id,
         "request_host": lead.request_host,
+        "website": lead.website,
         "sms_consent": bool(lead.sms_consent),
         "lead_source": lead.lead_source,
         "deal": {"id": deal.id, "stage": deal.stage.name} if deal else None,
@@ -241,7 +249,11 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
     buildings = {row.id: building_as_dict(row) for (row,) in _BUILDINGS.run(building_ids)}
     for lead, customer in rows:
         lead.customer = customer
-        as_dict: LeadForDelivery = {**lead_as_dict(lead, None, ()), "suspected": lead.suspected}
+        as_dict: LeadForDelivery = {
+            **lead_as_dict(lead, None, ()),
+            "sent_slot": lead.sent_slot,
+            "suspected": lead.suspected,
+        }
         records[lead.id] = LeadWithBuilding(as_dict, buildings.get(lead.building_id), lead.request_id)
     return records
 
@@ -261,10 +273,12 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
         **next(iter(_as_dicts([lead]))),
         "request_id": lead.request_id,
         "suspected": lead.suspected,
+        "unregistered_origin": lead.unregistered_origin,
         "sent": {
             "unified_address_id": lead.sent_unified_address_id,
             "address_line_one": lead.sent_address_line_one,
             "token": lead.sent_token,
+            "email": lead.sent_email,
             "slot": lead.sent_slot,
             "utm_data": lead.sent_utm_data,
         },
@@ -273,6 +287,7 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
             "ip": lead.sms_consent_ip,
             "user_agent": lead.sms_consent_user_agent,
             "host": lead.sms_consent_host,
+            "origin": lead.sms_consent_origin,
             "version": lead.sms_consent_version,
         }
         if lead.sms_consent

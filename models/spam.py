@@ -7,15 +7,15 @@ honeypot field marks spam.
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from peewee import BlobField, CompositeKey, ForeignKeyField
+from peewee import BlobField, CompositeKey, ForeignKeyField, TextField
 
 from models.building import MARK, OFF, Building
 from models.building_match import BuildingRef
+from models.customer import Customer
 from models.lead import Lead
 from models.storage.rows import Row, UtcDateTimeField
 
@@ -33,6 +33,8 @@ class RecentText(Row):
     building = ForeignKeyField(Building)
     digest = BlobField()
     lead = ForeignKeyField(Lead)
+    customer = ForeignKeyField(Customer)
+    source = TextField(null=True)
     created_at = UtcDateTimeField()
 
     class Meta:
@@ -50,33 +52,48 @@ class SpamSignals:
 
 
 @dataclass(frozen=True, slots=True)
+class SentText:
+    """The digest of a message to a building, and who sent it. source: None if many clients share it."""
+
+    building_id: int
+    digest: bytes
+    customer_id: int
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SpamCheck:
-    """What a lead is checked by. defended: its building has a defence; text: then the building's id and the
-    digest of the message, for comparison with others.
+    """What a lead is checked by. defended: its building has a defence; text: then its message and senders,
+    for comparison with others.
     """
 
     signals: SpamSignals | None
     message: str | None
     defended: bool
-    text: tuple[int, bytes] | None
+    text: "SentText | None"
 
 
 def spam_check_of(
-    signals: SpamSignals | None, message: str | None, building: BuildingRef | None
+    signals: SpamSignals | None,
+    message: str | None,
+    building: BuildingRef | None,
+    customer_id: int,
+    source: str | None,
 ) -> SpamCheck:
     """Return the check of a lead with these signals and this message, to this building."""
     if building is None or building.spam_defence == OFF:
         return SpamCheck(signals, message, False, None)
-    return SpamCheck(signals, message, True, (building.id, _digest(message)) if message else None)
+    text = SentText(building.id, _digest(message), customer_id, source) if message else None
+    return SpamCheck(signals, message, True, text)
 
 
 def check_for_spam(checks: Sequence[SpamCheck], now: datetime) -> list[str | None]:
     """Return why each lead looks like spam, in their order; None if it doesn't."""
-    earlier: Counter[tuple[int, bytes]] = Counter()  # texts of this batch
+    earlier: list[SentText] = []  # of this batch
     return [_spam_reason(check, earlier, now) for check in checks]
 
 
-def _spam_reason(check: SpamCheck, earlier: Counter[tuple[int, bytes]], now: datetime) -> str | None:
+def _spam_reason(check: SpamCheck, earlier: list[SentText], now: datetime) -> str | None:
     signals, message = check.signals or SpamSignals(), check.message
     if signals.honeypot:
         return "the field that nobody sees was filled in"
@@ -93,7 +110,14 @@ def _spam_reason(check: SpamCheck, earlier: Counter[tuple[int, bytes]], now: dat
 def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> None:
     """Store the digests of these leads' messages where there is a defence, and delete old ones."""
     rows = [
-        {"building": check.text[0], "digest": check.text[1], "lead": lead_id, "created_at": now}
+        {
+            "building": check.text.building_id,
+            "digest": check.text.digest,
+            "lead": lead_id,
+            "customer": check.text.customer_id,
+            "source": check.text.source,
+            "created_at": now,
+        }
         for lead_id, check in leads
         if check.text is not None
     ]
@@ -110,21 +134,31 @@ def why_quarantined(suspected: str | None, building: Building | BuildingRef | No
     return f"suspected of spam: {suspected}"
 
 
-def _is_flood(text: tuple[int, bytes], earlier: Counter[tuple[int, bytes]], now: datetime) -> bool:
-    building_id, digest = text
+def _is_flood(text: SentText, earlier: list[SentText], now: datetime) -> bool:
+    # Of one source or customer: many renters may send a form's ready-made text.
+    senders = RecentText.customer == text.customer_id
+    if text.source is not None:
+        senders |= RecentText.source == text.source
     rows = (
         RecentText.select(RecentText.lead)
         .where(
-            RecentText.building == building_id,
-            RecentText.digest == digest,
+            RecentText.building == text.building_id,
+            RecentText.digest == text.digest,
             RecentText.created_at > now - FLOOD_WINDOW,
             RecentText.created_at <= now,
+            senders,
         )
         .limit(FLOOD_COUNT)
     )
-    count = earlier[text] + len(list(rows.tuples()))
-    earlier[text] += 1
+    count = len(list(rows.tuples())) + sum(_is_same_sender(text, other) for other in earlier)
+    earlier.append(text)
     return count >= FLOOD_COUNT
+
+
+def _is_same_sender(text: SentText, other: SentText) -> bool:
+    return (text.building_id, text.digest) == (other.building_id, other.digest) and (
+        text.customer_id == other.customer_id or (text.source is not None and text.source == other.source)
+    )
 
 
 def _digest(message: str) -> bytes:

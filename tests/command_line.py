@@ -16,7 +16,7 @@ from typing import Any
 from server_process import ROOT, environment
 
 from models.audit import COMMAND_LINE, Actor
-from models.building import add_building
+from models.building_actions import add_building
 from models.building_match import BuildingKeys
 from models.customer import Customer, Renter, phone_key
 from models.intake import Recorded, Submission, record_leads

@@ -18,7 +18,8 @@ from partner_server import PartnerServer
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.ioloop import IOLoop
 
-from models import building, settings
+from models import settings
+from models.building_actions import add_building
 from models.clock import Clock, utc_text
 from models.lead_record import list_leads, show_lead
 from models.outbox.listing import list_deliveries, list_destinations
@@ -194,10 +195,12 @@ class ServerHarness:
 
         return await asyncio.to_thread(work)
 
-    async def building(self, token: str | None = "maple", **fields: str | None) -> int:
+    async def building(
+        self, token: str | None = "maple", websites: Sequence[str] = (), **fields: str | None
+    ) -> int:
         """Register a building; return its id."""
         values = {"name": "The Maple", "agent_email": "agent@maple.test", **fields}
-        added, _ = await self.change(lambda: building.add_building(ACTOR, values, token, self.clock.now()))
+        added, _ = await self.change(lambda: add_building(ACTOR, values, token, self.clock.now(), websites))
         return int(added.id)
 
 
@@ -281,7 +284,7 @@ def harness(io_loop: IOLoop, start_harness: StartHarness) -> ServerHarness:
     async def open_one() -> ServerHarness:
         # A limit of its own, so that a test of something else doesn't meet it.
         harness = await start_harness(rate_limit="100000/1")
-        await harness.building(website_url="https://maple.test", address_line_one="12 Maple Street")
+        await harness.building(websites=["https://maple.test"], address_line_one="12 Maple Street")
         return harness
 
     opened: ServerHarness = io_loop.run_sync(open_one)

@@ -12,7 +12,8 @@ from server_process import ROOT
 
 from handlers.terminal.hints import HINTS
 from models.audit import AuditEntry
-from models.building import find_building, update_building
+from models.building import find_building
+from models.building_actions import update_building
 from models.errors import ActionError, Invalid, NotFound
 from models.outbox.actions import pause_after_restore
 from models.outbox.delivery import FAILED, Delivery

@@ -6,7 +6,7 @@ import pytest
 from command_line import ACTOR
 from conftest import ServerHarness, SteppedClock
 
-from models.building import issue_token, remove_building, revoke_token, rotate_token
+from models.building_actions import issue_token, remove_building, revoke_token, rotate_token
 from models.errors import ActionError
 
 

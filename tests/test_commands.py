@@ -82,6 +82,7 @@ def test_a_building_is_added_shown_updated_and_removed(commands: Commands) -> No
         "address_line_one": "1 Maple St",
         "unified_address_id": "ua-1",
         "website_url": "https://maple.test",
+        "website_urls": ["https://maple.test"],
         "agent_email": "agent@maple.test",
         "time_zone": "America/New_York",
         "spam_defence": "off",
@@ -108,7 +109,7 @@ def test_adding_a_building_prints_its_token_and_missing_fields(commands: Command
     assert f"Its token: {token}" in added.stdout
     assert 'as "token" to https://leads.test/api/v1/website_leads' in added.stdout
     mail, website = added.stderr.splitlines()
-    assert "'building update 1 --agent-email" in mail and "'building update 1 --website" in website
+    assert "'building update 1 --agent-email" in mail and "'building update 1 --add-website" in website
     for path in (commands.data_dir, *commands.data_dir.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, f"others can read {path}"
 
@@ -191,6 +192,7 @@ def test_a_lead_as_json_has_the_documented_keys(commands: Commands) -> None:
         == (
             "id created_at building_id customer requestor_name requestor_email requestor_phone message slot"
             " unit_preference property_type utm_data listing_source listing_source_original_id request_host"
+            " website"
             " sms_consent lead_source deal deliveries"
         ).split()
     )

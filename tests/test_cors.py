@@ -6,7 +6,8 @@ import pytest
 from command_line import ACTOR
 from conftest import LEADS, ServerHarness, StartHarness, SteppedClock
 
-from models.building import Building, remove_building, update_building
+from models.building import BuildingWebsite
+from models.building_actions import remove_building, update_building
 from models.origin import origin_of
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
@@ -70,7 +71,7 @@ async def test_C25_new_building_is_allowed_within_a_second(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     assert (await harness.post(LEAD, Origin="https://oak.test")).code == 403
-    await harness.building(token="oak", website_url="https://oak.test")
+    await harness.building(token="oak", websites=["https://oak.test"])
     clock.step(1.1)
     assert (await harness.post(LEAD, Origin="https://oak.test")).code == 201
 
@@ -79,7 +80,7 @@ async def test_C25_removed_website_is_refused_after_five_minutes(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201
-    await harness.change(lambda: update_building(ACTOR, 1, {"website_url": ""}, clock.now()))
+    await harness.change(lambda: update_building(ACTOR, 1, {}, clock.now(), []))
     clock.step(300.1)
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 403
 
@@ -128,7 +129,7 @@ async def test_C26_errors_to_allowed_origin_have_cors_headers(
 
 async def test_C26_429_to_allowed_origin_has_cors_headers(start_harness: StartHarness) -> None:
     harness = await start_harness(rate_limit="2/60")
-    await harness.building(website_url="https://maple.test")
+    await harness.building(websites=["https://maple.test"])
     answers = [await harness.post(LEAD, Origin="https://maple.test") for _ in range(3)]
     assert [answer.code for answer in answers] == [201, 201, 429]
     assert answers[2].headers["Access-Control-Allow-Origin"] == "https://maple.test"
@@ -188,6 +189,8 @@ async def test_C25_malformed_website_does_not_affect_other_buildings(
 ) -> None:
     oak = await harness.building(token="oak")
     await harness.change(
-        lambda: Building.update(website_url="https://*.x.test").where(Building.id == oak).execute()
+        lambda: (
+            BuildingWebsite.update(url="https://*.x.test").where(BuildingWebsite.building == oak).execute()
+        )
     )
     assert (await harness.post(LEAD, Origin="https://maple.test")).code == 201

@@ -28,12 +28,14 @@ LEAD: dict[str, Any] = {
     "requestor_phone": "+1 (555) 123-4567",
     "message": "Is the roof open?\nI have a small dog.",
     "slot": "2026-12-01T15:00:00.000000Z",
+    "sent_slot": "2026-12-01T10:00",
     "unit_preference": "4B",
     "property_type": "listing",
     "utm_data": {"utm_medium": "cpc", "utm_source": "google", "gclid": "abc123"},
     "listing_source": "streeteasy",
     "listing_source_original_id": "SE-998",
     "request_host": "www.maple.test",
+    "website": "www.maple.test",
     "sms_consent": True,
     "lead_source": "website",
     "suspected": None,
@@ -70,6 +72,7 @@ BLANK = dict.fromkeys(
         "listing_source",
         "listing_source_original_id",
         "request_host",
+        "website",
     )
 )
 
@@ -360,7 +363,7 @@ def test_no_text_breaks_the_mail(lead: dict[str, Any], name: str, address: str |
     assert page.tags <= {"html", "head", "meta", "title", "body", "div", "table", "tr", "td", "a", "br"}
     assert all(link.startswith(("mailto:", "tel:")) for link in page.links)
     plain = content(message, "plain").splitlines()
-    for shown in (lead["requestor_email"], lead["requestor_phone"], lead["request_host"], name, address):
+    for shown in (lead["requestor_email"], lead["requestor_phone"], lead["website"], name, address):
         assert not one_line(shown or "") or any(one_line(shown) in line for line in plain)
     if lead["slot"]:
         assert invitation(message).decoded("dtstart") == datetime(2026, 12, 1, 15, tzinfo=UTC)

@@ -46,7 +46,7 @@ def failing_writes() -> Iterator[None]:
 async def harness_without_destinations(start_harness: StartHarness) -> ServerHarness:
     """Start a harness without destinations, so that leads are the only writes."""
     harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
-    await harness.building(website_url="https://maple.test")
+    await harness.building(websites=["https://maple.test"])
     return harness
 
 

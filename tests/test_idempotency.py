@@ -41,7 +41,7 @@ async def start_without_deliveries(start_harness: StartHarness, **options: str) 
     harness = await start_harness(
         **{"rate_limit": "100000/1", "smtp_url": "", "june_homes_url": "", **options}
     )
-    await harness.building(website_url="https://maple.test")
+    await harness.building(websites=["https://maple.test"])
     return harness
 
 
@@ -321,7 +321,7 @@ async def test_C20_only_digests_of_a_key_are_stored(
     [row] = rows
     digests = [row.pop("digest"), row.pop("body")]
     assert [len(digest) for digest in digests] == [32, 32]
-    assert row == {"lead": 1, "created_at": harness.clock.now()}
+    assert row == {"source": b"-", "lead": 1, "created_at": harness.clock.now()}
     # In another process: closing the database's file in this one would drop SQLite's locks.
     files = [str(file) for file in harness.data_dir.iterdir() if file.is_file()]
     stored = subprocess.run(["cat", *files], capture_output=True, check=True).stdout

@@ -11,7 +11,7 @@ from conftest import ServerHarness, StartHarness, SteppedClock, until
 
 from jobs import clock_monitor, dispatcher
 from jobs.clock_monitor import ClockMonitor
-from models.building import update_building
+from models.building_actions import update_building
 from models.customer import flag_spam
 from models.erasure import erase_customer
 from models.errors import ActionError

@@ -140,7 +140,7 @@ async def test_C28_default_limit_counts_every_request(
 
 async def test_C28_answered_preflights_do_not_count(start_harness: StartHarness) -> None:
     harness = await start_harness(rate_limit="3/60")
-    await harness.building(website_url="https://maple.test")
+    await harness.building(websites=["https://maple.test"])
     for _ in range(10):
         preflight = await harness.request("OPTIONS", LEADS, Origin="https://maple.test")
         assert (preflight.code, preflight.headers["RateLimit-Remaining"]) == (204, "3")

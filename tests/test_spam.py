@@ -7,7 +7,7 @@ import pytest
 from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock, held, queued
 
-from models.building import update_building
+from models.building_actions import update_building
 from models.lead_actions import assign_lead, release_lead
 from models.spam import FLOOD_COUNT, RecentText, SpamSignals
 

@@ -9,6 +9,7 @@ import orjson
 from handlers.api.body import decode_body
 from handlers.api.handler import ApiHandler
 from handlers.api.page import POLICY, redirect_url, render, wants_page
+from handlers.api.rate_limit import source_network
 from handlers.api.validation import RequestMetadata, clean_text, read_submission
 from handlers.errors import ApiError, BadRequest, Unavailable
 from models.idempotency import KeyedRequest
@@ -91,6 +92,7 @@ class LeadsHandler(ApiHandler):
             user_agent=clean_text(headers.get("User-Agent", "")[:MAX_HEADER_LENGTH]),
             host=clean_text(headers.get("Host", "")[:MAX_HEADER_LENGTH]),
             keyed_request=self._keyed_request(document, source_ip),
+            source=source_network(self.admission.source),
         )
 
     def _keyed_request(self, document: dict[str, Any], source_ip: str) -> KeyedRequest | None:

@@ -118,6 +118,15 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
     return source
 
 
+def source_network(address: Address) -> str:
+    """Return the source as text: an IPv4 address, or the /64 of an IPv6 address (C28)."""
+    return (
+        str(address)
+        if address.version == 4
+        else str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
+    )
+
+
 def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
     """Return True if the peer is a trusted proxy."""
     return bool(trusted_proxies) and _is_in(_peer_address(peer), trusted_proxies)

@@ -70,6 +70,7 @@ class RequestMetadata:
     user_agent: str | None
     host: str | None
     keyed_request: KeyedRequest | None = None
+    source: str | None = None
 
 
 class FirstError(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
@@ -220,6 +221,8 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
         else None,
         spam_signals=_read_signals(inner if isinstance(inner, dict) else {}),
         keyed_request=metadata.keyed_request,
+        website=tour.get("request_host"),
+        source=metadata.source,
     )
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from handlers.api.leads import PATH
-from handlers.sandbox.database import DEMO_BUILDING, DEMO_TOKEN
+from handlers.sandbox.database import DEMO_TOKEN, DEMO_WEBSITES
 
 # The command that started this program, so that a command in the banner can be copied and run.
 PROGRAM = sys.executable if getattr(sys, "frozen", False) else ".venv/bin/python server.py"
@@ -28,7 +28,7 @@ def banner(url: str, data_dir: Path) -> str:
   watch it at     {url}/sandbox
   POST leads to   {leads_url}
   building token  {DEMO_TOKEN}
-  from a page at  {DEMO_BUILDING["website_url"]}
+  from a page at  {DEMO_WEBSITES[0]}
   look inside     {PROGRAM} lead list --data-dir {data_dir}
   health          {url}/livez  {url}/readyz
 

@@ -1,5 +1,6 @@
 """The sandbox's database: the demo building that it always holds, and the reset."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -8,10 +9,11 @@ from models.building import (
     Building,
     BuildingDict,
     BuildingToken,
-    add_building,
+    BuildingWebsite,
     building_as_dict,
-    issue_token,
+    website_urls,
 )
+from models.building_actions import add_building, issue_token, update_building
 from models.customer import Customer
 from models.deal import Deal
 from models.idempotency import IdempotencyKey
@@ -30,38 +32,49 @@ DEMO_BUILDING: dict[str, str | None] = {
     "name": "The Maple",
     "address_line_one": "12 Maple Street",
     "unified_address_id": "maple-12",
-    "website_url": "http://localhost:3000",
     "agent_email": "agent@maple.test",
     "time_zone": "America/New_York",
     "spam_defence": "off",
 }
+DEMO_WEBSITES = ("http://localhost:3000",)
 
 
 def seed_database(data_dir: Path, now: datetime) -> None:
     """Create the database in this folder, with the demo building in it."""
     open_database(data_dir)
     with transaction():
-        add_building(ACTOR, DEMO_BUILDING, DEMO_TOKEN, now)
+        add_building(ACTOR, DEMO_BUILDING, DEMO_TOKEN, now, DEMO_WEBSITES)
     close_database()
 
 
-def register_building(fields: dict[str, str], now: datetime) -> BuildingDict:
+def register_building(fields: dict[str, str], websites: Sequence[str], now: datetime) -> BuildingDict:
     """Add a building with these fields and the token in them, or a new one; return it as a dict.
 
     Raises Invalid or Conflict.
     """
     columns: dict[str, str | None] = {"name": "", **fields}
-    building, token = add_building(ACTOR, columns, columns.pop("token", None), now)
-    return building_as_dict(building, [token])
+    building, token = add_building(ACTOR, columns, columns.pop("token", None), now, websites)
+    return building_as_dict(building, [token], website_urls(building.id))
 
 
 def reset_database(now: datetime) -> None:
     """Delete everything but the demo building, which gets its first values again. Ids are not reused."""
     # Each table before those that its rows refer to.
-    for table in (DeliveryAttempt, Delivery, Deal, IdempotencyKey, RecentText, Lead, Customer, BuildingToken):
+    for table in (
+        DeliveryAttempt,
+        Delivery,
+        Deal,
+        IdempotencyKey,
+        RecentText,
+        Lead,
+        Customer,
+        BuildingToken,
+        BuildingWebsite,
+    ):
         table.delete().execute()
     Building.delete().where(Building.id != DEMO_BUILDING_ID).execute()
     Building.update(**DEMO_BUILDING, removed_at=None).where(Building.id == DEMO_BUILDING_ID).execute()
+    update_building(ACTOR, DEMO_BUILDING_ID, {}, now, DEMO_WEBSITES)
     issue_token(ACTOR, DEMO_BUILDING_ID, DEMO_TOKEN, now)
     for kind in KINDS:
         resume(ACTOR, kind, now)

@@ -1,6 +1,6 @@
 """The environment of a sandbox server: clock, faults, request log, mailbox and partner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handlers import AppContext
@@ -42,13 +42,14 @@ class SandboxEnvironment:
         self.context.readiness.forget()
         self.request_log.clear()
 
-    async def register(self, fields: dict[str, str]) -> BuildingDict:
+    async def register(self, fields: dict[str, str], websites: Sequence[str]) -> BuildingDict:
         """Register a building, and return it with its token. Raises Invalid or Conflict."""
         if unknown := fields.keys() - {*DEMO_BUILDING, "token"}:
             raise Invalid(
-                f"a building has no {', '.join(sorted(unknown))}; it has token, {', '.join(DEMO_BUILDING)}"
+                f"a building has no {', '.join(sorted(unknown))}; "
+                f"it has token, website_urls, {', '.join(DEMO_BUILDING)}"
             )
-        building = await self.context.storage.write(register_building, fields, self.clock.now())
+        building = await self.context.storage.write(register_building, fields, websites, self.clock.now())
         self.context.api.allowlist.forget()
         return building
 

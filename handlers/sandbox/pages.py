@@ -146,7 +146,7 @@ class MailHtmlHandler(SandboxHandler):
 
 
 class BuildingsHandler(SandboxHandler):
-    """GET: the buildings. POST: register one, with name, website_url, token, agent_email, time_zone etc."""
+    """GET: the buildings. POST: register one, with name, website_urls, token, agent_email, time_zone etc."""
 
     async def get(self) -> None:
         read, now = self.environment.context.storage.read, self.environment.clock.now()
@@ -154,10 +154,14 @@ class BuildingsHandler(SandboxHandler):
 
     async def post(self) -> None:
         fields = self.json_body()
+        websites = fields.pop("website_urls", [])
+        if not isinstance(websites, list) or any(not isinstance(url, str) for url in websites):
+            raise BadRequest("website_urls is a list of strings")
         if any(not isinstance(value, str) for value in fields.values()):
-            raise BadRequest("each field of a building is a string")
+            raise BadRequest("each field of a building but website_urls is a string")
+        websites += [fields.pop("website_url")] if "website_url" in fields else []
         try:
-            building = await self.environment.register(fields)
+            building = await self.environment.register(fields, websites)
         except ActionError as error:
             raise BadRequest(str(error)) from None
         self.write_json(201, building)

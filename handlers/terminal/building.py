@@ -4,23 +4,14 @@ import argparse
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one
 from handlers.terminal.output import Columns, list_rows, note, print_result, show_record
-from models.building import (
-    BuildingDict,
-    add_building,
-    building_as_dict,
-    list_buildings,
-    remove_building,
-    show_building,
-    update_building,
-    working_tokens,
-)
+from models.building import BuildingDict, building_as_dict, list_buildings, show_building
+from models.building_actions import add_building, remove_building, update_building
 
 # The option of each field, and its help.
 FIELDS = {
     "name": ("--name", "its name"),
     "address_line_one": ("--address", "its street address, as its website sends it"),
     "unified_address_id": ("--unified-address-id", "its unified address id"),
-    "website_url": ("--website", "its website's URL; browsers on that site may then send leads"),
     "agent_email": ("--agent-email", "the address that mail about its leads goes to"),
     "spam_defence": (
         "--spam-defence",
@@ -33,7 +24,7 @@ COLUMNS: Columns = {
     "name": "name",
     "address": "address_line_one",
     "unified address id": "unified_address_id",
-    "website": "website_url",
+    "websites": "website_urls",
     "agent e-mail": "agent_email",
     "time zone": "time_zone",
     "tokens": "tokens",
@@ -56,12 +47,21 @@ def add_commands(nouns: Nouns) -> None:
         command.add_argument("id", type=at_least_one, metavar="ID")
         if run is _update:
             _add_fields(command, name_required=False)
+            for option, help in (("--add-website", "one website more"), ("--remove-website", "one less")):
+                command.add_argument(option, action="append", default=[], metavar="URL", help=help)
 
 
 def _add_fields(parser: argparse.ArgumentParser, name_required: bool) -> None:
     for field, (option, help) in FIELDS.items():
         needed = name_required and field == "name"
         parser.add_argument(option, dest=field, metavar=option[2:].upper(), help=help, required=needed)
+    parser.add_argument(
+        "--website",
+        action="append",
+        metavar="URL",
+        help="the URL of its website; browsers on that site may then send leads. Repeat it for several: www "
+        "and apex, a staging site",
+    )
 
 
 def _given(args: argparse.Namespace) -> dict[str, str | None]:
@@ -71,9 +71,9 @@ def _given(args: argparse.Namespace) -> dict[str, str | None]:
 def _add(context: DatabaseContext) -> None:
     args, settings = context.args, context.settings
     added, token = context.storage.write(
-        add_building, context.actor, _given(args), args.token, context.clock.now()
+        add_building, context.actor, _given(args), args.token, context.clock.now(), args.website or ()
     )
-    building = building_as_dict(added, [token])
+    building = context.storage.read(show_building, added.id, context.clock.now())
     print_result(
         {**building, "token": token},
         args.json,
@@ -89,8 +89,8 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
     change = f"'building update {building['id']}"
     if not building["agent_email"]:
         note(f"note: without an agent e-mail nobody is told of its leads; {change} --agent-email …' sets it")
-    if not building["website_url"]:
-        note(f"note: without a website browsers can't send its leads; {change} --website https://…' sets it")
+    if not building["website_urls"]:
+        note(f"note: without a website browsers can't send its leads; {change} --add-website https://…'")
 
 
 def _list(context: DatabaseContext) -> None:
@@ -106,11 +106,23 @@ def _show(context: DatabaseContext) -> None:
 def _update(context: DatabaseContext) -> None:
     args, now = context.args, context.clock.now()
     fields = _given(args)
-    if not fields:
-        args.refuse_usage(f"say what to change: {', '.join(option for option, _ in FIELDS.values())}")
-    updated = context.storage.write(update_building, context.actor, args.id, fields, now)
-    building = building_as_dict(updated, context.storage.read(working_tokens, updated, now))
-    print_result(building, args.json, f"Building {updated.id} was changed: {updated.name}")
+    if not fields and args.website is None and not args.add_website and not args.remove_website:
+        options = [option for option, _ in FIELDS.values()]
+        args.refuse_usage(
+            f"say what to change: {', '.join([*options, '--website', '--add-website', '--remove-website'])}"
+        )
+    context.storage.write(
+        update_building,
+        context.actor,
+        args.id,
+        fields,
+        now,
+        args.website,
+        add_websites=args.add_website,
+        remove_websites=args.remove_website,
+    )
+    building = context.storage.read(show_building, args.id, now)
+    print_result(building, args.json, f"Building {args.id} was changed: {building['name']}")
     _warn_of_missing_fields(building)
 
 

@@ -43,6 +43,7 @@ COLUMNS = (
     "listing_source",
     "listing_source_original_id",
     "request_host",
+    "website",
     "sms_consent",
     "lead_source",
     "deal_id",

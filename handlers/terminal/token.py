@@ -2,14 +2,8 @@
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one, duration
 from handlers.terminal.output import Columns, list_rows, moment, note, print_result
-from models.building import (
-    has_no_working_token,
-    issue_token,
-    list_tokens,
-    revoke_token,
-    rotate_token,
-    token_as_dict,
-)
+from models.building import has_no_working_token, list_tokens, token_as_dict
+from models.building_actions import issue_token, revoke_token, rotate_token
 from models.clock import utc_text
 
 COLUMNS: Columns = {

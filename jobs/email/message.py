@@ -141,7 +141,7 @@ def _content(
         "origin": _filled(
             Fact("Listed on", LISTING_NAMES.get(listing, one_line(listing))),
             Fact("Listing number", one_line(lead["listing_source_original_id"] or "")),
-            Fact("Website", one_line(lead["request_host"] or "")),
+            Fact("Website", one_line(lead["website"] or "")),
             *(Fact(one_line(key), one_line(value or "")) for key, value in utm.items()),
             Fact("Building", one_line(building["name"])),
             Fact("Address", one_line(building["address_line_one"] or "")),

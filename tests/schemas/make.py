@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from command_line import ACTOR  # noqa: E402
 from conftest import ServerHarness, SteppedClock, running_harness  # noqa: E402
 
-from models.building import issue_token, remove_building, update_building  # noqa: E402
+from models.building_actions import issue_token, remove_building, update_building  # noqa: E402
 from models.customer import flag_spam  # noqa: E402
 from models.erasure import erase_customer  # noqa: E402
 from models.lead_record import list_leads, show_lead  # noqa: E402
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 
 async def fill(harness: ServerHarness, clock: SteppedClock) -> None:
-    await harness.building(website_url="https://maple.test", address_line_one="12 Maple Street")
+    await harness.building(websites=["https://maple.test"], address_line_one="12 Maple Street")
     await harness.building(token="mute", name="The Mute", agent_email=None, time_zone="America/New_York")
     await harness.building(token="gone", name="The Gone")
     await harness.lead(

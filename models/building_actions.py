@@ -1,0 +1,202 @@
+"""Actions of operators on buildings and their tokens: registration, changes, rotation."""
+
+import secrets
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from models.audit import Actor, record_action
+from models.building import (
+    DEFENCES,
+    OFF,
+    Building,
+    BuildingToken,
+    BuildingWebsite,
+    find_building,
+    live_token,
+    origins_of,
+    website_urls,
+)
+from models.clock import utc_text
+from models.email_address import normal_form
+from models.errors import Conflict, Invalid, NotFound
+from models.origin import origin_of
+
+# 142 random bits. No punctuation: a command would take a token that begins with - for an option.
+TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
+TOKEN_LIMIT = 1_000  # characters
+
+
+def add_building(
+    actor: Actor,
+    fields: Mapping[str, str | None],
+    token: str | None,
+    now: datetime,
+    websites: Iterable[str] = (),
+) -> tuple[Building, str]:
+    """Register a building and issue its first token, which is returned too. token: None for a random one.
+
+    Raises Invalid for a bad value, Conflict for a token in use.
+    """
+    building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
+    _set_websites(building.id, websites)
+    issued = _create_token(building.id, token, now)
+    record_action(
+        actor,
+        "building.add",
+        "building",
+        building.id,
+        now,
+        [*fields, *(["website_urls"] if websites else [])],
+    )
+    return building, issued.token
+
+
+def update_building(
+    actor: Actor,
+    building_id: int,
+    fields: Mapping[str, str | None],
+    now: datetime,
+    websites: Iterable[str] | None = None,
+    *,
+    add_websites: Iterable[str] = (),
+    remove_websites: Iterable[str] = (),
+) -> Building:
+    """Change these fields of a building; an empty text clears one.
+
+    websites: its websites from now on; None leaves them as they are. A website is removed by its URL, or by
+    its origin if only one website has it.
+
+    Raises NotFound, or Invalid for a bad value.
+    """
+    building = find_building(building_id)
+    for name, value in _checked(fields).items():
+        setattr(building, name, value)
+    building.save()
+    before = website_urls(building_id)
+    urls = _without([*(before if websites is None else websites), *add_websites], remove_websites)
+    if urls != before:
+        _set_websites(building_id, urls)
+    changed = [*fields, *(["website_urls"] if urls != before else [])]
+    record_action(actor, "building.update", "building", building_id, now, changed)
+    return building
+
+
+def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
+    """Remove a building: its tokens and website stop working, its leads stay. Raises NotFound."""
+    building = find_building(building_id)
+    building.removed_at = now
+    building.save()
+    record_action(actor, "building.remove", "building", building_id, now)
+    return building
+
+
+def _checked(fields: Mapping[str, str | None]) -> dict[str, str | None]:
+    values = {name: (value or "").strip() or None for name, value in fields.items()}
+    if "name" in values and not values["name"]:
+        raise Invalid("a building needs a name", field="name")
+    for name, value in values.items():
+        if value and not value.isprintable():
+            words = name.replace("_", " ")
+            raise Invalid(f"the {words} has line breaks or control characters in it", field=name)
+    if agent := values.get("agent_email"):
+        try:
+            normal_form(agent)
+        except ValueError as error:
+            raise Invalid(f"{agent!r} is not an e-mail address: {error}", field="agent_email") from None
+    if "spam_defence" in values:
+        values["spam_defence"] = values["spam_defence"] or OFF
+        if values["spam_defence"] not in DEFENCES:
+            raise Invalid(f"a spam defence is one of {', '.join(DEFENCES)}", field="spam_defence")
+    if "time_zone" in values:
+        values["time_zone"] = zone = values["time_zone"] or "UTC"
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, LookupError):
+            raise Invalid(
+                f"{zone!r} is not a time zone; write it like America/New_York", field="time_zone"
+            ) from None
+    return values
+
+
+def _without(urls: Sequence[str], removed: Iterable[str]) -> list[str]:
+    left = list(urls)
+    for url in map(str.strip, removed):
+        matching = [each for each in left if each == url] or [
+            each for each in left if origins_of([each]) == origins_of([url])
+        ]
+        if len(matching) != 1:
+            raise NotFound(f"the building has no website {url}", "unknown_website")
+        left.remove(matching[0])
+    return left
+
+
+def _set_websites(building_id: int, urls: Iterable[str]) -> None:
+    """Give a building these websites, and no others. Raises Invalid."""
+    checked = dict.fromkeys(_checked_url(url.strip()) for url in urls if url.strip())
+    BuildingWebsite.delete().where(BuildingWebsite.building == building_id).execute()
+    for url in checked:
+        BuildingWebsite.create(building=building_id, url=url)
+
+
+def _checked_url(url: str) -> str:
+    if not url.isprintable():
+        raise Invalid("the website url has line breaks or control characters in it", field="website_urls")
+    try:
+        origin_of(url)
+    except ValueError as error:
+        raise Invalid(str(error), field="website_urls") from None
+    return url
+
+
+def issue_token(actor: Actor, building_id: int, token: str | None, now: datetime) -> BuildingToken:
+    """Give a building one more token. token: None for a random one.
+
+    Raises NotFound, Invalid for a text that can't be a token, Conflict for one in use.
+    """
+    issued = _create_token(find_building(building_id).id, token, now)
+    record_action(actor, "token.issue", "token", issued.id, now)
+    return issued
+
+
+def rotate_token(actor: Actor, building_id: int, overlap: timedelta, now: datetime) -> BuildingToken:
+    """Issue a new token. Tokens that work now expire after the overlap, or earlier if they did already.
+
+    Raises NotFound.
+    """
+    building = find_building(building_id)
+    end = now + overlap
+    for row in BuildingToken.select().where(BuildingToken.building == building, live_token(now)):
+        row.expires_at = min(row.expires_at or end, end)
+        row.save(only=[BuildingToken.expires_at])
+    issued = _create_token(building.id, None, now)
+    record_action(actor, "token.rotate", "token", issued.id, now)
+    return issued
+
+
+def revoke_token(actor: Actor, token: str, now: datetime) -> BuildingToken:
+    """End a token at once. Raises NotFound, or Conflict if it was revoked before."""
+    found = BuildingToken.get_or_none(BuildingToken.token == token)
+    if found is None:
+        raise NotFound("there is no such token", "unknown_token")
+    if found.revoked_at is not None:
+        raise Conflict(f"that token was revoked at {utc_text(found.revoked_at)}")
+    found.revoked_at = now
+    found.save()
+    record_action(actor, "token.revoke", "token", found.id, now)
+    return found
+
+
+def _create_token(building_id: int, token: str | None, now: datetime) -> BuildingToken:
+    token = (token or "").strip() or _random_token()
+    if not token.isprintable() or len(token) > TOKEN_LIMIT:
+        raise Invalid(f"a token is printable text of at most {TOKEN_LIMIT:,} characters", field="token")
+    taken = BuildingToken.get_or_none(BuildingToken.token == token)
+    if taken is not None:
+        raise Conflict(f"token {token!r} belongs to building {taken.building_id} already", field="token")
+    return BuildingToken.create(building=building_id, token=token, created_at=now)
+
+
+def _random_token() -> str:
+    return "".join(secrets.choice(TOKEN_ALPHABET) for _ in range(TOKEN_LENGTH))
