@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,15 +35,18 @@ from jobs.dispatcher import Dispatcher
 from jobs.doctor import run_checks
 from jobs.email.adapter import EmailAdapter
 from jobs.june_homes import JuneHomesAdapter
-from models.building import list_buildings, registered_origins
+from models.building import list_buildings, registered_origins, show_building
 from models.clock import Clock
+from models.daily_count import add_counts
+from models.idempotency import key_old_records
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
 from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.outbox.listing import list_destinations
+from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
-from models.storage import OutcomeUnknown
+from models.storage import OutcomeUnknown, Overloaded
 from models.storage.sqlite.storage import SqliteStorage
 
 log = logging.getLogger("leads.server")
@@ -76,6 +80,7 @@ class Server:
         self._clock = clock or Clock()
         self._in_flight: set[object] = set()  # requests that are being answered
         self.storage = SqliteStorage(settings.data_dir, self._clock)
+        self._secret = InstallationSecret(settings.data_dir, self._clock, settings.secret)
         self.url = ""
 
     async def start(self) -> None:
@@ -87,6 +92,7 @@ class Server:
         self.build()
         self.storage.start()
         await self.storage.write(open_outbox, frozenset(self._adapters))
+        await self.storage.write(key_old_records, self._secret.keys())
         await self.storage.write(cap_due_times, self._clock.now())
         await self._log_what_needs_attention()
         self.dispatcher.start()
@@ -105,6 +111,7 @@ class Server:
         try:
             sockets = _bind(self._settings)  # before a database is made where none was meant to be
             self.storage.open()
+            self._secret.open()
         except BaseException:
             for listener in sockets:
                 listener.close()
@@ -129,9 +136,13 @@ class Server:
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
         api = ApiContext(
             record_lead=self._record_lead,
+            count_today=self._count_today,
+            read_building=lambda id: storage.read(show_building, id, clock.now()),
+            secret=self._secret,
             limiter=RateLimiter(settings.rate_limit, settings.rate_limit_exceptions),
             allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,
+            is_loopback_only=settings.listens_on_loopback,
             clock=clock,
             in_flight=self._in_flight,
             access_log=self._access_log,
@@ -167,6 +178,10 @@ class Server:
 
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
+
+    def _count_today(self, name: str) -> None:
+        with suppress(Overloaded):  # a count is not worth an error
+            self.storage.submit(add_counts, (name, self._clock.now()), lambda result: None, linger=True)
 
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.

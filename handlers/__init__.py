@@ -22,6 +22,8 @@ from handlers.base import NotFound, log_request
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
 from handlers.static import StaticFiles
+from handlers.thank_you import PATH as THANK_YOU
+from handlers.thank_you import ThankYouHandler
 from models.storage import Storage
 
 API = "/api"
@@ -58,6 +60,11 @@ def pages(context: AppContext, token: str | None = None) -> list[Page]:
         (r"/docs/?", Docs, {"public_url": context.public_url, "token": token}),
         (r"/openapi.json", OpenApi, {"public_url": context.public_url}),
         (r"/static/(.*)", StaticFiles, {}),
+        (
+            THANK_YOU,
+            ThankYouHandler,
+            {"storage": context.storage, "secret": context.api.secret, "clock": context.api.clock},
+        ),
     ]
 
 

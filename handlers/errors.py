@@ -8,9 +8,13 @@ import tornado.web
 class ApiError(tornado.web.HTTPError):
     """An answer other than success. The client reads its message as {"error": message}.
 
-    quotes_client: the message repeats what the client sent, so it is not logged. Headers are given by
-    keyword, with an underscore for each hyphen.
+    quotes_client: the message repeats what the client sent, so it is not logged. field: the field that it is
+    about; maximum: the number of characters that this may have. Headers are given by keyword, with an
+    underscore for each hyphen.
     """
+
+    field = ""
+    maximum: int | None = None
 
     def __init__(
         self, status: int, message: str | dict[str, str], quotes_client: bool = False, **headers: str
@@ -26,6 +30,11 @@ class ApiError(tornado.web.HTTPError):
         return {"error": self.message}
 
     @property
+    def help_url(self) -> str:
+        """Where the reference explains the error, relative to the server (C34)."""
+        return f"/docs#field-{self.field}" if self.field else f"/docs#status-{self.status_code}"
+
+    @property
     def loggable(self) -> str | None:
         """Message for the log; None if the message may hold data of the client."""
         return self.message if isinstance(self.message, str) and not self.quotes_client else None
@@ -34,8 +43,11 @@ class ApiError(tornado.web.HTTPError):
 class BadRequest(ApiError):
     """400: the request can't be used, and the message says why."""
 
-    def __init__(self, message: str, quotes_client: bool = False) -> None:
+    def __init__(
+        self, message: str, quotes_client: bool = False, *, field: str = "", maximum: int | None = None
+    ) -> None:
         super().__init__(400, message, quotes_client)
+        self.field, self.maximum = field, maximum
 
 
 class TooLarge(ApiError):

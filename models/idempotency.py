@@ -1,24 +1,30 @@
 """Idempotency keys: a lead that is sent again with its key gets the first answer (C20)."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from peewee import BlobField, CompositeKey, ForeignKeyField
 
 from models.lead import Lead
+from models.secret import SecretKeys
 from models.storage.rows import Row, UtcDateTimeField
 
 KEPT_FOR = timedelta(hours=24)
 
+# The purposes of the digests.
+KEY, BODY, SOURCE = "idempotency key", "idempotency body", "idempotency source"
+# The `source` of rows that schema 5 stored: without a secret, and then with one.
+WITHOUT_SECRET, UNKNOWN = b"", b"?"
+
 
 class IdempotencyKey(Row):
-    """The key of a stored lead, as a digest: a client may derive its keys from a renter's address."""
+    """The key of a stored lead, as digests: a client may derive its keys from a renter's address."""
 
     digest = BlobField()  # of the key and its owner
-    body = BlobField()  # the digest of the lead's body
-    source = BlobField()  # the digest of the source that sent it
+    body = BlobField()
+    source = BlobField()
     lead = ForeignKeyField(Lead)
     lead_id: int
     created_at = UtcDateTimeField()
@@ -28,53 +34,105 @@ class IdempotencyKey(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class ScopedKey:
-    """A key with its owner, and the body that it came with, as digests."""
+class KeyDigests:
+    """The digests of a key with its owner, of the lead's body and of its source, by one key of the secret."""
 
-    digest: bytes
+    key: bytes
     body: bytes
+    source: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScopedKey:
+    """An Idempotency-Key as owned by a building or a source. digests: by each key of the secret, the newest
+    first. is_strict: another body from the same source is an error; otherwise it is another lead.
+    """
+
+    digests: Sequence[KeyDigests]
+    is_strict: bool
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A lead's Idempotency-Key with its source, and the digest of its body."""
+    """A lead's Idempotency-Key with its source, and the SHA-256 of its body.
+
+    secret: what digests are made with. is_strict: as of `ScopedKey`.
+    """
 
     key: str
     source: str
     body: bytes
+    secret: SecretKeys
+    is_strict: bool = True
 
     def scoped_to(self, building_id: int | None) -> ScopedKey:
         """Return the key as owned by the building, or by the source if there is no building."""
         owner = f"source {self.source}" if building_id is None else f"building {building_id}"
-        return ScopedKey(hashlib.sha256(f"{owner}\n{self.key}".encode()).digest(), self.body)
+        texts = (
+            (KEY, hashlib.sha256(f"{owner}\n{self.key}".encode()).digest()),
+            (BODY, self.body),
+            (SOURCE, self.source.encode()),
+        )
+        digests = zip(*(self.secret.digests(purpose, text) for purpose, text in texts), strict=True)
+        return ScopedKey([KeyDigests(*each) for each in digests], self.is_strict)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """The first lead with a key, and the digest of its body."""
+    """A lead that was stored with a key, and the digests of its body and source."""
 
     lead_id: int
     body: bytes
+    source: bytes
 
 
-def find_key_records(digests: Collection[bytes], now: datetime) -> dict[bytes, KeyRecord]:
+KeyRecords = dict[bytes, list[KeyRecord]]  # by the digest of the key
+
+
+def find_key_records(keys: Iterable[ScopedKey], now: datetime) -> KeyRecords:
     """Return the records of these keys that have not expired."""
-    if not digests:
-        return {}
+    wanted = {digests.key for key in keys for digests in key.digests}
+    found: KeyRecords = {}
+    if not wanted:
+        return found
     rows = IdempotencyKey.select().where(
-        IdempotencyKey.digest.in_(digests), IdempotencyKey.created_at > now - KEPT_FOR
+        IdempotencyKey.digest.in_(wanted), IdempotencyKey.created_at > now - KEPT_FOR
     )
-    return {bytes(row.digest): KeyRecord(row.lead_id, bytes(row.body)) for row in rows}
+    for row in rows:
+        record = KeyRecord(row.lead_id, bytes(row.body), bytes(row.source))
+        found.setdefault(bytes(row.digest), []).append(record)
+    return found
 
 
-def save_key_records(records: Mapping[bytes, KeyRecord], now: datetime) -> None:
-    """Save these records, in the transaction of their leads, and delete expired ones."""
-    if not records:
+def earlier_lead(key: ScopedKey, records: Mapping[bytes, Sequence[KeyRecord]]) -> int | None:
+    """Return the lead that this key and body stored before; None if there is none."""
+    matches = (r.lead_id for d in key.digests for r in records.get(d.key, ()) if r.body == d.body)
+    return next(matches, None)
+
+
+def is_reused(key: ScopedKey, records: Mapping[bytes, Sequence[KeyRecord]]) -> bool:
+    """Return True if the key is strict, and the same source has sent it before."""
+    return key.is_strict and any(r.source == d.source for d in key.digests for r in records.get(d.key, ()))
+
+
+def save_key_records(stored: Mapping[int, ScopedKey], now: datetime) -> None:
+    """Save the key of each lead, in the transaction of the leads, and delete expired ones."""
+    if not stored:
         return
     IdempotencyKey.delete().where(IdempotencyKey.created_at <= now - KEPT_FOR).execute()
+    newest = {lead_id: key.digests[0] for lead_id, key in stored.items()}
     IdempotencyKey.insert_many(
         [
-            {"digest": digest, "body": first.body, "source": b"-", "lead": first.lead_id, "created_at": now}
-            for digest, first in records.items()
+            {"digest": d.key, "body": d.body, "source": d.source, "lead": lead_id, "created_at": now}
+            for lead_id, d in newest.items()
         ]
     ).execute()
+
+
+def key_old_records(secret: SecretKeys) -> None:
+    """Key the digests that schema 5 stored without a secret."""
+    for row in list(IdempotencyKey.select().where(IdempotencyKey.source == WITHOUT_SECRET)):
+        digest, body = secret.digest(KEY, bytes(row.digest)), secret.digest(BODY, bytes(row.body))
+        IdempotencyKey.update(digest=digest, body=body, source=UNKNOWN).where(
+            IdempotencyKey.digest == row.digest, IdempotencyKey.body == row.body
+        ).execute()

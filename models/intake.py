@@ -1,7 +1,7 @@
 """Intake: the one transaction behind a 201 stores customer, lead, deal and deliveries, all or none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
@@ -11,7 +11,15 @@ from models.building import Building
 from models.building_match import BuildingKeys, BuildingRef, match_buildings
 from models.customer import Customer, CustomerRef, Renter, find_or_create
 from models.deal import open_deals
-from models.idempotency import KeyedRequest, KeyRecord, ScopedKey, find_key_records, save_key_records
+from models.idempotency import (
+    KeyedRequest,
+    KeyRecord,
+    ScopedKey,
+    earlier_lead,
+    find_key_records,
+    is_reused,
+    save_key_records,
+)
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox.delivery import NewDelivery, enqueue
 from models.outbox.destination import EMAIL, JUNE_HOMES
@@ -60,56 +68,68 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A stored lead. not_told: why no agent is mailed; replayed: an earlier request stored it."""
+    """A stored lead. building_id: None if no building matched; not_told: why no agent is mailed; replayed: an
+    earlier request stored it.
+    """
 
     lead_id: int
+    building_id: int | None
     not_told: str | None = None
     replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeyReused:
-    """A lead that was not stored: its Idempotency-Key belongs to another body."""
+    """A lead that was not stored: its source has sent its Idempotency-Key with another body before."""
 
 
 def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused]:
     """Store leads with their customers, deals and deliveries. An operation of the writer.
 
-    Only the first of several leads with one Idempotency-Key is stored, now or by an earlier request. All of
-    them get its id. The writer orders leads that arrive at the same time.
+    Only the first of several leads with one Idempotency-Key and body is stored, now or by an earlier request.
+    All of them get its id. The writer orders leads that arrive at the same time.
     """
     now = max(s.received_at for s in submissions)
     buildings = match_buildings((s.building_keys for s in submissions), now)
     keys = [_key(submission, buildings) for submission in submissions]
-    records = find_key_records({key.digest for key in keys if key}, now)
-    first_at: dict[bytes, int] = {}
-    for position, key in enumerate(keys):
-        if key and key.digest not in records:
-            first_at.setdefault(key.digest, position)
-    new = [at for at, key in enumerate(keys) if key is None or first_at.get(key.digest) == at]
+    if not any(keys):
+        return list(_store(submissions, buildings, now))
+    records = find_key_records((key for key in keys if key), now)
+    outcomes: dict[int, Recorded | KeyReused] = {}
+    new: list[int] = []
+    for at, key in enumerate(keys):
+        lead_id = earlier_lead(key, records) if key else None
+        if lead_id is not None:
+            outcomes[at] = Recorded(lead_id, _building_id(submissions[at], buildings), replayed=True)
+        elif key and is_reused(key, records):
+            outcomes[at] = KeyReused()
+        else:
+            new.append(at)
+            if key:  # for those behind it in this batch: until the lead has its id, its place stands for it
+                first = key.digests[0]
+                records.setdefault(first.key, []).append(KeyRecord(_place(at), first.body, first.source))
     stored = dict(zip(new, _store([submissions[at] for at in new], buildings, now), strict=True))
-    made = {
-        key.digest: KeyRecord(stored[at].lead_id, key.body)
-        for at, key in enumerate(keys)
-        if key and at in stored
-    }
-    save_key_records(made, now)
-    records |= made
-    return [
-        stored[at] if key is None or at in stored else _replayed(key, records[key.digest])
-        for at, key in enumerate(keys)
-    ]
+    save_key_records({stored[at].lead_id: key for at in new if (key := keys[at])}, now)
+    by_place = {_place(at): lead.lead_id for at, lead in stored.items()}
+    for at, outcome in outcomes.items():
+        if isinstance(outcome, Recorded) and outcome.lead_id in by_place:
+            outcomes[at] = replace(outcome, lead_id=by_place[outcome.lead_id])
+    return [stored[at] if at in stored else outcomes[at] for at in range(len(submissions))]
+
+
+def _place(at: int) -> int:
+    return -1 - at  # no lead has a negative id
 
 
 def _key(submission: Submission, buildings: Mapping[BuildingKeys, BuildingRef]) -> ScopedKey | None:
     if submission.keyed_request is None:
         return None
+    return submission.keyed_request.scoped_to(_building_id(submission, buildings))
+
+
+def _building_id(submission: Submission, buildings: Mapping[BuildingKeys, BuildingRef]) -> int | None:
     building = buildings.get(submission.building_keys)
-    return submission.keyed_request.scoped_to(None if building is None else building.id)
-
-
-def _replayed(key: ScopedKey, first: KeyRecord) -> Recorded | KeyReused:
-    return Recorded(first.lead_id, replayed=True) if key.body == first.body else KeyReused()
+    return None if building is None else building.id
 
 
 def _store(
@@ -141,7 +161,9 @@ def _store(
             unnotified_reason_of(customer, building),
             why_quarantined(reason, building),
         )
-        recorded.append(Recorded(lead_id, skip_reason or quarantine_reason))
+        recorded.append(
+            Recorded(lead_id, _building_id(submission, buildings), skip_reason or quarantine_reason)
+        )
         deliveries += _deliveries(lead_id, submission, skip_reason, quarantine_reason)
     enqueue(deliveries, now)
     remember_texts(zip(lead_ids, checks, strict=True), now)

@@ -34,6 +34,14 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
 
 
+def page_origin(url: str) -> str | None:
+    """Return the origin of a page's URL, as of a Referer header; None if it has none."""
+    try:
+        return origin_of(url)
+    except ValueError:
+        return None
+
+
 def is_origin(text: str) -> bool:
     """Return True if the text is an origin, and nothing more, as a browser writes it."""
     try:

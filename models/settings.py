@@ -16,6 +16,8 @@ from models.origin import origin_of
 
 BACKUPS = "backups"  # the folder of backups inside the data folder, unless another is set
 
+MIN_SECRET_BYTES = 16
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -141,6 +143,14 @@ def parse_count(text: str) -> int:
     return count
 
 
+def parse_secret(text: str) -> tuple[bytes, ...]:
+    """'new, old' → the keys; '' → (). Raises ValueError for a key under 16 characters."""
+    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
+    if any(len(key) < MIN_SECRET_BYTES for key in keys):
+        raise ValueError
+    return keys
+
+
 def parse_log_format(text: str) -> str:
     """Check that the text is 'text' or 'json'. Raises ValueError."""
     if text not in ("text", "json"):
@@ -217,10 +227,22 @@ class Settings:
         "addresses or networks, with commas between",
         "proxies whose X-Forwarded-For is believed",
     )
+    secret: tuple[bytes, ...] = _setting(
+        "",
+        parse_secret,
+        "16 or more random characters; after a rotation 'new, old'",
+        "the installation's secret, in place of the file leads.secret in the data folder",
+        secret=True,
+    )
     log_format: str = _setting("text", parse_log_format, "text or json", "how the log is written")
 
     # By name: the text of a setting, and its origin: the flag, the variable, the file.
     given: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """True if only programs on this machine can connect."""
+        return _is_loopback(self.host)
 
     def origin(self, name: str) -> str:
         """Return the setting's origin: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""

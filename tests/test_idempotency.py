@@ -319,9 +319,9 @@ async def test_C20_only_digests_of_a_key_are_stored(
     assert (await harness.post(OTHER, Idempotency_Key=key)).code == 422
     rows: list[Any] = await harness.server.storage.read(lambda: list(IdempotencyKey.select().dicts()))
     [row] = rows
-    digests = [row.pop("digest"), row.pop("body")]
-    assert [len(digest) for digest in digests] == [32, 32]
-    assert row == {"source": b"-", "lead": 1, "created_at": harness.clock.now()}
+    digests = [row.pop(name) for name in ("digest", "body", "source")]
+    assert [len(digest) for digest in digests] == [32, 32, 32]
+    assert row == {"lead": 1, "created_at": harness.clock.now()}
     # In another process: closing the database's file in this one would drop SQLite's locks.
     files = [str(file) for file in harness.data_dir.iterdir() if file.is_file()]
     stored = subprocess.run(["cat", *files], capture_output=True, check=True).stdout

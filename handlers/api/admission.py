@@ -7,6 +7,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import RequestStartLine
 
 from handlers.api.context import ApiContext
+from handlers.api.form_navigation import is_form_navigation, is_unattended
 from handlers.api.rate_limit import Address, RateLimitResult, is_proxy, source_address
 from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
 from models.origin import is_origin, origin_of
@@ -18,7 +19,10 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_DRAINED_BYTES = 1024 * 1024
 
 THROTTLED = {"message": "throttled", "human_message": "Too many requests. Please try again later."}
-EXPOSED = "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, X-Request-Id"
+EXPOSED = (
+    "Retry-After, Link, Preference-Applied, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, "
+    "X-Request-Id"
+)
 DIGITS = re.compile("[0-9]+")
 HOST = re.compile(r"[\w.:\[\]%~!$&'()*+;=-]+", re.ASCII)
 
@@ -39,6 +43,7 @@ class Admission:
         "_response_headers",
         "_start_line",
         "is_drainable",
+        "is_form_navigation",
         "is_preflight",
         "origin_allowed",
         "source",
@@ -59,9 +64,10 @@ class Admission:
         self._start_line = start_line
         self._headers = headers
         self._response_headers = response_headers
-        self._origin = headers.get("Origin")
+        self._origin = headers.get("Origin") or None  # an empty one is none (C27)
         self.is_preflight = start_line.method == "OPTIONS" and self._origin is not None
         self.origin_allowed = self._origin is None  # without an origin CORS does not apply (C27)
+        self.is_form_navigation = is_form_navigation(start_line.method, headers)
         self.is_drainable = True  # the body is of a known size, and small enough to be read to its end
 
     def check_rate_limit(self) -> None:
@@ -84,7 +90,7 @@ class Admission:
     async def look_up_origin(self) -> None:
         """Read the registered origins, and set the CORS headers if this one is among them (C25).
 
-        Raises 403 if it is not, and Unavailable.
+        Raises 403 if it is not, except for a form navigation, which CORS does not apply to; and Unavailable.
         """
         origin = self._origin
         assert origin is not None
@@ -92,6 +98,8 @@ class Admission:
             allowed = await self._api.allowlist.allows(origin, self._requested_origin())
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
+        if not allowed and self.is_form_navigation:
+            return
         if not allowed:
             # A real origin is the name of a host. Any other text could be anything, so it is not logged.
             quotes_client = not is_origin(origin)
@@ -99,6 +107,16 @@ class Admission:
         self._allow(origin)
         if self.is_preflight:
             self._take(-1)
+
+    @property
+    def unregistered_origin(self) -> str | None:
+        """The origin of a form navigation that no building has registered; None of any other request."""
+        return self._origin if self.is_form_navigation and not self.origin_allowed else None
+
+    @property
+    def is_unattended(self) -> bool:
+        """True if the visitors of a page that no building has registered may not know that it sends leads."""
+        return self.unregistered_origin is not None and is_unattended(self._headers)
 
     def check_request(self, methods: tuple[str, ...]) -> None:
         """Check framing, size, Host, path and method. methods: those of the path; () if it is unknown.
@@ -146,7 +164,12 @@ class Admission:
         self._response_headers["Access-Control-Expose-Headers"] = EXPOSED
 
     def _requested_origin(self) -> str | None:
-        """Return the origin that the request was addressed to; None if its Host makes none."""
+        """Return the origin that the request was addressed to; None if that says nothing of the page.
+
+        On a server that others can reach, the name in Host may be one that a stranger has pointed to it.
+        """
+        if not self._api.is_loopback_only:
+            return None
         protocol, forwarded = self._protocol, self._headers.get("X-Forwarded-Proto")
         if forwarded is not None and is_proxy(self._peer, self._api.trusted_proxies):
             protocol = forwarded.rpartition(",")[2].strip().lower()

@@ -9,7 +9,7 @@ from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
 
 from handlers.errors import BadRequest
 
-FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+FORM_TYPES = URLENCODED, _ = ("application/x-www-form-urlencoded", "multipart/form-data")
 NAME = re.compile(r"(?P<outer>[^\[\]]+)(?:\[(?P<inner>[^\[\]]*)\](?P<deeper>.*))?", re.DOTALL)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

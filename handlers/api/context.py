@@ -1,13 +1,15 @@
 """The parts of the server that the API's handlers work with."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from handlers.access_log import AccessLog
 from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
+from models.building import BuildingDict
 from models.clock import Clock
 from models.intake import KeyReused, Recorded, Submission
+from models.secret import InstallationSecret
 from models.settings import Network
 from models.storage import WriteResult
 
@@ -19,13 +21,19 @@ StoredCallback = Callable[[WriteResult[Recorded | KeyReused]], None]
 class ApiContext:
     """What each ApiHandler is given. in_flight: the requests that have no answer yet.
 
-    record_lead: queue a lead for the writer. Raises Overloaded.
+    record_lead: queue a lead for the writer. Raises Overloaded. count_today: count an event of this name.
+    read_building: return a building. Raises NotFound and StorageError. is_loopback_only: only programs on
+    this machine can connect.
     """
 
     record_lead: Callable[[Submission, StoredCallback], None]
+    count_today: Callable[[str], None]
+    read_building: Callable[[int], Awaitable[BuildingDict]]
+    secret: InstallationSecret
     limiter: RateLimiter
     allowlist: Allowlist
     trusted_proxies: tuple[Network, ...]
+    is_loopback_only: bool
     clock: Clock
     in_flight: set[object]
     access_log: AccessLog

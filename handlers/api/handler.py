@@ -12,9 +12,10 @@ import functools
 import json
 import logging
 import random
+import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, ParamSpec, cast
 
@@ -33,6 +34,9 @@ from handlers.errors import ApiError, InternalError, TooLarge
 
 log = logging.getLogger("leads.http")
 
+MAX_ASKED_HEADERS = 1_000  # characters of Access-Control-Request-Headers (C26)
+TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # a header's name (RFC 9110)
+
 Params = ParamSpec("Params")
 
 
@@ -41,7 +45,7 @@ class ApiHandler(HTTPMessageDelegate):
 
     route = "(unknown)"  # for the log, which holds no path that a client made up
     methods: tuple[str, ...] = ()
-    request_headers = "Content-Type, Accept, Idempotency-Key"  # that a page may send
+    request_headers = ("Content-Type", "Accept", "Idempotency-Key")  # that a page may send
 
     def __init__(self, api: ApiContext, connection: HTTP1Connection) -> None:
         self.api = api
@@ -149,16 +153,29 @@ class ApiHandler(HTTPMessageDelegate):
         if error.loggable is not None:
             self.log_fields["refused"] = error.loggable
         self.response_headers.update(error.headers)
-        self.write_json(error.status_code, error.body)
+        self.response_headers["Link"] = f'<{error.help_url}>; rel="help"'
+        self.write_error_body(error)
 
     def _write_options(self) -> None:
         headers = self.response_headers
         if self.admission.is_preflight:
             headers["Access-Control-Allow-Methods"] = "POST, OPTIONS"
-            headers["Access-Control-Allow-Headers"] = self.request_headers
+            headers["Access-Control-Allow-Headers"] = ", ".join(self._allowed_headers())
             headers["Access-Control-Max-Age"] = "300"
         headers["Allow"] = ", ".join((*self.methods, "OPTIONS"))
         self.send(204, b"")
+
+    def _allowed_headers(self) -> Iterable[str]:
+        # All that the page asks for: scripts of others, such as for tracing, add headers to its requests.
+        asked = self.headers.get("Access-Control-Request-Headers", "")
+        names = asked.split(",") if len(asked) <= MAX_ASKED_HEADERS else []
+        known = {name.lower() for name in self.request_headers}
+        tokens = filter(TOKEN.fullmatch, (name.strip() for name in names))
+        return [*self.request_headers, *(token for token in tokens if token.lower() not in known)]
+
+    def write_error_body(self, error: ApiError) -> None:
+        """Answer with an error, in JSON; a subclass may have a page for it."""
+        self.write_json(error.status_code, error.body)
 
     def write_json(self, status: int, body: Any) -> None:
         """Answer with a status, and a value as JSON."""

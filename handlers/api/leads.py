@@ -1,25 +1,33 @@
 """POST /api/v1/website_leads: decode the body, validate it, submit the lead, write the answer."""
 
+import asyncio
 import hashlib
 import logging
 from typing import Any
 
 import orjson
 
-from handlers.api.body import decode_body
+from handlers.api.body import URLENCODED, decode_body
+from handlers.api.form_navigation import is_browser, media_type
 from handlers.api.handler import ApiHandler
-from handlers.api.page import POLICY, redirect_url, render, wants_page
+from handlers.api.page import page_policy, refusal_page
+from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.api.rate_limit import source_network
-from handlers.api.validation import RequestMetadata, clean_text, read_submission
+from handlers.api.validation import MAX_KEY_LENGTH, RequestMetadata, clean_text, read_submission
 from handlers.errors import ApiError, BadRequest, Unavailable
+from handlers.thank_you import ThankYou, return_url, thank_you_url, tour_text
+from models.building import BuildingDict, origins_of
+from models.daily_count import DRY_RUNS
+from models.errors import NotFound
 from models.idempotency import KeyedRequest
-from models.intake import KeyReused, Recorded
+from models.intake import KeyReused, Recorded, Submission
+from models.origin import is_origin, page_origin
 from models.storage import OutcomeUnknown, Overloaded, StorageError, WriteResult
 
 log = logging.getLogger("leads.http")
 
 PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
-MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key
+NO_KEYS = ("", "undefined", "null")  # blank, or what JavaScript makes of a key that is missing
 MAX_HEADER_LENGTH = 1_000  # characters of a request header that a lead keeps
 
 
@@ -28,16 +36,27 @@ class LeadsHandler(ApiHandler):
 
     route = PATH
     methods = ("POST",)
+    _submission: Submission
     _return_to: object = None  # the page that a form without JavaScript asks to be redirected to
 
     def post(self) -> None:
         document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
         self._return_to = document.get("return_to")
-        submission = read_submission(document, self.metadata(document))
+        self._submission = read_submission(document, self.metadata(document))
+        if DRY_RUN in parse_preferences(self.headers.get("Prefer", "")):
+            self.dry_run(self._submission)
+            return
         try:
-            self.api.record_lead(submission, self._stored)
+            self.api.record_lead(self._submission, self._stored)
         except Overloaded:
             raise Unavailable("the server is overloaded; the lead was not stored", 1) from None
+
+    def dry_run(self, submission: Submission) -> None:
+        """Answer a lead that could be stored, and store nothing (C33)."""
+        self.log_fields["dry_run"] = True
+        self.api.count_today(DRY_RUNS)
+        self.response_headers["Preference-Applied"] = DRY_RUN
+        self.write_json(200, {"dry_run": True})
 
     def _stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
         self.run(self.write_stored, result)
@@ -66,25 +85,53 @@ class LeadsHandler(ApiHandler):
                 "nobody is told of a lead",
                 extra={"request": self.request_id, "lead": lead.lead_id, "reason": lead.not_told},
             )
-        self.write_json(201, {"id": lead.lead_id})
+        if self.admission.is_form_navigation:
+            self._redirecting = asyncio.ensure_future(self._redirect(lead.building_id))
+        else:
+            self.write_json(201, {"id": lead.lead_id})
 
-    def write_json(self, status: int, body: Any) -> None:
-        """Answer in JSON, or a form navigation with a page or a redirect (C27a)."""
-        headers, origin = self.headers, self.headers.get("Origin")
-        if not wants_page(headers.get("Content-Type", ""), headers.get("Accept", ""), origin):
-            super().write_json(status, body)
-            return
-        location = redirect_url(self._return_to, origin) if status == 201 else None
-        if location is not None:
-            self.response_headers["Location"] = location
-            status = 303
+    async def _redirect(self, building_id: int | None) -> None:
+        """Answer a form navigation: with its return_to if that is on a website of the building, else thanks.
+
+        The redirect keeps a reload from sending the form again (C27a).
+        """
+        building = None
+        if building_id is not None:
+            try:
+                building = await self.api.read_building(building_id)
+            except (NotFound, StorageError):  # the lead is stored all the same
+                pass
+        self.run(self._write_redirect, building)
+
+    def _write_redirect(self, building: BuildingDict | None) -> None:
+        origins = origins_of(building["website_urls"]) if building else []
+        location = return_url(self._return_to, origins)
+        if location is None:
+            submission = self._submission
+            tour = tour_text(submission.slot, building)
+            carried = ThankYou(building and building["id"], submission.unit_preference, tour)
+            location = thank_you_url(carried, self.api.secret.keys(), self.api.clock.now())
+        self.response_headers["Location"] = location
         self.response_headers["Content-Type"] = "text/html; charset=utf-8"
-        self.response_headers["Content-Security-Policy"] = POLICY
-        self.send(status, render(status, body, headers.get("Accept-Language", ""), origin))
+        self.response_headers["Referrer-Policy"] = "no-referrer"
+        self.send(303, b"")
+
+    def write_error_body(self, error: ApiError) -> None:
+        """Answer in JSON, or a form navigation with a page for the renter (C27a)."""
+        if not self.admission.is_form_navigation:
+            super().write_error_body(error)
+            return
+        origin = self.headers.get("Origin", "")
+        framed_by = [origin] if self.admission.origin_allowed and is_origin(origin) else []
+        self.response_headers["Content-Type"] = "text/html; charset=utf-8"
+        self.response_headers["Content-Security-Policy"] = page_policy(framed_by)
+        self.send(error.status_code, refusal_page(error, self.headers.get("Accept-Language", "")))
 
     def metadata(self, document: dict[str, Any]) -> RequestMetadata:
         """Return what is kept of the request besides its body. Raises BadRequest."""
-        headers, source_ip = self.headers, str(self.admission.source)
+        headers, source = self.headers, self.admission.source
+        source_ip = str(source)
+        origin = clean_text(headers.get("Origin", "")[:MAX_HEADER_LENGTH])
         return RequestMetadata(
             request_id=self.request_id,
             received_at=self.api.clock.now(),
@@ -92,18 +139,37 @@ class LeadsHandler(ApiHandler):
             user_agent=clean_text(headers.get("User-Agent", "")[:MAX_HEADER_LENGTH]),
             host=clean_text(headers.get("Host", "")[:MAX_HEADER_LENGTH]),
             keyed_request=self._keyed_request(document, source_ip),
-            source=source_network(self.admission.source),
+            source=None if self.api.limiter.has_own_rate(source) else source_network(source),
+            origin=origin,
+            page_host=self._page_host(origin),
+            unregistered_origin=origin if self.admission.unregistered_origin else None,
+            is_unattended=self.admission.is_unattended,
+            is_program_form=media_type(headers) == URLENCODED and not is_browser(headers),
         )
+
+    def _page_host(self, origin: str | None) -> str | None:
+        """Return the host of the page with the form, with its port, by Origin, else by Referer (C13)."""
+        page = origin and page_origin(origin) or page_origin(self.headers.get("Referer", ""))
+        return page and page.partition("//")[2]
 
     def _keyed_request(self, document: dict[str, Any], source_ip: str) -> KeyedRequest | None:
         key = self.headers.get("Idempotency-Key", "").strip()
         if len(key) > MAX_KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key is too long (maximum is {MAX_KEY_LENGTH} characters)")
-        if not key:
-            return None
+        is_strict = not is_no_key(key)
+        if not is_strict:  # a form can send no header
+            key = str(document.get("idempotency_key") or "").strip()
+            if is_no_key(key):
+                return None
         # A digest of the decoded body: a browser that sends a multipart form again makes a new boundary.
         try:
             body = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
         except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
             body = bytes(self.body)
-        return KeyedRequest(key, source_ip, hashlib.sha256(body).digest())
+        digest = hashlib.sha256(body).digest()
+        return KeyedRequest(key, source_ip, digest, self.api.secret.keys(), is_strict)
+
+
+def is_no_key(text: str) -> bool:
+    """Return True for a key that is blank, or a word that JavaScript makes of a missing one."""
+    return text.strip() in NO_KEYS

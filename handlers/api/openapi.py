@@ -3,8 +3,8 @@
 from typing import Any
 
 from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
-from handlers.api.leads import MAX_KEY_LENGTH, OLDER_PATH, PATH
-from handlers.api.validation import SCHEMA
+from handlers.api.leads import OLDER_PATH, PATH
+from handlers.api.validation import MAX_KEY_LENGTH, SCHEMA
 from models.version import VERSION
 
 Json = dict[str, Any]

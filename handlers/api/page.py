@@ -1,68 +1,216 @@
-"""The page that answers a form navigation: a form that a browser sent without JavaScript (C27a)."""
+"""The pages that a renter gets whose browser sent a form without a script (C27a): thanks, or what to mend."""
 
-import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tornado.template import Loader
 
-from handlers.api.body import FORM_TYPES
-from models.origin import origin_of
+from handlers.errors import ApiError
 
-# The page has no script, and loads nothing.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+# The page loads nothing but its own style, and has no script.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
+)
 
-_URL = re.compile("[!-~]+")  # as a header holds it: any other character must be percent-encoded
-_TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("answer.html")
-_WORDS = {
-    "en": {
-        "taken": ("Thank you!", "We will be in touch soon."),
-        "refused": (
-            "That could not be sent.",
-            "Please go back and try again. What you wrote is still there.",
-        ),
+_TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("page.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The texts of the pages in one language. Texts with {…} are formats."""
+
+    thanks: str
+    soon: str
+    building: str
+    unit: str
+    tour: str
+    back: str
+    refused: str
+    kept: str  # the browser keeps what was typed
+    invalid: dict[str, str]  # by field: what the renter can do about it
+    invalid_other: str
+    too_long: str
+    throttled: str
+    unavailable: str
+    fault: str  # of the website, which the renter can't mend
+    for_owner: str
+    expired: str
+    expired_why: str
+    fields: dict[str, str]
+    days: Sequence[str]
+    months: Sequence[str]
+    date: str
+    time: str
+    is_24_hours: bool
+
+
+_ENGLISH = Words(
+    thanks="Thank you!",
+    soon="We have your message, and will be in touch soon.",
+    building="Building",
+    unit="Unit",
+    tour="Tour requested for",
+    back="Back to the website",
+    refused="That could not be sent.",
+    kept="Please go back and try again. What you wrote is still there.",
+    invalid={
+        "requestor_email": "Please check your e-mail address.",
+        "slot": "Please check the date and time of the tour.",
     },
-    "es": {
-        "taken": ("¡Gracias!", "Nos pondremos en contacto pronto."),
-        "refused": ("No se pudo enviar.", "Vuelva atrás e inténtelo de nuevo. Lo que escribió sigue ahí."),
+    invalid_other="Please check this field: {field}.",
+    too_long="{field} is too long. At most {maximum:,} characters fit.",
+    throttled="Too many requests came from your network. Please wait a moment before you try again.",
+    unavailable="We can't take messages right now. Please wait a moment before you try again.",
+    fault="The form of this website has a fault. Please call or e-mail the building instead.",
+    for_owner="For the owner of the website:",
+    expired="This page is no longer here.",
+    expired_why="It is shown for one hour after a form was sent. There is no need to send the form again.",
+    fields={
+        "requestor_name": "Name",
+        "requestor_email": "E-mail",
+        "requestor_phone": "Phone",
+        "message": "Message",
+        "unit_preference": "Unit",
+        "slot": "Tour",
     },
-}
+    days=("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
+    months=(
+        *("January", "February", "March", "April", "May", "June"),
+        *("July", "August", "September", "October", "November", "December"),
+    ),
+    date="{day_name}, {month} {day}, {year}",
+    time="{date} at {time}",
+    is_24_hours=False,
+)
+_SPANISH = Words(
+    thanks="¡Gracias!",
+    soon="Recibimos su mensaje y nos pondremos en contacto pronto.",
+    building="Edificio",
+    unit="Unidad",
+    tour="Visita solicitada",
+    back="Volver al sitio web",
+    refused="No se pudo enviar.",
+    kept="Vuelva atrás e inténtelo de nuevo. Lo que escribió sigue ahí.",
+    invalid={
+        "requestor_email": "Revise su correo electrónico.",
+        "slot": "Revise la fecha y la hora de la visita.",
+    },
+    invalid_other="Revise este campo: {field}.",
+    too_long="{field}: el texto es demasiado largo. Caben {maximum} caracteres como máximo.",
+    throttled="Llegaron demasiadas solicitudes desde su red. Espere un momento antes de intentarlo de nuevo.",
+    unavailable="Ahora no podemos recibir mensajes. Espere un momento antes de intentarlo de nuevo.",
+    fault="El formulario de este sitio web tiene un error. Llame o escriba al edificio, por favor.",
+    for_owner="Para el responsable del sitio web:",
+    expired="Esta página ya no está disponible.",
+    expired_why="Se muestra durante una hora después de enviar un formulario. No hace falta reenviarlo.",
+    fields={
+        "requestor_name": "Nombre",
+        "requestor_email": "Correo electrónico",
+        "requestor_phone": "Teléfono",
+        "message": "Mensaje",
+        "unit_preference": "Unidad",
+        "slot": "Visita",
+    },
+    days=("lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo"),
+    months=(
+        *("enero", "febrero", "marzo", "abril", "mayo", "junio"),
+        *("julio", "agosto", "septiembre", "octubre", "noviembre", "diciembre"),
+    ),
+    date="{day_name}, {day} de {month} de {year}",
+    time="{date}, {time}",
+    is_24_hours=True,
+)
+_LANGUAGES = {"en": _ENGLISH, "es": _SPANISH}
 
 
-def wants_page(content_type: str, accept: str, origin: str | None) -> bool:
-    """Return True for a form navigation: a form's media type, text/html but not JSON accepted, an origin.
+@dataclass(frozen=True, slots=True)
+class Thanks:
+    """What the thank-you page says. tour: in the building's time zone, or a date; back: the website's URL."""
 
-    Some programs accept text/html by default, but they send no origin.
-    """
-    is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
-    ranges = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    return is_form and origin is not None and "text/html" in ranges and "application/json" not in ranges
+    building: str | None = None
+    unit: str | None = None
+    tour: datetime | None = None
+    is_date_alone: bool = False
+    back: str | None = None
 
 
-def render(status: int, body: Any, accept_language: str, origin: str | None) -> bytes:
-    """Return the page for an answer, in the first of the browser's languages that there is; else in English.
+def page_policy(framed_by: Iterable[str]) -> str:
+    """Return the Content-Security-Policy of a page. framed_by: origins that may frame it, besides its own."""
+    return _POLICY.format(" ".join(["'self'", *framed_by]))
 
-    origin: the website that the thank-you page links to.
-    """
-    preferred = [part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(",")]
-    language = next((code for code in preferred if code in _WORDS), "en")
-    title, text = _WORDS[language]["taken" if status < 300 else "refused"]
-    error = body.get("error")
-    detail = error.get("human_message") if isinstance(error, dict) else error
+
+def thank_you_page(thanks: Thanks, accept_language: str) -> bytes:
+    """Return the page after a stored lead."""
+    language, words = _language(accept_language)
+    tour = _tour_text(thanks.tour, thanks.is_date_alone, words) if thanks.tour else None
+    facts = ((words.building, thanks.building), (words.unit, thanks.unit), (words.tour, tour))
+    return _render(language, words, words.thanks, [words.soon], facts=facts, back=thanks.back)
+
+
+def expired_page(accept_language: str) -> bytes:
+    """Return the page at a thank-you URL that is too old, or was never made."""
+    language, words = _language(accept_language)
+    return _render(language, words, words.expired, [words.expired_why])
+
+
+def refusal_page(error: ApiError, accept_language: str) -> bytes:
+    """Return the page of an error: what the renter can do, and for the website's owner the error itself."""
+    language, words = _language(accept_language)
+    technical = None
+    if error.status_code == 429:
+        lines = [words.throttled, words.kept]
+    elif error.status_code >= 500:
+        lines = [words.unavailable, words.kept]
+    elif error.field in words.fields:
+        lines = [_field_text(error, words), words.kept]
+    else:
+        lines, technical = [words.fault], str(error.message)
+    return _render(language, words, words.refused, lines, technical=technical)
+
+
+def _field_text(error: ApiError, words: Words) -> str:
+    field = words.fields[error.field]
+    if error.maximum is not None:
+        return words.too_long.format(field=field, maximum=error.maximum)
+    return words.invalid.get(error.field) or words.invalid_other.format(field=field)
+
+
+def _language(accept_language: str) -> tuple[str, Words]:
+    """Return the first of the browser's languages that there is, else English."""
+    preferred = (part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(","))
+    language = next((code for code in preferred if code in _LANGUAGES), "en")
+    return language, _LANGUAGES[language]
+
+
+def _tour_text(tour: datetime, is_date_alone: bool, words: Words) -> str:
+    day_name, month = words.days[tour.weekday()], words.months[tour.month - 1]
+    date = words.date.format(day_name=day_name, month=month, day=tour.day, year=tour.year)
+    if is_date_alone:
+        return date
+    time = f"{tour:%H:%M}" if words.is_24_hours else f"{tour.hour % 12 or 12}:{tour:%M %p}"
+    return words.time.format(date=date, time=time)
+
+
+def _render(
+    language: str,
+    words: Words,
+    title: str,
+    lines: Sequence[str],
+    *,
+    facts: Iterable[tuple[str, str | None]] = (),
+    back: str | None = None,
+    technical: str | None = None,
+) -> bytes:
     page: bytes = _TEMPLATE.generate(
-        language=language, title=title, text=text, detail=detail, back=origin if status < 300 else None
+        language=language,
+        title=title,
+        lines=lines,
+        facts=[(label, value) for label, value in facts if value],
+        back=back,
+        back_label=words.back,
+        technical=technical,
+        technical_label=words.for_owner,
     )
     return page
-
-
-def redirect_url(return_to: object, origin: str | None) -> str | None:
-    """Return the URL to redirect to; None if `return_to` is no URL on the page's own origin.
-
-    The page's origin is a registered one, or the request would have been refused.
-    """
-    if not isinstance(return_to, str) or origin is None or not _URL.fullmatch(return_to.strip()):
-        return None
-    try:
-        return return_to.strip() if origin_of(return_to) == origin else None
-    except ValueError:
-        return None

@@ -92,6 +92,10 @@ class RateLimiter:
         """Return how many buckets are kept."""
         return len(self._full_at)
 
+    def has_own_rate(self, address: Address) -> bool:
+        """Return True if an operator gave this address a rate of its own: many clients may share it."""
+        return any(address in network for network, _ in self._exceptions)
+
     def _rate_of(self, address: Address) -> Rate:
         for network, rate in self._exceptions:
             if address in network:

@@ -18,6 +18,8 @@ from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
 from models.spam import SpamSignals
 
+MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key
+
 MISSING = "param is missing or the value is empty: tour_request"
 UNUSABLE_EMAIL = "Unable to create tour request"
 
@@ -56,6 +58,11 @@ SCHEMA = {
     "return_to": _text(
         "The page that a form without JavaScript redirects to. It must be on the form's website."
     ),
+    "idempotency_key": _text(
+        "A key of this filled-in form, for a form that can't send the header Idempotency-Key. Another body "
+        "with the same key is another lead.",
+        MAX_KEY_LENGTH,
+    ),
     "tour_request": {"type": "dict", "required": True, "schema": TOUR_REQUEST},
 }
 
@@ -70,7 +77,12 @@ class RequestMetadata:
     user_agent: str | None
     host: str | None
     keyed_request: KeyedRequest | None = None
-    source: str | None = None
+    source: str | None = None  # the network that the lead came from; None if many clients share it
+    origin: str | None = None
+    page_host: str | None = None  # of the page with the form
+    unregistered_origin: str | None = None
+    is_unattended: bool = False
+    is_program_form: bool = False  # a program's urlencoded form, which may have lost the plus signs
 
 
 class FirstError(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
@@ -216,12 +228,15 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
             metadata.user_agent,
             request_host,
             tour.get("sms_consent_version"),
+            metadata.origin,
         )
-        if consents
+        if consents and not metadata.is_unattended
         else None,
         spam_signals=_read_signals(inner if isinstance(inner, dict) else {}),
         keyed_request=metadata.keyed_request,
-        website=tour.get("request_host"),
+        website=metadata.page_host or tour.get("request_host"),
+        unregistered_origin=metadata.unregistered_origin,
+        is_unattended=metadata.is_unattended,
         source=metadata.source,
     )
 

@@ -1,7 +1,6 @@
 """Recording of requests to the API, with fault injection and dry runs."""
 
 import asyncio
-import re
 from collections.abc import Awaitable
 from contextlib import suppress
 from http import HTTPStatus
@@ -11,21 +10,18 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
 from handlers.api.admission import MAX_BODY_BYTES, THROTTLED
-from handlers.api.body import decode_body
 from handlers.api.context import ApiContext
 from handlers.api.handler import ApiHandler
 from handlers.api.leads import LeadsHandler
-from handlers.api.validation import read_submission
+from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.errors import ApiError, InternalError, Unavailable
 from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_building_and_reason
 from handlers.sandbox.faults import API, CUT, SLOW, Fault, Faults, InvalidFault, parse_fault
 from handlers.sandbox.preview import preview_lead
-from handlers.sandbox.request_log import DRY_RUN, RecordedRequest, RequestLog
+from handlers.sandbox.request_log import RecordedRequest, RequestLog
 from handlers.sandbox.rules import Facts
-from models.intake import KeyReused, Recorded
+from models.intake import KeyReused, Recorded, Submission
 from models.storage import Storage, StorageError, WriteResult
-
-_PREFERENCE = re.compile(r'\s*([\w-]+)\s*(?:=\s*"?([\w.-]*)"?)?\s*')
 
 
 class Recorder:
@@ -62,8 +58,6 @@ class Recorder:
 
 class RecordedHandler(ApiHandler):
     """API request handler that records the request and its response."""
-
-    request_headers = ApiHandler.request_headers + ", Prefer"
 
     def __init__(self, recorder: Recorder, api: ApiContext, connection: HTTP1Connection) -> None:
         super().__init__(api, connection)
@@ -138,10 +132,7 @@ class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
             if fault.status is not None:
                 raise _error_for(fault, self.request_id)
             self._response_fault = fault
-        if DRY_RUN in preferences:
-            self._dry_run()
-        else:
-            super().post()
+        super().post()
 
     def write_stored(self, result: WriteResult[Recorded | KeyReused]) -> None:
         """Record the lead's id before its mail can arrive, then respond."""
@@ -153,11 +144,11 @@ class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
                 self._recorder.request_log.add_lead(self.request_id, lead.lead_id)
         super().write_stored(result)
 
-    def _dry_run(self) -> None:
+    def dry_run(self, submission: Submission) -> None:
+        """Answer with more than a real server: the lead that would be stored, and the diagnosis."""
         self._recorded.fault = DRY_RUN
+        self.log_fields["dry_run"] = True
         self.response_headers["Preference-Applied"] = DRY_RUN
-        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
-        submission = read_submission(document, self.metadata(document))
         reading = asyncio.ensure_future(self._recorder.storage.read(preview_lead, submission))
         reading.add_done_callback(lambda done: self.run(self._write_preview, done))
 
@@ -168,12 +159,6 @@ class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
             raise Unavailable("the server can't read its data now", 5) from None
         diagnosis = diagnose(self._recorded, Facts(preview["building"], preview["nobody_told_because"]))
         self.write_json(200, {"dry_run": True, "would_store": preview, "diagnosis": diagnosis})
-
-
-def parse_preferences(text: str) -> dict[str, str]:
-    """Return the preferences of a Prefer header (RFC 7240): code=503, cut → {"code": "503", "cut": ""}."""
-    matches = [_PREFERENCE.match(part) for part in text.split(",")]
-    return {match[1].lower(): match[2] or "" for match in matches if match}
 
 
 def _preferred_fault(preferences: dict[str, str]) -> Fault | None:

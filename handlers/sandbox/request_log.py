@@ -13,7 +13,6 @@ from models.clock import Clock, utc_text
 MAX_ENTRIES = 1_000  # of each kind; the oldest are dropped
 POLL_SECONDS = 0.05
 MAILS, PARTNER_CALLS = OUTGOING = ("mails", "partner_calls")  # the kinds of outgoing messages
-DRY_RUN = "dry-run"
 
 
 @dataclass

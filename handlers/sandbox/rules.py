@@ -11,9 +11,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from handlers.api.body import FORM_TYPES
-from handlers.api.page import redirect_url
+from handlers.api.preferences import DRY_RUN
 from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
-from handlers.sandbox.request_log import DRY_RUN, RecordedRequest
+from handlers.sandbox.request_log import RecordedRequest
+from handlers.thank_you import return_url
+from models.building import origins_of
 from models.lead import LISTING_SOURCES
 from models.origin import is_origin
 
@@ -223,13 +225,13 @@ def listing_source_in_another_case(request: DecodedRequest) -> Messages:
 
 @rule
 def return_to_elsewhere(request: DecodedRequest) -> Messages:
-    origin, url = request.recorded.header("Origin"), request.document.get("return_to")
-    if url and request.recorded.status == 201 and redirect_url(url, origin) is None:
-        allowed = (
-            f"the page's own origin, {origin}"
-            if origin
-            else "the page's own origin, as the request has no Origin header"
-        )
+    url = request.document.get("return_to")
+    if not url or request.recorded.status != 303:
+        return
+    building = request.facts.building
+    websites = building["website_urls"] if building else []
+    if return_url(url, origins_of(websites)) is None:
+        allowed = f"the building's websites: {_listed(websites)}" if websites else "a website of the building"
         yield f"return_to is {url!r}, which is not on {allowed}. The renter got the thank-you page instead."
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, token
+from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, secret, token
 from handlers.terminal.arguments import CommandContext, Nouns, add_settings, flags_of, unix_user
 from handlers.terminal.hints import with_hint
 from handlers.terminal.output import note, prepare_output
@@ -32,8 +32,9 @@ NOT_FOR_THROWAWAYS = (
     "smtp_url",
     "june_homes_url",
     "june_homes_secret",
+    "secret",
 )
-NOUNS = (building, token, lead, customer, outbox, backup, config)
+NOUNS = (building, token, lead, customer, outbox, backup, secret, config)
 
 
 def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: doctor.RunChecks) -> int:

@@ -92,7 +92,7 @@ def takes_a_failure_for_success(patch: Patch) -> None:
         for at, request in enumerate(self._batch):
             failed = results[at].error is not None
             if failed and request.operation is models.intake.record_leads:
-                lead = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9)
+                lead = models.intake.Recorded(10**9 + time.monotonic_ns() % 10**9, None)
                 results[at] = models.storage.WriteResult(lead)
         complete(self, results)
 

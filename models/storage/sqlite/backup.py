@@ -1,6 +1,7 @@
 """Backups: whole copies of the database, each read back before it counts.
 
-A backup is a SQLite file in one piece, with its checksum beside it in the form of `sha256sum`.
+A backup is a SQLite file in one piece. Beside it are its checksum, in the form of `sha256sum`, and a copy of
+the installation's secret.
 """
 
 import re
@@ -13,11 +14,12 @@ from typing import Any
 
 import apsw
 
+from models.files import make_private, sha256_of, sync_file, sync_folder
+from models.secret import copy_secret
 from models.storage import DatabaseUnusable, StorageError
-from models.storage.sqlite.backup_files import checksum_file, partial_file
+from models.storage.sqlite.backup_files import checksum_file, partial_file, secret_file
 from models.storage.sqlite.connection import FILE_NAME, size_with_wal, wal_file
 from models.storage.sqlite.failures import storage_reason
-from models.storage.sqlite.files import make_private, sha256_of, sync_file, sync_folder
 from models.storage.sqlite.inspect import (
     FOREIGN_KEY_CHECK,
     INTEGRITY_CHECK,
@@ -62,7 +64,8 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
     """Copy the database of this data folder, as it is at one moment, to a new file, and read it back.
 
     The server takes leads meanwhile. Only a whole backup gets its name. Raises DatabaseUnusable if there is
-    nothing to copy, the file exists already, or the copy fails or is not whole; OSError if the disk fails.
+    nothing to copy, the file exists already, or the copy fails or is not whole; OSError if the disk fails;
+    SettingError if the secret can't be copied.
     """
     source = data_dir / FILE_NAME
     refuse_half_restored(data_dir)
@@ -88,6 +91,7 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
         beside = checksum_file(path)
         beside.unlink(missing_ok=True)
         make_private(beside, f"{checksum}  {path.name}\n".encode())
+        copy_secret(data_dir, secret_file(path))
         partial.rename(path)
         sync_folder(path.parent)
     except BaseException as error:

@@ -65,6 +65,11 @@ def checksum_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def secret_file(path: Path) -> Path:
+    """Return the path of the installation's secret beside this backup."""
+    return path.with_name(path.name + ".secret")
+
+
 @dataclass(frozen=True, slots=True)
 class BackupFile:
     """A backup by its file name. of: the installation, None of an older schema; why: nightly and so on."""
@@ -119,6 +124,7 @@ def rotate(folder: Path, of: str, keep: int, now: datetime) -> list[Path]:
     for backup in nightly[keep:]:
         backup.path.unlink()
         checksum_file(backup.path).unlink(missing_ok=True)
+        secret_file(backup.path).unlink(missing_ok=True)
         removed.append(backup.path)
     # Partial copies of a night that was cut off, with SQLite's journal. A recent one may be of a server that
     # was stopped and still finishes it.

@@ -6,6 +6,7 @@ import apsw
 from peewee import DatabaseError
 
 from models.clock import Clock
+from models.files import sync_folder
 from models.settings import BACKUPS
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import create_backup
@@ -19,7 +20,6 @@ from models.storage.sqlite.connection import (
     wal_file,
 )
 from models.storage.sqlite.failures import is_corruption, storage_reason
-from models.storage.sqlite.files import sync_folder
 from models.storage.sqlite.inspect import (
     QUICK_CHECK,
     RESTORING,

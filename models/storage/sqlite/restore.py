@@ -9,12 +9,13 @@ from pathlib import Path
 import apsw
 from peewee import DatabaseError
 
+from models.files import make_private, sync_file, sync_folder
+from models.secret import add_keys_of
 from models.storage import DatabaseUnusable, StorageError
 from models.storage.sqlite.backup import Backup, Progress, copy_database, read_back, verify_backup
-from models.storage.sqlite.backup_files import AT
+from models.storage.sqlite.backup_files import AT, secret_file
 from models.storage.sqlite.connection import FILE_NAME, close_database, database, transaction, use_file
 from models.storage.sqlite.failures import storage_reason
-from models.storage.sqlite.files import make_private, sync_file, sync_folder
 from models.storage.sqlite.inspect import QUICK_CHECK, RESTORING, ReadOnlyDatabase, ask_to_recover
 from models.storage.sqlite.locks import restore_lock, server_lock
 from models.storage.sqlite.migrations.migrate import migrate
@@ -46,7 +47,7 @@ def restore_backup(
     copy, in one transaction, before it takes its place; it is given `now`.
 
     Raises DatabaseUnusable if a server runs, or the backup is damaged, of a newer schema or not one of ours;
-    OSError if the disk fails.
+    OSError if the disk fails; SettingError if the secret can't be read or written.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with server_lock(data_dir, otherwise=""), restore_lock(data_dir):
@@ -70,6 +71,7 @@ def restore_backup(
                     "see that both disks are well, and have room; nothing was changed"
                 ) from error
             raise
+        add_keys_of(secret_file(path), data_dir, now)
         return Restored(backup, _put_in_place(data_dir, prepared, now), old.leads if old else None)
 
 

@@ -1,4 +1,4 @@
-"""Files that SQLite doesn't look after: private, complete, and still there after a power cut."""
+"""Files that no database looks after: private, complete, and still there after a power cut."""
 
 import fcntl
 import hashlib

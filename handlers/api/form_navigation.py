@@ -1,0 +1,38 @@
+"""Form navigations: forms that a browser sent by itself, without a script (C27)."""
+
+from collections.abc import Mapping
+
+from handlers.api.body import FORM_TYPES
+
+FRAMES = ("iframe", "frame", "embed", "object", "fencedframe")
+
+
+def is_form_navigation(method: str, headers: Mapping[str, str]) -> bool:
+    """Return True for the POST of a form that a browser follows to its answer.
+
+    A browser without fetch metadata is told by its Origin, and by accepting HTML but not JSON. Some programs
+    accept HTML by default, but they send no Origin.
+    """
+    if method != "POST" or media_type(headers) not in FORM_TYPES:
+        return False
+    mode = headers.get("Sec-Fetch-Mode")
+    if mode is not None:
+        return mode == "navigate"
+    ranges = [part.partition(";")[0].strip().lower() for part in headers.get("Accept", "").split(",")]
+    return bool(headers.get("Origin")) and "text/html" in ranges and "application/json" not in ranges
+
+
+def is_unattended(headers: Mapping[str, str]) -> bool:
+    """Return True if no person pressed the button of a form navigation, or the form stood in a frame."""
+    scripted = "Sec-Fetch-Mode" in headers and headers.get("Sec-Fetch-User") != "?1"
+    return scripted or headers.get("Sec-Fetch-Dest") in FRAMES
+
+
+def is_browser(headers: Mapping[str, str]) -> bool:
+    """Return True if a browser sent the request: a program sends neither origin nor fetch metadata."""
+    return bool(headers.get("Origin")) or any(name.startswith("Sec-Fetch-") for name in headers)
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the declared type of the body, in lower case and without parameters."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()

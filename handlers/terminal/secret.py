@@ -1,0 +1,37 @@
+"""The command about the installation's secret."""
+
+from handlers.terminal.arguments import CommandContext, Noun, Nouns
+from handlers.terminal.output import print_result
+from models.clock import utc_text
+from models.errors import Conflict, NotFound
+from models.secret import VERIFIES_FOR, rotate_secret
+from models.storage.sqlite.connection import FILE_NAME
+from models.storage.sqlite.folder import has_database
+
+HOURS = VERIFIES_FOR.total_seconds() / 3600
+
+
+def add_commands(nouns: Nouns) -> None:
+    """Add `secret` and its command to the parser."""
+    noun = Noun(nouns, "secret", "manage the installation's secret")
+    noun.plain_command(
+        "rotate", _rotate, "replace the installation's secret by a new one", "data_dir", "secret"
+    )
+
+
+def _rotate(context: CommandContext) -> None:
+    data_dir, now = context.settings.data_dir, context.clock.now()
+    if context.settings.secret:
+        raise Conflict(
+            f"the secret is set by {context.settings.origin('secret')}: write the new one there before the "
+            f"old one, with a comma between; after {HOURS:.0f} hours remove the old one"
+        )
+    if not has_database(data_dir):
+        raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
+    path = rotate_secret(data_dir, now)
+    print_result(
+        {"file": str(path), "rotated_at": utc_text(now)},
+        context.args.json,
+        f"The installation has a new secret, in {path}. A running server uses it from now on.",
+        f"For {HOURS:.0f} hours what the earlier one made stays valid: retries of forms, thank-you pages.",
+    )

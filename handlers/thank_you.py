@@ -1,0 +1,138 @@
+"""GET /thank-you: the page that a form navigation is redirected to after its lead is stored (C27a).
+
+Its URL carries the building's id, the unit and the tour, and a signature that counts for one hour. The page
+reads the building, and nothing of a lead.
+"""
+
+import base64
+import re
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+from zoneinfo import ZoneInfo
+
+from handlers.api.page import Thanks, expired_page, page_policy, thank_you_page
+from handlers.base import Handler
+from models.building import BuildingDict, origins_of, show_building
+from models.clock import Clock
+from models.errors import NotFound
+from models.origin import page_origin
+from models.secret import InstallationSecret, SecretKeys
+from models.storage import Storage, StorageError
+
+PATH = "/thank-you"
+VALID_FOR = timedelta(hours=1)
+MAX_UNIT_LENGTH = 40  # characters
+PURPOSE = "thank-you page"
+
+# A page of the building's own server must not show a stranger's link or address.
+_URL = re.compile("[!-~]+")  # as a header holds it: any other character must be percent-encoded
+_LINK = re.compile(r"//|www\.|@|\w\.[^\W\d_]{2}|\d\.\d+\.\d", re.IGNORECASE)
+
+
+class ThankYou(NamedTuple):
+    """What the URL carries. tour: ISO 8601 in UTC, or a date alone; None without a tour."""
+
+    building_id: int | None
+    unit: str | None
+    tour: str | None
+
+
+def thank_you_url(carried: ThankYou, secret: SecretKeys, now: datetime) -> str:
+    """Return the path and query of the page, signed."""
+    unit = carried.unit and " ".join(unicodedata.normalize("NFKC", carried.unit).split())
+    if unit and (len(unit) > MAX_UNIT_LENGTH or _LINK.search(unit)):
+        unit = None
+    fields = {
+        "building": carried.building_id,
+        "unit": unit,
+        "tour": carried.tour,
+        "until": int((now + VALID_FOR).timestamp()),
+    }
+    query = urlencode({name: value for name, value in fields.items() if value})
+    signature = base64.urlsafe_b64encode(secret.digest(PURPOSE, query.encode())).decode().rstrip("=")
+    return f"{PATH}?{query}&signature={signature}"
+
+
+def read_query(query: str, secret: SecretKeys, now: datetime) -> ThankYou | None:
+    """Return what a query carries; None if it is not signed, or its hour is over."""
+    signed, _, text = query.rpartition("&signature=")
+    try:
+        signature = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        fields = dict(parse_qsl(signed))
+        if not secret.verifies(PURPOSE, signed.encode(), signature):
+            return None
+        if now.timestamp() > int(fields["until"]):
+            return None
+    except (ValueError, LookupError):
+        return None
+    building = fields.get("building")
+    return ThankYou(int(building) if building else None, fields.get("unit"), fields.get("tour"))
+
+
+def return_url(return_to: object, origins: Sequence[str]) -> str | None:
+    """Return the URL that a form asks to be redirected to; None if it is no URL on one of these origins."""
+    if not isinstance(return_to, str) or not _URL.fullmatch(return_to.strip()):
+        return None
+    return return_to.strip() if page_origin(return_to) in origins else None
+
+
+def tour_text(slot: datetime | None, building: BuildingDict | None) -> str | None:
+    """Return the tour as the URL carries it. Without an offset the slot is in the building's time zone."""
+    if slot is None or building is None:
+        return None
+    if slot.tzinfo is None:
+        slot = slot.replace(tzinfo=ZoneInfo(building["time_zone"]))
+    return f"{slot.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+
+
+class ThankYouHandler(Handler):
+    """GET: the page for the renter."""
+
+    route = PATH
+
+    def initialize(self, storage: Storage, secret: InstallationSecret, clock: Clock) -> None:
+        self._storage, self._secret, self._clock = storage, secret, clock
+
+    async def get(self) -> None:
+        carried = read_query(self.request.query, self._secret.keys(), self._clock.now())
+        language = self.request.headers.get("Accept-Language", "")
+        if carried is None:
+            self._write_page(410, expired_page(language), [])
+            return
+        building = await self._building(carried.building_id)
+        origins = origins_of(building["website_urls"]) if building else []
+        self._write_page(200, thank_you_page(self._thanks(carried, building, origins), language), origins)
+
+    def _thanks(self, carried: ThankYou, building: BuildingDict | None, origins: list[str]) -> Thanks:
+        if building is None:
+            return Thanks(unit=carried.unit)
+        # Back to the website that the form is on, if the browser says which of several.
+        came_from = page_origin(self.request.headers.get("Referer", ""))
+        websites = [url for url in building["website_urls"] if page_origin(url)]
+        back = came_from if came_from in origins else next(iter(websites), None)
+        tour = None
+        is_date_alone = carried.tour is not None and "T" not in carried.tour
+        if carried.tour:
+            tour = datetime.fromisoformat(carried.tour)
+            if not is_date_alone:
+                tour = tour.astimezone(ZoneInfo(building["time_zone"]))
+        return Thanks(building["name"], carried.unit, tour, is_date_alone, back)
+
+    async def _building(self, building_id: int | None) -> BuildingDict | None:
+        if building_id is None:
+            return None
+        try:
+            return await self._storage.read(show_building, building_id, self._clock.now())
+        except (NotFound, StorageError):  # the renter's lead is stored all the same
+            return None
+
+    def _write_page(self, status: int, page: bytes, framed_by: list[str]) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", page_policy(framed_by))
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("X-Robots-Tag", "noindex")
+        self.finish(page)
