@@ -102,7 +102,7 @@ def answer_rows() -> list[tuple[str, str, str]]:
 def _example(status: str) -> str:
     if status == "429":
         return f'{{"error": {json.dumps(THROTTLED)}}}'
-    return {"201": '{"id": 1}', "303": ""}.get(status, '{"error": "…"}')
+    return {"200": '{"dry_run": true}', "201": '{"id": 1}', "303": ""}.get(status, '{"error": "…"}')
 
 
 class OpenApi(Handler):

@@ -342,3 +342,69 @@ async def test_C20_C28_retry_counts_against_the_rate_limit(start_harness: StartH
     for lead, status, remaining in sent:
         answer = await harness.post(lead, Idempotency_Key=KEY)
         assert (answer.code, answer.headers["RateLimit-Remaining"]) == (status, remaining)
+
+
+async def keyed(harness: ServerHarness, source: str, lead: dict[str, Any] = LEAD) -> HTTPResponse:
+    return await harness.post(lead, Idempotency_Key="1", X_Forwarded_For=source)
+
+
+async def test_C20_a_strangers_key_costs_nobody_a_lead(start_harness: StartHarness) -> None:
+    harness = await start_without_deliveries(start_harness, trusted_proxies="127.0.0.1")
+    assert id_of(await keyed(harness, "192.0.2.1")) == 1
+    assert id_of(await keyed(harness, "192.0.2.2", OTHER)) == 2
+    # Both retries find their own leads, also from another network.
+    assert id_of(await keyed(harness, "192.0.2.3")) == 1
+    assert id_of(await keyed(harness, "192.0.2.3", OTHER)) == 2
+    third = {**LEAD, "tour_request": {**RENTER, "message": "Third"}}
+    assert (await keyed(harness, "192.0.2.1", third)).code == 422
+    assert (await keyed(harness, "192.0.2.2", third)).code == 422
+    assert id_of(await keyed(harness, "192.0.2.4", third)) == 3
+
+
+async def test_C20_a_strangers_key_in_the_same_batch_costs_no_lead(start_harness: StartHarness) -> None:
+    harness = await start_without_deliveries(start_harness, trusted_proxies="127.0.0.1")
+    answers = await in_one_batch(
+        harness,
+        keyed(harness, "192.0.2.1"),
+        keyed(harness, "192.0.2.2", OTHER),
+        keyed(harness, "192.0.2.1"),
+        keyed(harness, "192.0.2.3", OTHER),
+    )
+    ids = [id_of(answer) for answer in answers]
+    assert len(await harness.leads()) == 2
+    assert ids[0] == ids[2] != ids[1] == ids[3]
+
+
+@pytest.mark.parametrize("word", ["undefined", "null", " undefined ", ""])
+async def test_C20_a_word_of_javascript_is_no_key(harness: ServerHarness, word: str) -> None:
+    assert [id_of(await harness.post(LEAD, Idempotency_Key=word)) for _ in range(2)] == [1, 2]
+    lead = {**LEAD, "idempotency_key": word}
+    assert [id_of(await harness.post(lead)) for _ in range(2)] == [3, 4]
+
+
+FORM = "token=maple&tour_request[requestor_email]=jane@renter.test"
+
+
+async def posted_form(harness: ServerHarness, body: str, **headers: str) -> int:
+    response = await harness.request(
+        "POST", LEADS, body, Content_Type="application/x-www-form-urlencoded", **headers
+    )
+    return id_of(response)
+
+
+async def test_C20_a_form_sends_its_key_as_a_field(harness: ServerHarness) -> None:
+    assert await posted_form(harness, FORM + "&idempotency_key=one") == 1
+    assert await posted_form(harness, FORM + "&idempotency_key=one") == 1
+    assert await posted_form(harness, FORM + "&idempotency_key=two") == 2
+    # A visitor who goes back and writes something else has the same key in the page.
+    assert await posted_form(harness, FORM + "&idempotency_key=one&tour_request[message]=Hi") == 3
+    assert await posted_form(harness, FORM + "&idempotency_key=one&tour_request[message]=Hi") == 3
+    assert await posted_form(harness, FORM + "&idempotency_key=one", Idempotency_Key="undefined") == 1
+    # The header counts if there are both.
+    assert await posted_form(harness, FORM + "&idempotency_key=one", Idempotency_Key="other") == 4
+
+
+async def test_C20_a_field_key_over_255_characters_is_400(harness: ServerHarness) -> None:
+    response = await harness.post({**LEAD, "idempotency_key": "x" * 256})
+    assert response.code == 400
+    assert json.loads(response.body) == {"error": "idempotency_key is too long (maximum is 255 characters)"}

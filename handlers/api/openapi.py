@@ -17,12 +17,14 @@ _HEADERS: dict[str, Json] = {
     },
     "RateLimit-Remaining": {"description": "Requests left in the bucket.", "type": "integer"},
     "RateLimit-Reset": {"description": "Seconds until the bucket is full.", "type": "integer"},
+    "Link": {"description": 'Where the reference explains the error: <…>; rel="help".', "type": "string"},
     "Retry-After": {"description": "Seconds to wait before a retry.", "type": "integer"},
 }
 _ANSWERS = {
     400: "The body can't be used; the message says why. Nothing was stored.",
     403: "The page's origin is not a registered website of any building. Nothing was stored.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
+    415: "The body has a Content-Encoding. Send it without one.",
     422: "This Idempotency-Key was used with another body before.",
     429: "Too many requests from this address. Wait for the seconds in Retry-After.",
     500: "The server failed. Its log has the details under the request's id.",
@@ -56,6 +58,12 @@ def document(url: str = "/") -> Json:
                     "required": ["id"],
                     "additionalProperties": False,
                 },
+                "DryRun": {
+                    "type": "object",
+                    "properties": {"dry_run": {"const": True}},
+                    "required": ["dry_run"],
+                    "additionalProperties": False,
+                },
                 "Error": _error({"type": "string"}),
                 "Throttled": _error({"const": THROTTLED}),
             }
@@ -77,7 +85,13 @@ def _operation(name: str) -> Json:
                 "description": "A new key for each submitted form. For 24 hours the same key with the same "
                 "body returns the first lead's id.",
                 "schema": {"type": "string", "maxLength": MAX_KEY_LENGTH},
-            }
+            },
+            {
+                "name": "Prefer",
+                "in": "header",
+                "description": "dry-run: check the request as if it came, and store nothing.",
+                "schema": {"type": "string"},
+            },
         ],
         "requestBody": {
             "required": True,
@@ -88,9 +102,11 @@ def _operation(name: str) -> Json:
             },
         },
         "responses": {
-            "201": _with_page(_answer("The lead is on disk, and its e-mail is queued.", "Stored")),
+            "201": _answer("The lead is on disk, and its e-mail is queued.", "Stored"),
+            "200": _answer("With Prefer: dry-run: the lead could be stored. Nothing was.", "DryRun"),
             "303": {
-                "description": "The same for a form navigation: a redirect to its return_to.",
+                "description": "The same for a form navigation: a redirect to its return_to, or to a "
+                "thank-you page.",
                 "headers": {"Location": {"required": True, "schema": {"type": "string"}}},
                 "content": {"text/html": {}},
             },
@@ -104,6 +120,8 @@ def _operation(name: str) -> Json:
 
 def _answer(description: str, schema: str) -> Json:
     names = ["X-Request-Id", *(name for name in EXPOSED.split(", ") if name.startswith("RateLimit"))]
+    if schema in ("Error", "Throttled"):
+        names.append("Link")
     if "Retry-After" in description or schema == "Throttled":
         names.append("Retry-After")
     headers = {

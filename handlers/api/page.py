@@ -158,7 +158,7 @@ def expired_page(accept_language: str) -> bytes:
 def refusal_page(error: ApiError, accept_language: str) -> bytes:
     """Return the page of an error: what the renter can do, and for the website's owner the error itself."""
     language, words = _language(accept_language)
-    technical = None
+    is_websites_fault = False
     if error.status_code == 429:
         lines = [words.throttled, words.kept]
     elif error.status_code >= 500:
@@ -166,8 +166,11 @@ def refusal_page(error: ApiError, accept_language: str) -> bytes:
     elif error.field in words.fields:
         lines = [_field_text(error, words), words.kept]
     else:
-        lines, technical = [words.fault], str(error.message)
-    return _render(language, words, words.refused, lines, technical=technical)
+        lines, is_websites_fault = [words.fault], True
+    error_text = error.message if isinstance(error.message, str) else error.message["message"]
+    return _render(
+        language, words, words.refused, lines, error=error_text, is_websites_fault=is_websites_fault
+    )
 
 
 def _field_text(error: ApiError, words: Words) -> str:
@@ -201,7 +204,8 @@ def _render(
     *,
     facts: Iterable[tuple[str, str | None]] = (),
     back: str | None = None,
-    technical: str | None = None,
+    error: str | None = None,
+    is_websites_fault: bool = False,
 ) -> bytes:
     page: bytes = _TEMPLATE.generate(
         language=language,
@@ -210,7 +214,7 @@ def _render(
         facts=[(label, value) for label, value in facts if value],
         back=back,
         back_label=words.back,
-        technical=technical,
-        technical_label=words.for_owner,
+        error=error,
+        for_owner=words.for_owner if is_websites_fault else None,
     )
     return page
