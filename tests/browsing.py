@@ -24,15 +24,22 @@ class Website:
     def __init__(self, leads: str) -> None:
         website = self
         self.pages: dict[str, str] = {}
+        self.headers: dict[str, str] = {}  # of every page; they replace the usual ones
+        self.charset = "utf-8"
 
         class PageHandler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 page = website.pages.get(self.path.partition("?")[0])
                 self.send_response(200 if page is not None else 404)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Security-Policy", POLICY.format(leads=leads))
+                headers = {
+                    "Content-Type": f"text/html; charset={website.charset}",
+                    "Content-Security-Policy": POLICY.format(leads=leads),
+                    **website.headers,
+                }
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write((page or "").encode())
+                self.wfile.write((page or "").encode(website.charset))
 
             def log_message(self, *args: object) -> None: ...
 
