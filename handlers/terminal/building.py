@@ -4,7 +4,7 @@ import argparse
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one
 from handlers.terminal.output import Columns, list_rows, note, print_result, show_record
-from models.building import BuildingDict, building_as_dict, list_buildings, show_building
+from models.building import BuildingDict, building_as_dict, list_buildings, show_building, website_urls
 from models.building_actions import add_building, remove_building, update_building
 
 # The option of each field, and its help.
@@ -36,6 +36,9 @@ def add_commands(nouns: Nouns) -> None:
     noun = Noun(nouns, "building", "manage the buildings whose websites send leads")
     add = noun.command("add", _add, "register a building and issue its token", creates_database=True)
     _add_fields(add, name_required=True)
+    _add_websites(
+        add, "a website of it, whose pages may then send leads; repeat it for several, such as www and apex"
+    )
     add.add_argument("--token", help="the token that its website sends already (default: a new one)")
     noun.command("list", _list, "list registered buildings")
     for name, run, help in (
@@ -47,21 +50,21 @@ def add_commands(nouns: Nouns) -> None:
         command.add_argument("id", type=at_least_one, metavar="ID")
         if run is _update:
             _add_fields(command, name_required=False)
-            for option, help in (("--add-website", "one website more"), ("--remove-website", "one less")):
-                command.add_argument(option, action="append", default=[], metavar="URL", help=help)
+            _add_websites(
+                command, "make this its website in place of those it has; repeatable; '' removes all"
+            )
+            _add_websites(command, "add a website; repeatable", "--add-website")
+            _add_websites(command, "remove a website, by its URL or origin; repeatable", "--remove-website")
 
 
 def _add_fields(parser: argparse.ArgumentParser, name_required: bool) -> None:
     for field, (option, help) in FIELDS.items():
         needed = name_required and field == "name"
         parser.add_argument(option, dest=field, metavar=option[2:].upper(), help=help, required=needed)
-    parser.add_argument(
-        "--website",
-        action="append",
-        metavar="URL",
-        help="the URL of its website; browsers on that site may then send leads. Repeat it for several: www "
-        "and apex, a staging site",
-    )
+
+
+def _add_websites(parser: argparse.ArgumentParser, help: str, option: str = "--website") -> None:
+    parser.add_argument(option, action="append", metavar="URL", help=help)
 
 
 def _given(args: argparse.Namespace) -> dict[str, str | None]:
@@ -90,7 +93,9 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
     if not building["agent_email"]:
         note(f"note: without an agent e-mail nobody is told of its leads; {change} --agent-email …' sets it")
     if not building["website_urls"]:
-        note(f"note: without a website browsers can't send its leads; {change} --add-website https://…'")
+        note(
+            f"note: without a website browsers can't send its leads; {change} --add-website https://…' adds one"
+        )
 
 
 def _list(context: DatabaseContext) -> None:
@@ -107,10 +112,13 @@ def _update(context: DatabaseContext) -> None:
     args, now = context.args, context.clock.now()
     fields = _given(args)
     if not fields and args.website is None and not args.add_website and not args.remove_website:
-        options = [option for option, _ in FIELDS.values()]
-        args.refuse_usage(
-            f"say what to change: {', '.join([*options, '--website', '--add-website', '--remove-website'])}"
-        )
+        options = [
+            *(option for option, _ in FIELDS.values()),
+            "--website",
+            "--add-website",
+            "--remove-website",
+        ]
+        args.refuse_usage(f"say what to change: {', '.join(options)}")
     context.storage.write(
         update_building,
         context.actor,
@@ -118,8 +126,8 @@ def _update(context: DatabaseContext) -> None:
         fields,
         now,
         args.website,
-        add_websites=args.add_website,
-        remove_websites=args.remove_website,
+        add_websites=args.add_website or (),
+        remove_websites=args.remove_website or (),
     )
     building = context.storage.read(show_building, args.id, now)
     print_result(building, args.json, f"Building {args.id} was changed: {building['name']}")
@@ -129,8 +137,8 @@ def _update(context: DatabaseContext) -> None:
 def _remove(context: DatabaseContext) -> None:
     removed = context.storage.write(remove_building, context.actor, context.args.id, context.clock.now())
     print_result(
-        building_as_dict(removed),
+        building_as_dict(removed, (), context.storage.read(website_urls, removed.id)),
         context.args.json,
         f"Building {removed.id} was removed: {removed.name}",
-        "Its tokens and website work no more; its leads stay.",
+        "Its tokens and websites work no more; its leads stay.",
     )
