@@ -46,9 +46,8 @@ class SandboxEnvironment:
     async def register(self, fields: dict[str, str], websites: Sequence[str]) -> BuildingDict:
         """Register a building, and return it with its token. Raises Invalid or Conflict."""
         if unknown := fields.keys() - {*FIELDS, "token"}:
-            raise Invalid(
-                f"a building has no {', '.join(sorted(unknown))}; it has token, {WEBSITES}, {', '.join(FIELDS)}"
-            )
+            names, known = ", ".join(sorted(unknown)), ", ".join(("token", WEBSITES, *FIELDS))
+            raise Invalid(f"a building has no {names}; it has {known}")
         building = await self.context.storage.write(register_building, fields, websites, self.clock.now())
         self.context.api.allowlist.forget()
         return building

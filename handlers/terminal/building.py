@@ -94,7 +94,7 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
         note(f"note: without an agent e-mail nobody is told of its leads; {change} --agent-email …' sets it")
     if not building["website_urls"]:
         note(
-            f"note: without a website browsers can't send its leads; {change} --add-website https://…' adds one"
+            f"note: without a website its scripts can't send leads; {change} --add-website https://…' adds one"
         )
 
 
