@@ -15,7 +15,8 @@ FIELDS = {
     "agent_email": ("--agent-email", "the address that mail about its leads goes to"),
     "spam_defence": (
         "--spam-defence",
-        "what to do with leads that look like spam: off, hold or mark (default: off)",
+        "off marks the mail of a lead that fills in the honeypot; mark does so for all that look like spam; "
+        "hold quarantines these (default: off)",
     ),
     "time_zone": ("--time-zone", "its time zone, like America/New_York (default: UTC)"),
 }
@@ -93,9 +94,7 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
     if not building["agent_email"]:
         note(f"note: without an agent e-mail nobody is told of its leads; {change} --agent-email …' sets it")
     if not building["website_urls"]:
-        note(
-            f"note: without a website its scripts can't send leads; {change} --add-website https://…' adds one"
-        )
+        note(f"note: without a website scripts can't send leads; {change} --add-website https://…' adds one")
 
 
 def _list(context: DatabaseContext) -> None:
