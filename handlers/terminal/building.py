@@ -1,11 +1,14 @@
 """The commands about buildings."""
 
 import argparse
+import shlex
+from datetime import timedelta
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one
-from handlers.terminal.output import Columns, list_rows, note, print_result, show_record
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result, show_record
 from models.building import BuildingDict, building_as_dict, list_buildings, show_building, website_urls
 from models.building_actions import add_building, remove_building, update_building
+from models.unregistered_origins import UnregisteredOrigin, list_unregistered_origins
 
 # The option of each field, and its help.
 FIELDS = {
@@ -32,6 +35,17 @@ COLUMNS: Columns = {
 }
 
 
+RECENT = timedelta(days=7)
+ORIGIN_COLUMNS: Columns = {
+    "origin": "origin",
+    "building": lambda row: row["building_id"] or "unassigned",
+    "leads": "leads",
+    "last": moment("last_at"),
+    "in its domain": "within_domain",
+    "to register it": lambda row: row["command"] or "it can't be: the page hides its origin",
+}
+
+
 def add_commands(nouns: Nouns) -> None:
     """Add `building` and its commands to the parser."""
     noun = Noun(nouns, "building", "manage the buildings whose websites send leads")
@@ -42,6 +56,7 @@ def add_commands(nouns: Nouns) -> None:
     )
     add.add_argument("--token", help="the token that its website sends already (default: a new one)")
     noun.command("list", _list, "list registered buildings")
+    noun.command("origins", _origins, "list origins that forms came from and that no building has")
     for name, run, help in (
         ("show", _show, "show a building"),
         ("update", _update, "change fields of a building; an empty text clears one"),
@@ -100,6 +115,22 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
 def _list(context: DatabaseContext) -> None:
     rows = context.storage.read(list_buildings, context.clock.now())
     list_rows(rows, COLUMNS, context.args.json, "There are no buildings yet; 'building add' registers one.")
+
+
+def _origins(context: DatabaseContext) -> None:
+    rows = context.storage.read(list_unregistered_origins, context.clock.now() - RECENT)
+    list_rows(
+        ({**row, "command": _command_to_register(row)} for row in rows),
+        ORIGIN_COLUMNS,
+        context.args.json,
+        f"In the last {RECENT.days} days no form came from an unregistered origin.",
+    )
+
+
+def _command_to_register(row: UnregisteredOrigin) -> str | None:
+    if not row["can_be_registered"]:
+        return None
+    return f"building update {row['building_id'] or 'ID'} --add-website {shlex.quote(row['origin'])}"
 
 
 def _show(context: DatabaseContext) -> None:
