@@ -25,7 +25,7 @@ from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
-from handlers.log import configure
+from handlers.log import LogHandler, configure
 from handlers.sandbox.app import make_sandbox_router, sandbox_environment
 from handlers.sandbox.banner import banner, greeting
 from jobs.adapter import Adapter
@@ -266,9 +266,17 @@ def _install_signal_handlers() -> asyncio.Event:
     return stop_requested
 
 
+def _start_log(settings: Settings) -> LogHandler:
+    handler = configure(settings.log_format)
+    for variable in settings.foreign:
+        facts = {"variable": variable.name, "reason": variable.reason}
+        log.warning("a variable of the environment is ignored", extra=facts)
+    return handler
+
+
 def serve(settings: Settings) -> int:
     """Run the server until SIGTERM or Ctrl-C. Return 0, or 74 if the disk failed a commit."""
-    access_log = AccessLog(configure(settings.log_format))
+    access_log = AccessLog(_start_log(settings))
 
     async def run() -> int:
         stop_requested = _install_signal_handlers()
@@ -286,7 +294,7 @@ def serve(settings: Settings) -> int:
 def _throwaway(
     settings: Settings, tell: Callable[[str], None], greeting: Callable[[str, Path], str], *, any_port: bool
 ) -> int:
-    configure(settings.log_format)
+    _start_log(settings)
     logging.getLogger("leads").setLevel(logging.WARNING)  # what there is to see is at /sandbox
 
     async def run() -> int:

@@ -74,7 +74,8 @@ def _arguments(command: argparse.ArgumentParser) -> Iterator[str]:
         if action.option_strings:
             option = action.option_strings[-1]
             text = option if action.nargs == 0 else f"{option} {text}"
-        text += " …" if action.nargs in ("*", "+") else ""
+        repeatable = action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction)
+        text += " …" if repeatable else ""
         yield text if action.required and action.nargs != "*" else f"[{text}]"
 
 

@@ -145,11 +145,18 @@ def list_buildings(now: datetime) -> list[BuildingDict]:
     tokens: dict[int, list[str]] = {}
     for token in BuildingToken.select().where(live_token(now)).order_by(BuildingToken.id):
         tokens.setdefault(token.building_id, []).append(token.token)
-    urls: dict[int, list[str]] = {}
-    for website in BuildingWebsite.select().order_by(BuildingWebsite.id):
-        urls.setdefault(website.building_id, []).append(website.url)
+    urls = list_websites()
     rows = Building.select().where(Building.removed_at.is_null()).order_by(Building.id)
     return [building_as_dict(row, tokens.get(row.id, ()), urls.get(row.id, ())) for row in rows]
+
+
+def list_websites() -> dict[int, list[str]]:
+    """Return the URLs of all registered buildings' websites, by the building's id, in their order."""
+    urls: dict[int, list[str]] = {}
+    rows = BuildingWebsite.select().join(Building).where(Building.removed_at.is_null())
+    for website in rows.order_by(BuildingWebsite.id):
+        urls.setdefault(website.building_id, []).append(website.url)
+    return urls
 
 
 def website_urls(building_id: int) -> list[str]:

@@ -15,13 +15,16 @@ from models.building import (
     BuildingWebsite,
     find_building,
     live_token,
-    origins_of,
     website_urls,
 )
 from models.clock import utc_text
 from models.email_address import normal_form
 from models.errors import Conflict, Invalid, NotFound
 from models.origin import origin_of
+
+# The fields of a building that an operator sets by name. Its websites are a list of their own.
+FIELDS = ("name", "address_line_one", "unified_address_id", "agent_email", "spam_defence", "time_zone")
+WEBSITES = "website_urls"
 
 # 142 random bits. No punctuation: a command would take a token that begins with - for an option.
 TOKEN_ALPHABET, TOKEN_LENGTH = string.ascii_letters + string.digits, 24
@@ -40,16 +43,11 @@ def add_building(
     Raises Invalid for a bad value, Conflict for a token in use.
     """
     building = Building.create(created_at=now, **_checked({"time_zone": "UTC", **fields}))
-    _set_websites(building.id, websites)
+    urls = _checked_urls(websites)
+    _set_websites(building.id, urls)
     issued = _create_token(building.id, token, now)
-    record_action(
-        actor,
-        "building.add",
-        "building",
-        building.id,
-        now,
-        [*fields, *(["website_urls"] if websites else [])],
-    )
+    given = [*fields, *([WEBSITES] if urls else [])]
+    record_action(actor, "building.add", "building", building.id, now, given)
     return building, issued.token
 
 
@@ -65,8 +63,8 @@ def update_building(
 ) -> Building:
     """Change these fields of a building; an empty text clears one.
 
-    websites: its websites from now on; None leaves them as they are. A website is removed by its URL, or by
-    its origin if only one website has it.
+    websites: its websites from now on; None leaves them as they are. Then the ones to remove, each by its URL
+    or by its origin alone, then the ones to add. To add one that is there already changes nothing.
 
     Raises NotFound, or Invalid for a bad value.
     """
@@ -75,16 +73,20 @@ def update_building(
         setattr(building, name, value)
     building.save()
     before = website_urls(building_id)
-    urls = _without([*(before if websites is None else websites), *add_websites], remove_websites)
+    kept = before if websites is None else _checked_urls(websites)
+    left = _without(building_id, kept, remove_websites)
+    known = set(map(_origin, left))
+    urls = [*left, *(url for url in _checked_urls(add_websites) if _origin(url) not in known)]
+    changed = [*fields, *([WEBSITES] if urls != before else [])]
     if urls != before:
         _set_websites(building_id, urls)
-    changed = [*fields, *(["website_urls"] if urls != before else [])]
-    record_action(actor, "building.update", "building", building_id, now, changed)
+    if changed:
+        record_action(actor, "building.update", "building", building_id, now, changed)
     return building
 
 
 def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
-    """Remove a building: its tokens and website stop working, its leads stay. Raises NotFound."""
+    """Remove a building: its tokens and websites stop working, its leads stay. Raises NotFound."""
     building = find_building(building_id)
     building.removed_at = now
     building.save()
@@ -93,6 +95,10 @@ def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
 
 
 def _checked(fields: Mapping[str, str | None]) -> dict[str, str | None]:
+    if unknown := fields.keys() - set(FIELDS):  # Peewee would ignore it
+        raise Invalid(
+            f"a building has no {', '.join(sorted(unknown))}; it has {', '.join(FIELDS)}, {WEBSITES}"
+        )
     values = {name: (value or "").strip() or None for name, value in fields.items()}
     if "name" in values and not values["name"]:
         raise Invalid("a building needs a name", field="name")
@@ -120,34 +126,47 @@ def _checked(fields: Mapping[str, str | None]) -> dict[str, str | None]:
     return values
 
 
-def _without(urls: Sequence[str], removed: Iterable[str]) -> list[str]:
+def _without(building_id: int, urls: Sequence[str], removed: Iterable[str]) -> list[str]:
     left = list(urls)
-    for url in map(str.strip, removed):
-        matching = [each for each in left if each == url] or [
-            each for each in left if origins_of([each]) == origins_of([url])
-        ]
-        if len(matching) != 1:
-            raise NotFound(f"the building has no website {url}", "unknown_website")
-        left.remove(matching[0])
+    for url in filter(None, map(str.strip, removed)):
+        origin = _origin(url)
+        found = next((each for each in left if each == url or (origin and _origin(each) == origin)), None)
+        if found is None:
+            raise NotFound(
+                f"building {building_id} has no website {url!r}", "unknown_website", building=building_id
+            )
+        left.remove(found)
     return left
 
 
 def _set_websites(building_id: int, urls: Iterable[str]) -> None:
-    """Give a building these websites, and no others. Raises Invalid."""
-    checked = dict.fromkeys(_checked_url(url.strip()) for url in urls if url.strip())
     BuildingWebsite.delete().where(BuildingWebsite.building == building_id).execute()
-    for url in checked:
+    for url in urls:
         BuildingWebsite.create(building=building_id, url=url)
 
 
-def _checked_url(url: str) -> str:
-    if not url.isprintable():
-        raise Invalid("the website url has line breaks or control characters in it", field="website_urls")
+def _checked_urls(urls: Iterable[str]) -> list[str]:
+    """Return these URLs, the first of each origin, without blank ones. Raises Invalid."""
+    by_origin: dict[str, str] = {}
+    for url in filter(None, map(str.strip, urls)):
+        by_origin.setdefault(_checked_origin(url), url)
+    return list(by_origin.values())
+
+
+def _origin(url: str) -> str | None:
     try:
-        origin_of(url)
+        return origin_of(url)
+    except ValueError:
+        return None
+
+
+def _checked_origin(url: str) -> str:
+    if not url.isprintable():
+        raise Invalid("the website has line breaks or control characters in it", field=WEBSITES)
+    try:
+        return origin_of(url)
     except ValueError as error:
-        raise Invalid(str(error), field="website_urls") from None
-    return url
+        raise Invalid(str(error), field=WEBSITES) from None
 
 
 def issue_token(actor: Actor, building_id: int, token: str | None, now: datetime) -> BuildingToken:

@@ -23,7 +23,14 @@ from models.idempotency import (
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox.delivery import NewDelivery, enqueue
 from models.outbox.destination import EMAIL, JUNE_HOMES
-from models.spam import SpamSignals, check_for_spam, remember_texts, spam_check_of, why_quarantined
+from models.spam import (
+    UNATTENDED,
+    SpamSignals,
+    check_for_spam,
+    remember_texts,
+    spam_check_of,
+    why_quarantined,
+)
 from models.storage.cached_query import CachedInsert
 
 
@@ -142,7 +149,10 @@ def _store(
         spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys), customer.id, s.source)
         for s, customer in zip(submissions, customers, strict=True)
     ]
-    suspected = check_for_spam(checks, now)
+    suspected = [
+        UNATTENDED if submission.is_unattended else reason
+        for submission, reason in zip(submissions, check_for_spam(checks, now), strict=True)
+    ]
     rows = [
         _lead_row(submission, buildings.get(submission.building_keys), customer, reason)
         for submission, customer, reason in zip(submissions, customers, suspected, strict=True)
@@ -178,7 +188,8 @@ _INSERT = CachedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 def _lead_row(
     submission: Submission, building: BuildingRef | None, customer: CustomerRef, suspected: str | None
 ) -> dict[str, Any]:
-    consent = submission.sms_consent
+    # Consent that no person was seen to give is none.
+    consent = None if submission.is_unattended else submission.sms_consent
     return {
         "request_id": submission.request_id,
         "created_at": submission.received_at,

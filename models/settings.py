@@ -12,11 +12,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from models.email_address import normal_form
+from models.environment import PREFIX, ForeignVariable, foreign_variable, linked_service, meant_name
 from models.origin import origin_of
 
 BACKUPS = "backups"  # the folder of backups inside the data folder, unless another is set
 
 MIN_SECRET_BYTES = 16
+CONFIG_VARIABLE = "LEADS_CONFIG"  # the TOML file of settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -238,6 +240,7 @@ class Settings:
 
     # By name: the text of a setting, and its origin: the flag, the variable, the file.
     given: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    foreign: tuple[ForeignVariable, ...] = ()  # LEADS_* variables of the environment that are no settings
 
     @property
     def listens_on_loopback(self) -> bool:
@@ -259,6 +262,11 @@ def setting_metadata(name: str) -> Mapping[str, Any]:
     return next(f.metadata for f in fields(Settings) if f.name == name)
 
 
+def variable_of(name: str) -> str:
+    """Return the variable of the environment that sets this setting."""
+    return PREFIX + name.upper()
+
+
 def load(
     flags: Mapping[str, str | None],
     environment: Mapping[str, str] = os.environ,
@@ -266,24 +274,23 @@ def load(
 ) -> Settings:
     """Return the settings from flags, LEADS_* variables, a TOML file and the defaults, in that order.
 
-    Raises SettingError for a value that can't be used, a name that doesn't exist, a file that can't be read.
+    Variables that are neither settings nor look like misspelt ones are in `foreign`.
+
+    Raises SettingError for a value that can't be used, a misspelt variable, a name in the file that doesn't
+    exist, a file that can't be read.
     """
-    if file is None and environment.get("LEADS_CONFIG"):
-        file = Path(environment["LEADS_CONFIG"])
+    variables, foreign = _split(environment)
+    if file is None and variables.get(CONFIG_VARIABLE):
+        file = Path(variables[CONFIG_VARIABLE])
     in_file = _read(file) if file else {}
-    known = setting_names()
-    for variable in environment:
-        name = variable.removeprefix("LEADS_").lower()
-        if variable.startswith("LEADS_") and name not in known and variable != "LEADS_CONFIG":
-            raise SettingError(f"{variable} is not a setting; see 'config show'")
     given: dict[str, tuple[str, str]] = {}
     values: dict[str, Any] = {}
-    for name in known:
-        variable = f"LEADS_{name.upper()}"
+    for name in setting_names():
+        variable = variable_of(name)
         if (flag := flags.get(name)) is not None:
             given[name] = (flag, "--" + name.replace("_", "-"))
-        elif variable in environment:
-            given[name] = (environment[variable], variable)
+        elif variable in variables:
+            given[name] = (variables[variable], variable)
         elif name in in_file:
             given[name] = (in_file[name], f"the file {file}")
         else:
@@ -309,7 +316,26 @@ def load(
     if not given["backup_dir"][0].strip():
         values["backup_dir"] = values["data_dir"] / BACKUPS
         given["backup_dir"] = (str(values["backup_dir"]), given["data_dir"][1])
-    return Settings(**values, given=given)
+    return Settings(**values, given=given, foreign=foreign)
+
+
+def _split(environment: Mapping[str, str]) -> tuple[dict[str, str], tuple[ForeignVariable, ...]]:
+    """Return the variables that are settings, and the foreign ones. Raises SettingError."""
+    known = [CONFIG_VARIABLE, *map(variable_of, setting_names())]
+    names = {variable.removeprefix(PREFIX): variable for variable in known}
+    variables, foreign = {}, []
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if linked_service(variable, value) is not None:
+            foreign.append(foreign_variable(variable, value))
+        elif variable in known:
+            variables[variable] = value
+        elif meant := meant_name(variable.removeprefix(PREFIX), names):
+            raise SettingError(f"{variable} is not a setting; did you mean {names[meant]}?")
+        else:
+            foreign.append(foreign_variable(variable, value))
+    return variables, tuple(foreign)
 
 
 def _read(file: Path) -> dict[str, str]:
@@ -321,7 +347,9 @@ def _read(file: Path) -> dict[str, str]:
         raise SettingError(f"the file {file} is not TOML: {error}") from None
     for name, value in content.items():
         if name not in setting_names():
-            raise SettingError(f"the file {file}: {name!r} is not a setting; see 'config show'")
+            meant = meant_name(name, setting_names())
+            hint = f"did you mean {meant}?" if meant else "see 'config show'"
+            raise SettingError(f"the file {file}: {name!r} is not a setting; {hint}")
         if isinstance(value, dict | list | float):
             raise SettingError(f"the file {file}: {name} takes {setting_metadata(name)['takes']}, in quotes")
     return {name: str(value) for name, value in content.items()}

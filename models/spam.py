@@ -1,27 +1,37 @@
 """Spam checks: which leads look like spam, and why. No lead is refused for it.
 
-A suspected lead is stored like any other, with the reason. Its deliveries are quarantined until the operator
-releases the lead, or its mail is marked: the building's `spam_defence` decides. Without a defence only the
-honeypot field marks spam.
+A suspected lead is stored like any other, with the reason. Its mail is marked, or with the defence `hold` its
+deliveries are quarantined until the operator releases the lead. Without a defence only the honeypot field is
+a reason: password managers and browsers fill it in too. Leads that another website may have sent through its
+visitors are always quarantined.
 """
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from peewee import BlobField, CompositeKey, ForeignKeyField, TextField
+from peewee import BlobField, CompositeKey, ForeignKeyField, TextField, fn
 
-from models.building import MARK, OFF, Building
+from models.building import HOLD, OFF, Building
 from models.building_match import BuildingRef
 from models.customer import Customer
 from models.lead import Lead
+from models.storage.cached_query import CachedInsert, CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
 
+HONEYPOT = "the field that nobody sees was filled in"
+UNATTENDED = "no person pressed the button of its form, or the form stood in a frame of another website"
+
 MIN_FILL_SECONDS = 3.0  # no person reads and fills in a form faster
-FLOOD_COUNT = 5  # so many leads with the same text may reach a building within FLOOD_WINDOW
+FLOOD_COUNT = 5  # so many leads of a sender with the same text may reach a building within FLOOD_WINDOW
 FLOOD_WINDOW = timedelta(minutes=10)
+FLOOD_ROWS = 1_000  # so many of the newest leads with a text are read: a form's ready-made one may be common
+
+Counts = Counter[tuple[int, bytes, int | None, str | None]]  # of texts, by building, digest, customer, source
 
 _LINK = re.compile(r"(?:https?://|www\.)[!-~]+", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -53,7 +63,7 @@ class SpamSignals:
 
 @dataclass(frozen=True, slots=True)
 class SentText:
-    """The digest of a message to a building, and who sent it. source: None if many clients share it."""
+    """The digest of a message to a building, and its sender. source: None if many clients share it."""
 
     building_id: int
     digest: bytes
@@ -70,7 +80,7 @@ class SpamCheck:
     signals: SpamSignals | None
     message: str | None
     defended: bool
-    text: "SentText | None"
+    text: SentText | None
 
 
 def spam_check_of(
@@ -89,14 +99,14 @@ def spam_check_of(
 
 def check_for_spam(checks: Sequence[SpamCheck], now: datetime) -> list[str | None]:
     """Return why each lead looks like spam, in their order; None if it doesn't."""
-    earlier: list[SentText] = []  # of this batch
+    earlier: Counts = Counter()  # texts of this batch
     return [_spam_reason(check, earlier, now) for check in checks]
 
 
-def _spam_reason(check: SpamCheck, earlier: list[SentText], now: datetime) -> str | None:
+def _spam_reason(check: SpamCheck, earlier: Counts, now: datetime) -> str | None:
     signals, message = check.signals or SpamSignals(), check.message
     if signals.honeypot:
-        return "the field that nobody sees was filled in"
+        return HONEYPOT
     if not check.defended:
         return None
     flooded = check.text is not None and _is_flood(check.text, earlier, now)
@@ -104,61 +114,92 @@ def _spam_reason(check: SpamCheck, earlier: list[SentText], now: datetime) -> st
         return f"it was filled in within {max(0.0, signals.seconds):.1f} s"
     if message and _LINK.search(message) and not _WORD.search(_LINK.sub("", message)):
         return "its message is links alone"
-    return f"the same text came {FLOOD_COUNT} times and more within ten minutes" if flooded else None
+    return (
+        f"its sender sent the same text more than {FLOOD_COUNT} times within ten minutes" if flooded else None
+    )
 
 
 def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> None:
     """Store the digests of these leads' messages where there is a defence, and delete old ones."""
     rows = [
-        {
-            "building": check.text.building_id,
-            "digest": check.text.digest,
-            "lead": lead_id,
-            "customer": check.text.customer_id,
-            "source": check.text.source,
-            "created_at": now,
-        }
-        for lead_id, check in leads
-        if check.text is not None
+        (text.building_id, text.digest, lead_id, text.customer_id, text.source, now)
+        for lead_id, text in ((lead_id, check.text) for lead_id, check in leads)
+        if text is not None
     ]
     if rows:
-        old_or_ahead = (RecentText.created_at <= now - FLOOD_WINDOW) | (RecentText.created_at > now)
-        RecentText.delete().where(old_or_ahead).execute()  # ahead: the clock was set back
-        RecentText.insert_many(rows).execute()
+        _FORGET.run(now - FLOOD_WINDOW, now)
+        _REMEMBER.run(rows)
 
 
 def why_quarantined(suspected: str | None, building: Building | BuildingRef | None) -> str | None:
     """Return why a lead's deliveries are quarantined, for the operator; None if they aren't."""
-    if suspected is None or (building is not None and building.spam_defence == MARK):
-        return None
-    return f"suspected of spam: {suspected}"
+    held = suspected == UNATTENDED or (building is not None and building.spam_defence == HOLD)
+    return f"suspected of spam: {suspected}" if suspected and held else None
 
 
-def _is_flood(text: SentText, earlier: list[SentText], now: datetime) -> bool:
-    # Of one source or customer: many renters may send a form's ready-made text.
-    senders = RecentText.customer == text.customer_id
-    if text.source is not None:
-        senders |= RecentText.source == text.source
-    rows = (
-        RecentText.select(RecentText.lead)
+def _is_flood(text: SentText, earlier: Counts, now: datetime) -> bool:
+    """Return True if one customer or one source has sent this text too often.
+
+    Many renters may send the ready-made text of a form, so those of other senders don't count.
+    """
+    ((stored,),) = _SAME_SENDER.run(
+        text.building_id, text.digest, now - FLOOD_WINDOW, now, text.customer_id, text.source
+    )
+    return bool(stored + _count_in_batch(text, earlier) >= FLOOD_COUNT)
+
+
+def _count_of_sender(
+    building_id: Any, digest: Any, since: Any, now: Any, customer_id: Any, source: Any
+) -> Any:
+    newest = (
+        RecentText.select(RecentText.customer, RecentText.source)
         .where(
-            RecentText.building == text.building_id,
-            RecentText.digest == text.digest,
-            RecentText.created_at > now - FLOOD_WINDOW,
+            RecentText.building == building_id,
+            RecentText.digest == digest,
+            RecentText.created_at > since,
             RecentText.created_at <= now,
-            senders,
         )
-        .limit(FLOOD_COUNT)
+        .order_by(RecentText.lead.desc())
+        .limit(FLOOD_ROWS)
     )
-    count = len(list(rows.tuples())) + sum(_is_same_sender(text, other) for other in earlier)
-    earlier.append(text)
-    return count >= FLOOD_COUNT
+    # A source of NULL equals none.
+    of_sender = (newest.c.customer_id == customer_id) | (newest.c.source == source)
+    return RecentText.select(fn.count()).from_(newest).where(of_sender)
 
 
-def _is_same_sender(text: SentText, other: SentText) -> bool:
-    return (text.building_id, text.digest) == (other.building_id, other.digest) and (
-        text.customer_id == other.customer_id or (text.source is not None and text.source == other.source)
+_SAME_SENDER = CachedQuery(_count_of_sender)
+_FORGET = CachedQuery(
+    # Ahead of now: the clock was set back.
+    lambda since, now: RecentText.delete().where(
+        (RecentText.created_at <= since) | (RecentText.created_at > now)
     )
+)
+_REMEMBER = CachedInsert(
+    RecentText,
+    RecentText.building,
+    RecentText.digest,
+    RecentText.lead,
+    RecentText.customer,
+    RecentText.source,
+    RecentText.created_at,
+)
+
+
+def _count_in_batch(text: SentText, earlier: Counts) -> int:
+    """Return how many of this batch's texts are the same and of one sender with this one; add this one."""
+    same, customer, source = (text.building_id, text.digest), text.customer_id, text.source
+    of_customer, of_source, of_both = (
+        (*same, customer, None),
+        (*same, None, source),
+        (*same, customer, source),
+    )
+    count = earlier[of_customer]
+    earlier[of_customer] += 1
+    if source is not None:
+        count += earlier[of_source] - earlier[of_both]
+        earlier[of_source] += 1
+        earlier[of_both] += 1
+    return count
 
 
 def _digest(message: str) -> bytes:

@@ -34,6 +34,14 @@ def test_each_command_that_changes_something_leaves_one_entry(commands: Commands
     steps: list[tuple[str, Entry]] = [
         ("building add --name Oak --time-zone UTC", ("building.add", "building", "2", ["name", "time_zone"])),
         ("building update 2 --agent-email a@oak.test", ("building.update", "building", "2", ["agent_email"])),
+        (
+            "building update 2 --name Elm --add-website https://oak.test",
+            ("building.update", "building", "2", ["name", "website_urls"]),
+        ),
+        (
+            "building update 2 --name Oak --add-website https://OAK.test/",
+            ("building.update", "building", "2", ["name"]),
+        ),
         ("token issue 1 --token second", ("token.issue", "token", "3", [])),
         ("token rotate 1", ("token.rotate", "token", "4", [])),
         ("token revoke second", ("token.revoke", "token", "3", [])),
@@ -74,13 +82,29 @@ def test_several_deliveries_leave_an_entry_each(commands: Commands) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["building update 1 --time-zone Mars", "token issue 1 --token maple", "outbox retry 1 99", "lead list"],
+    [
+        "building update 1 --time-zone Mars",
+        "building update 1 --name Oak --remove-website https://oak.test",
+        "token issue 1 --token maple",
+        "outbox retry 1 99",
+        "lead list",
+    ],
 )
 def test_a_refused_action_and_a_listing_leave_none(commands: Commands, command: str) -> None:
     commands.leads({})
     before = entries(commands)
     commands.run(*command.split(), status=0 if command == "lead list" else 1)
     assert entries(commands) == before
+
+
+def test_an_update_that_changes_no_website_leaves_none(commands: Commands) -> None:
+    commands.run("building", "add", "--name", "Oak", "--website", "https://oak.test")
+    assert entries(commands) == [("building.add", "building", "1", ["name", "website_urls"])]
+    commands.run("building", "update", 1, "--add-website", "https://oak.test/apply")
+    commands.run("building", "update", 1, "--website", "https://oak.test")
+    assert len(entries(commands)) == 1
+    commands.run("building", "update", 1, "--website", "")
+    assert entries(commands)[1:] == [("building.update", "building", "1", ["website_urls"])]
 
 
 def test_restore_and_its_pauses_leave_entries(commands: Commands) -> None:

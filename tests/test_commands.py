@@ -133,6 +133,30 @@ def test_a_building_with_an_invalid_value_is_not_stored(
         assert Customer._meta.database.execute_sql("SELECT count(*) FROM building").fetchone() == (1,)
 
 
+def test_several_websites_are_added_listed_and_removed(commands: Commands) -> None:
+    apex, www, staging = "https://maple.test", "https://www.maple.test", "http://localhost:3000/x"
+    added = commands.row("building", "add", "--name", "Maple", "--website", apex, "--website", www)
+    assert (added["website_url"], added["website_urls"]) == (apex, [apex, www])
+    update = ("building", "update", 1)
+    assert commands.row(*update, "--add-website", staging)["website_urls"] == [apex, www, staging]
+    assert f"{apex}, {www}, {staging}" in commands.run("building", "list").stdout
+    assert f"{apex}, {www}, {staging}" in commands.run("building", "show", 1).stdout
+    left = commands.row(*update, "--remove-website", "http://localhost:3000", "--add-website", www + "/")
+    assert left["website_urls"] == [apex, www]
+
+    said = commands.refusal(*update, "--name", "Oak", "--remove-website", "https://oak.test")
+    assert said == "building 1 has no website 'https://oak.test'; see 'building show 1'"
+    assert commands.refusal(*update, "--name", "Oak", "--add-website", "oak").startswith("'oak' is not a web")
+    shown = commands.row("building", "show", 1)
+    assert (shown["name"], shown["website_urls"]) == ("Maple", [apex, www])
+
+    cleared = commands.run(*update, "--website", "")
+    assert "'building update 1 --add-website https://…' adds one" in cleared.stderr
+    assert (commands.row("building", "show", 1)["website_url"], shown["website_url"]) == (None, apex)
+    assert commands.row(*update, "--website", www)["website_urls"] == [www]
+    assert commands.row("building", "remove", 1)["website_urls"] == [www]
+
+
 def test_tokens_are_issued_listed_and_revoked(commands: Commands) -> None:
     commands.leads({})
     assert commands.row("token", "issue", 1, "--token", "second")["token"] == "second"

@@ -1,14 +1,16 @@
 """Settings: the origin of each, the values that it takes, and the secrets that are never shown."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from server_process import run
+from server_process import ROOT, run, started
 
 from models.settings import Rate, SettingError, load, masked, setting_metadata, setting_names
 
 SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
+PROGRAM = (sys.executable, str(ROOT / "server.py"))
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -132,19 +134,128 @@ def test_an_invalid_value_is_refused_with_what_the_setting_takes(name: str, text
     )
 
 
-def test_an_unknown_setting_is_refused_in_every_source(tmp_path: Path) -> None:
+def test_a_misspelt_setting_is_refused_in_every_source(tmp_path: Path) -> None:
     assert run("config", "show", "--prot", "1").returncode == 2
     refused = run("config", "show", prot="1")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "leads: LEADS_PROT is not a setting; see 'config show'\n",
+        "leads: LEADS_PROT is not a setting; did you mean LEADS_PORT?\n",
     )
     file = tmp_path / "leads.toml"
     file.write_text("prot = 1\n")
-    with pytest.raises(SettingError, match="'prot' is not a setting"):
+    with pytest.raises(SettingError, match=r"'prot' is not a setting; did you mean port\?"):
+        load({}, {}, file)
+    file.write_text("token = 1\n")
+    with pytest.raises(SettingError, match="'token' is not a setting; see 'config show'"):
         load({}, {}, file)
     file.write_text("port = \n")
     with pytest.raises(SettingError, match="is not TOML"):
         load({}, {}, file)
     with pytest.raises(SettingError, match="can't be read: No such file"):
         load({}, {}, tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("LEADS_SMPT_URL", "LEADS_SMTP_URL"),
+        ("LEADS_SMTPURL", "LEADS_SMTP_URL"),
+        ("LEADS_SMTP_URI", "LEADS_SMTP_URL"),
+        ("LEADS_SMTP_URL_FILE", "LEADS_SMTP_URL"),
+        ("LEADS_smtp_url", "LEADS_SMTP_URL"),
+        ("LEADS_DATADIR", "LEADS_DATA_DIR"),
+        ("LEADS_DATA_DIRECTORY", "LEADS_DATA_DIR"),
+        ("LEADS_BACKUP_DIRECTORY", "LEADS_BACKUP_DIR"),
+        ("LEADS_BACKUPS_KEEP", "LEADS_BACKUP_KEEP"),
+        ("LEADS_HOTS", "LEADS_HOST"),
+        ("LEADS_PORTS", "LEADS_PORT"),
+        ("LEADS_RATE_LIMITS", "LEADS_RATE_LIMIT"),
+        ("LEADS_RATE_LIMIT_EXCEPTION", "LEADS_RATE_LIMIT_EXCEPTIONS"),
+        ("LEADS_MAILFROM", "LEADS_MAIL_FROM"),
+        ("LEADS_MAIL_FORM", "LEADS_MAIL_FROM"),
+        ("LEADS_PUBLIC_ULR", "LEADS_PUBLIC_URL"),
+        ("LEADS_TRUSTED_PROXY", "LEADS_TRUSTED_PROXIES"),
+        ("LEADS_JUNE_HOME_URL", "LEADS_JUNE_HOMES_URL"),
+        ("LEADS_LOGFORMAT", "LEADS_LOG_FORMAT"),
+        ("LEADS_CONFIGS", "LEADS_CONFIG"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_one_meant(variable: str, meant: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        load({}, {variable: "1"})
+    assert str(refused.value) == f"{variable} is not a setting; did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    "name",
+    "TOKEN DEBUG ENV VERSION IMAGE HOME USER URL DB_URL DATABASE_URL HTTP_URL FTP_URL BACKUP_URL API_KEY TZ "
+    "LOG_LEVEL POD_NAME NODE_NAME HOSTNAME DATA ROOT PATH PASSWORD EXPORT IMPORT REPORT SUPPORT SMTP_HOST "
+    "SMTP_PORT SMTP_USER SMTP_PASSWORD MAIL NAME REPLICAS".split(),
+)
+def test_a_foreign_variable_is_ignored_with_a_reason(name: str) -> None:
+    settings = load({}, {f"LEADS_{name}": "1", "LEADSMAN": "1", "leads_port": "9"})
+    assert [str(variable) for variable in settings.foreign] == [
+        f"LEADS_{name} of the environment is ignored: it is not a setting; see 'config show'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "service"),
+    [
+        ("LEADS_SERVICE_HOST", "10.0.0.1", "leads"),
+        ("LEADS_SERVICE_PORT", "8080", "leads"),
+        ("LEADS_SERVICE_PORT_HTTP", "8080", "leads"),
+        ("LEADS_PORT", "tcp://10.0.0.1:8080", "leads"),
+        ("LEADS_PORT", "udp://[fd00::1]:8080", "leads"),
+        ("LEADS_PORT_8080_TCP", "tcp://10.0.0.1:8080", "leads"),
+        ("LEADS_PORT_8080_TCP_PROTO", "tcp", "leads"),
+        ("LEADS_PORT_8080_TCP_PORT", "8080", "leads"),
+        ("LEADS_PORT_8080_TCP_ADDR", "10.0.0.1", "leads"),
+        ("LEADS_SMTP_SERVICE_HOST", "10.0.0.2", "leads-smtp"),
+        ("LEADS_SMTP_SERVICE_PORT_SMTP", "25", "leads-smtp"),
+        ("LEADS_SMTP_PORT", "tcp://10.0.0.2:25", "leads-smtp"),
+        ("LEADS_SMTP_PORT_25_TCP", "tcp://10.0.0.2:25", "leads-smtp"),
+        ("LEADS_SMTP_URL_SERVICE_HOST", "10.0.0.2", "leads-smtp-url"),
+        ("LEADS_DNS_1_PORT_53_UDP_ADDR", "10.0.0.3", "leads-dns-1"),
+    ],
+)
+def test_a_service_link_is_ignored_and_names_its_service(variable: str, value: str, service: str) -> None:
+    settings = load({}, {variable: value})
+    [foreign] = settings.foreign
+    assert foreign.name == variable and f" sets it for the service {service}; " in foreign.reason
+    assert "'enableServiceLinks: false'" in foreign.reason
+    assert (settings.port, settings.origin("port")) == (8080, "default")
+
+
+def test_a_service_link_in_place_of_the_port_leaves_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "leads.toml"
+    file.write_text("port = 1003\n")
+    assert load({}, {"LEADS_PORT": "tcp://10.0.0.1:8080"}, file).port == 1003
+    assert load({"port": "1"}, {"LEADS_PORT": "tcp://10.0.0.1:8080"}).port == 1
+    with pytest.raises(SettingError, match="LEADS_PORT: 'http' can't be used"):
+        load({}, {"LEADS_PORT": "http"})
+
+
+def test_a_command_warns_of_foreign_variables_on_stderr_alone(tmp_path: Path) -> None:
+    foreign = {"token": "hunter2", "smtp_service_host": "10.0.0.2", "port": "tcp://10.0.0.1:8080"}
+    for command in (("config", "show"), ("config", "show", "--json"), ("building", "add", "--name", "Oak")):
+        plain = run(*command, data_dir=str(tmp_path / "plain"))
+        shown = run(*command, data_dir=str(tmp_path / "foreign"), **foreign)
+        assert shown.returncode == 0
+        assert len(shown.stdout.splitlines()) == len(plain.stdout.splitlines())
+        warnings = [line for line in shown.stderr.splitlines() if line.startswith("warning: ")]
+        assert [line.split()[1] for line in warnings] == [
+            "LEADS_TOKEN",
+            "LEADS_SMTP_SERVICE_HOST",
+            "LEADS_PORT",
+        ]
+        assert "hunter2" not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "sandbox"])
+def test_a_server_warns_of_foreign_variables_in_its_log(command: str, tmp_path: Path) -> None:
+    with started(command, cwd=tmp_path, program=PROGRAM, log_format="json", debug="1") as server:
+        events = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    [event] = [event for event in events if event.get("variable")]
+    assert (event["level"], event["variable"]) == ("WARNING", "LEADS_DEBUG")
+    assert event["reason"] == "it is not a setting; see 'config show'"

@@ -11,6 +11,7 @@ from models.building import (
     BuildingToken,
     BuildingWebsite,
     building_as_dict,
+    show_building,
     website_urls,
 )
 from models.building_actions import add_building, issue_token, update_building
@@ -55,6 +56,12 @@ def register_building(fields: dict[str, str], websites: Sequence[str], now: date
     columns: dict[str, str | None] = {"name": "", **fields}
     building, token = add_building(ACTOR, columns, columns.pop("token", None), now, websites)
     return building_as_dict(building, [token], website_urls(building.id))
+
+
+def add_website(building_id: int, url: str, now: datetime) -> BuildingDict:
+    """Add a website to a building, and return the building as a dict. Raises NotFound or Invalid."""
+    update_building(ACTOR, building_id, {}, now, add_websites=[url])
+    return show_building(building_id, now)
 
 
 def reset_database(now: datetime) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 from handlers import AppContext
 from handlers.sandbox.clock import SandboxClock
-from handlers.sandbox.database import DEMO_BUILDING, register_building, reset_database
+from handlers.sandbox.database import add_website, register_building, reset_database
 from handlers.sandbox.faults import Faults
 from handlers.sandbox.mailbox import Mailbox
 from handlers.sandbox.partner import Partner
 from handlers.sandbox.recording import Recorder
 from handlers.sandbox.request_log import MAILS, PARTNER_CALLS, RequestLog
 from models.building import BuildingDict
+from models.building_actions import FIELDS, WEBSITES
 from models.errors import Invalid
 
 
@@ -44,12 +45,16 @@ class SandboxEnvironment:
 
     async def register(self, fields: dict[str, str], websites: Sequence[str]) -> BuildingDict:
         """Register a building, and return it with its token. Raises Invalid or Conflict."""
-        if unknown := fields.keys() - {*DEMO_BUILDING, "token"}:
-            raise Invalid(
-                f"a building has no {', '.join(sorted(unknown))}; "
-                f"it has token, website_urls, {', '.join(DEMO_BUILDING)}"
-            )
+        if unknown := fields.keys() - {*FIELDS, "token"}:
+            names, known = ", ".join(sorted(unknown)), ", ".join(("token", WEBSITES, *FIELDS))
+            raise Invalid(f"a building has no {names}; it has {known}")
         building = await self.context.storage.write(register_building, fields, websites, self.clock.now())
+        self.context.api.allowlist.forget()
+        return building
+
+    async def add_website(self, building_id: int, url: str) -> BuildingDict:
+        """Add a website to a building, and return the building. Raises NotFound or Invalid."""
+        building = await self.context.storage.write(add_website, building_id, url, self.clock.now())
         self.context.api.allowlist.forget()
         return building
 

@@ -14,7 +14,7 @@ from handlers.sandbox.request_log import MAILS, MAX_ENTRIES, OUTGOING, PARTNER_C
 from handlers.static import StaticFile, StaticFiles
 from models.building import list_buildings
 from models.clock import utc_text
-from models.errors import ActionError
+from models.errors import ActionError, NotFound
 from models.lead_record import list_leads, show_lead
 
 STATIC = Path(__file__).parent / "static"
@@ -37,6 +37,7 @@ def sandbox_pages(environment: SandboxEnvironment) -> list[tuple[str, type[Reque
         (r"/sandbox/mails/([0-9]{1,18})\.html", MailHtmlHandler, options),
         (r"/sandbox/api/partner_calls", OutgoingHandler, {**options, "kind": PARTNER_CALLS}),
         (r"/sandbox/api/buildings", BuildingsHandler, options),
+        (r"/sandbox/api/buildings/([0-9]{1,18})/websites", BuildingWebsitesHandler, options),
         (r"/sandbox/api/faults", FaultsHandler, options),
         (r"/sandbox/api/clock", ClockHandler, options),
         (r"/sandbox/api/reset", ResetHandler, options),
@@ -54,6 +55,7 @@ class IndexHandler(SandboxHandler):
             {
                 "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
                 "buildings": buildings,
+                "add_website": 'POST /sandbox/api/buildings/ID/websites {"url": URL}',
                 "clock": _clock_as_dict(environment),
                 "faults": environment.faults.as_dicts(),
                 "requests": "/sandbox/api/requests?after=NUMBER&wait=SECONDS&count=N, one by its number",
@@ -162,6 +164,23 @@ class BuildingsHandler(SandboxHandler):
         websites += [fields.pop("website_url")] if "website_url" in fields else []
         try:
             building = await self.environment.register(fields, websites)
+        except ActionError as error:
+            raise BadRequest(str(error)) from None
+        self.write_json(201, building)
+
+
+class BuildingWebsitesHandler(SandboxHandler):
+    """POST: add the website {"url": …} to a building, so that its pages may send leads."""
+
+    async def post(self, building_id: str) -> None:
+        fields = self.json_body()
+        url = fields.pop("url", None)
+        if not isinstance(url, str) or not url.strip() or fields:
+            raise BadRequest('a website is {"url": "https://…"}')
+        try:
+            building = await self.environment.add_website(int(building_id), url)
+        except NotFound as error:
+            raise ApiError(404, str(error)) from None
         except ActionError as error:
             raise BadRequest(str(error)) from None
         self.write_json(201, building)

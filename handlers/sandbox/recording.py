@@ -59,6 +59,8 @@ class Recorder:
 class RecordedHandler(ApiHandler):
     """API request handler that records the request and its response."""
 
+    request_headers = (*ApiHandler.request_headers, "Prefer")
+
     def __init__(self, recorder: Recorder, api: ApiContext, connection: HTTP1Connection) -> None:
         super().__init__(api, connection)
         self._recorder = recorder

@@ -55,6 +55,9 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: docto
             status = OK
         else:
             settings = load(flags_of(args), file=args.config)
+            if not args.logs:
+                for variable in settings.foreign:
+                    note(f"warning: {variable}")
             status = args.run(CommandContext(args, settings, Clock(), unix_user())) or OK
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return status
@@ -85,13 +88,14 @@ def make_parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"leads {VERSION}")
+    parser.set_defaults(logs=False)  # whether the command has a log, which its warnings go to
     nouns: Nouns = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, program in programs.items():
         text = PROGRAM_HELP[name]
         command = nouns.add_parser(name, help=text, description=text, allow_abbrev=False)
         left_out = () if name == "serve" else NOT_FOR_THROWAWAYS
         add_settings(command, *(setting for setting in setting_names() if setting not in left_out))
-        command.set_defaults(run=lambda context, program=program: program(context.settings))
+        command.set_defaults(run=lambda context, program=program: program(context.settings), logs=True)
     for noun in NOUNS:
         noun.add_commands(nouns)
     doctor.add_command(nouns, run_checks)

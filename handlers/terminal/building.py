@@ -1,11 +1,14 @@
 """The commands about buildings."""
 
 import argparse
+import shlex
+from datetime import timedelta
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, at_least_one
-from handlers.terminal.output import Columns, list_rows, note, print_result, show_record
-from models.building import BuildingDict, building_as_dict, list_buildings, show_building
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result, show_record
+from models.building import BuildingDict, building_as_dict, list_buildings, show_building, website_urls
 from models.building_actions import add_building, remove_building, update_building
+from models.unregistered_origins import UnregisteredOrigin, list_unregistered_origins
 
 # The option of each field, and its help.
 FIELDS = {
@@ -15,7 +18,8 @@ FIELDS = {
     "agent_email": ("--agent-email", "the address that mail about its leads goes to"),
     "spam_defence": (
         "--spam-defence",
-        "what to do with leads that look like spam: off, hold or mark (default: off)",
+        "off marks the mail of a lead that fills in the honeypot; mark does so for all that look like spam; "
+        "hold quarantines these (default: off)",
     ),
     "time_zone": ("--time-zone", "its time zone, like America/New_York (default: UTC)"),
 }
@@ -31,13 +35,28 @@ COLUMNS: Columns = {
 }
 
 
+RECENT = timedelta(days=7)
+ORIGIN_COLUMNS: Columns = {
+    "origin": "origin",
+    "building": lambda row: row["building_id"] or "unassigned",
+    "leads": "leads",
+    "last": moment("last_at"),
+    "in its domain": "within_domain",
+    "to register it": lambda row: row["command"] or "it can't be: the page hides its origin",
+}
+
+
 def add_commands(nouns: Nouns) -> None:
     """Add `building` and its commands to the parser."""
     noun = Noun(nouns, "building", "manage the buildings whose websites send leads")
     add = noun.command("add", _add, "register a building and issue its token", creates_database=True)
     _add_fields(add, name_required=True)
+    _add_websites(
+        add, "a website of it, whose pages may then send leads; repeat it for several, such as www and apex"
+    )
     add.add_argument("--token", help="the token that its website sends already (default: a new one)")
     noun.command("list", _list, "list registered buildings")
+    noun.command("origins", _origins, "list origins that forms came from and that no building has")
     for name, run, help in (
         ("show", _show, "show a building"),
         ("update", _update, "change fields of a building; an empty text clears one"),
@@ -47,21 +66,21 @@ def add_commands(nouns: Nouns) -> None:
         command.add_argument("id", type=at_least_one, metavar="ID")
         if run is _update:
             _add_fields(command, name_required=False)
-            for option, help in (("--add-website", "one website more"), ("--remove-website", "one less")):
-                command.add_argument(option, action="append", default=[], metavar="URL", help=help)
+            _add_websites(
+                command, "make this its website in place of those it has; repeatable; '' removes all"
+            )
+            _add_websites(command, "add a website; repeatable", "--add-website")
+            _add_websites(command, "remove a website, by its URL or origin; repeatable", "--remove-website")
 
 
 def _add_fields(parser: argparse.ArgumentParser, name_required: bool) -> None:
     for field, (option, help) in FIELDS.items():
         needed = name_required and field == "name"
         parser.add_argument(option, dest=field, metavar=option[2:].upper(), help=help, required=needed)
-    parser.add_argument(
-        "--website",
-        action="append",
-        metavar="URL",
-        help="the URL of its website; browsers on that site may then send leads. Repeat it for several: www "
-        "and apex, a staging site",
-    )
+
+
+def _add_websites(parser: argparse.ArgumentParser, help: str, option: str = "--website") -> None:
+    parser.add_argument(option, action="append", metavar="URL", help=help)
 
 
 def _given(args: argparse.Namespace) -> dict[str, str | None]:
@@ -90,12 +109,28 @@ def _warn_of_missing_fields(building: BuildingDict) -> None:
     if not building["agent_email"]:
         note(f"note: without an agent e-mail nobody is told of its leads; {change} --agent-email …' sets it")
     if not building["website_urls"]:
-        note(f"note: without a website browsers can't send its leads; {change} --add-website https://…'")
+        note(f"note: without a website scripts can't send leads; {change} --add-website https://…' adds one")
 
 
 def _list(context: DatabaseContext) -> None:
     rows = context.storage.read(list_buildings, context.clock.now())
     list_rows(rows, COLUMNS, context.args.json, "There are no buildings yet; 'building add' registers one.")
+
+
+def _origins(context: DatabaseContext) -> None:
+    rows = context.storage.read(list_unregistered_origins, context.clock.now() - RECENT)
+    list_rows(
+        ({**row, "command": _command_to_register(row)} for row in rows),
+        ORIGIN_COLUMNS,
+        context.args.json,
+        f"In the last {RECENT.days} days no form came from an unregistered origin.",
+    )
+
+
+def _command_to_register(row: UnregisteredOrigin) -> str | None:
+    if not row["can_be_registered"]:
+        return None
+    return f"building update {row['building_id'] or 'ID'} --add-website {shlex.quote(row['origin'])}"
 
 
 def _show(context: DatabaseContext) -> None:
@@ -107,10 +142,13 @@ def _update(context: DatabaseContext) -> None:
     args, now = context.args, context.clock.now()
     fields = _given(args)
     if not fields and args.website is None and not args.add_website and not args.remove_website:
-        options = [option for option, _ in FIELDS.values()]
-        args.refuse_usage(
-            f"say what to change: {', '.join([*options, '--website', '--add-website', '--remove-website'])}"
-        )
+        options = [
+            *(option for option, _ in FIELDS.values()),
+            "--website",
+            "--add-website",
+            "--remove-website",
+        ]
+        args.refuse_usage(f"say what to change: {', '.join(options)}")
     context.storage.write(
         update_building,
         context.actor,
@@ -118,8 +156,8 @@ def _update(context: DatabaseContext) -> None:
         fields,
         now,
         args.website,
-        add_websites=args.add_website,
-        remove_websites=args.remove_website,
+        add_websites=args.add_website or (),
+        remove_websites=args.remove_website or (),
     )
     building = context.storage.read(show_building, args.id, now)
     print_result(building, args.json, f"Building {args.id} was changed: {building['name']}")
@@ -129,8 +167,8 @@ def _update(context: DatabaseContext) -> None:
 def _remove(context: DatabaseContext) -> None:
     removed = context.storage.write(remove_building, context.actor, context.args.id, context.clock.now())
     print_result(
-        building_as_dict(removed),
+        building_as_dict(removed, (), context.storage.read(website_urls, removed.id)),
         context.args.json,
         f"Building {removed.id} was removed: {removed.name}",
-        "Its tokens and website work no more; its leads stay.",
+        "Its tokens and websites work no more; its leads stay.",
     )

@@ -6,6 +6,7 @@ from models.errors import ActionError
 HINTS = {
     "no_database": "give --data-dir",
     "unknown_building": "see 'building list'",
+    "unknown_website": "see 'building show {building}'",
     "unknown_token": "see 'token list'",
     "unknown_customer": "see 'customer list'",
     "unknown_lead": "see 'lead list'",

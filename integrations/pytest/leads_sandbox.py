@@ -174,9 +174,16 @@ class Sandbox:
                 raise AssertionError(f"after {seconds} s the delivery is {found}")
             time.sleep(0.02)
 
-    def register(self, **building: str) -> Json:
-        """Register another building, with name, website_url, token, agent_email, time_zone etc."""
+    def register(self, **building: str | list[str]) -> Json:
+        """Register another building, with name, website_urls, token, agent_email, time_zone etc.
+
+        website_urls: a list. website_url: one URL. The other values are strings.
+        """
         return self.call("POST", "buildings", {"name": "Another building", **building})
+
+    def add_website(self, url: str, building: int = 1) -> Json:
+        """Add a website to a building, so that its pages may send leads. building: an id; 1 is the demo's."""
+        return self.call("POST", f"buildings/{building}/websites", {"url": url})
 
     def reset(self) -> None:
         """Restore the first state: the demo building alone, the machine's time, no leads and no faults."""

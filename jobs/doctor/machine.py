@@ -13,6 +13,7 @@ from jobs.doctor.database import (
     in_use_since,
     newest_lead_at,
 )
+from jobs.doctor.origins import check_origins
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     CLOCK,
@@ -24,6 +25,7 @@ from models.check_result import (
     PROBLEM,
     SCHEMA,
     UNNOTIFIED,
+    UNREGISTERED_ORIGINS,
     WARNING,
     CheckResult,
     reporting_failure,
@@ -58,7 +60,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     if readable:
         results += _check_content(path, settings, clock)
     else:
-        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED):
+        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED, UNREGISTERED_ORIGINS):
             if has_problem:
                 unknown = "not known, as the database has a problem"
                 results.append(CheckResult(check_id, WARNING, unknown, "see 'database'"))
@@ -88,6 +90,8 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         results += ask_at_rest_or_in_use(path, lambda database: check_outbox(database, configured, now))
     with reporting_failure(UNNOTIFIED, results):
         results += ask_at_rest_or_in_use(path, lambda database: check_unnotified(database, now))
+    with reporting_failure(UNREGISTERED_ORIGINS, results):
+        results.append(ask_at_rest_or_in_use(path, lambda database: check_origins(database, now)))
     return results
 
 

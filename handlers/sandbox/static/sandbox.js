@@ -102,7 +102,7 @@ async function showFacts() {
     make("dt", {}, "POST leads to"), make("dd", {}, make("code", {}, index.leads_url)),
     ...index.buildings.flatMap((building) => [
       make("dt", {}, building.name), make("dd", {}, "token ", make("code", {}, building.tokens.join(" ")),
-        building.website_url ? ` from pages at ${building.website_url}` : "")]));
+        building.website_urls.length ? ` from pages at ${building.website_urls.join(", ")}` : "")]));
   showClock(index.clock);
   showFaults(index.faults);
 }

@@ -1,0 +1,47 @@
+"""Check of the origins that forms were sent from although no building has them."""
+
+from datetime import datetime, timedelta
+
+from jobs.doctor.units import duration_text
+from models.check_result import OK, UNREGISTERED_ORIGINS, WARNING, CheckResult
+from models.clock import utc_text
+from models.storage.sqlite.inspect import ReadOnlyDatabase
+from models.unregistered_origins import DailyCount, merge_days
+
+RECENT = timedelta(days=7)
+NAMED = 3  # so many origins are named; the command lists all
+FIRST_SCHEMA = 6  # with unregistered origins, and with several websites of a building
+
+_COUNTS = """
+SELECT substr(lead.created_at, 1, 10) AS day, unregistered_origin AS origin, building_id,
+    count(*) AS leads, max(lead.created_at) AS last_at
+FROM lead LEFT JOIN building ON building.id = building_id
+WHERE unregistered_origin IS NOT NULL AND lead.created_at >= ? AND removed_at IS NULL
+GROUP BY 1, 2, 3 ORDER BY 1, 4 DESC, 2
+"""
+_WEBSITES = """
+SELECT building_id, url FROM building_website JOIN building ON building.id = building_id
+WHERE removed_at IS NULL
+"""
+
+
+def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
+    """Check for forms that were sent lately from origins that no building has."""
+    if not database.has_known_schema or (database.schema or 0) < FIRST_SCHEMA:
+        return CheckResult(UNREGISTERED_ORIGINS, OK, "there are no leads yet that name one")
+    websites: dict[int, list[str]] = {}
+    for row in database.rows(_WEBSITES):
+        websites.setdefault(row["building_id"], []).append(row["url"])
+    counts = (DailyCount(**row) for row in database.rows(_COUNTS, utc_text(now - RECENT)))
+    found = [each for each in merge_days(counts, websites) if each["can_be_registered"]]
+    names = list(dict.fromkeys(each["origin"] for each in found))
+    recently = f"in the last {duration_text(RECENT)}"
+    if not names:
+        return CheckResult(UNREGISTERED_ORIGINS, OK, f"no form came from an unregistered one {recently}")
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return CheckResult(
+        UNREGISTERED_ORIGINS,
+        WARNING,
+        f"{recently} forms came from {', '.join(names[:NAMED])}{more}, which no building has",
+        "see 'building origins', and register those that are yours: scripts on them can't send leads",
+    )
