@@ -70,6 +70,7 @@ class ApiHandler(HTTPMessageDelegate):
         """Decide by the headers whether the request is admitted."""
         assert isinstance(start_line, RequestStartLine)
         self.method, self.headers = start_line.method, dict(headers)  # a dict is read ten times as fast
+        self.query = start_line.path.partition("?")[2]
         self._connection.set_max_body_size(sys.maxsize)  # Admission checks it; Tornado sends a bare 400
         self.admission = Admission(
             self.api, self._connection, start_line, self.headers, self.response_headers

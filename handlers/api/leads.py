@@ -31,7 +31,7 @@ class LeadsHandler(ApiHandler):
     _return_to: object = None  # the page that a form without JavaScript asks to be redirected to
 
     def post(self) -> None:
-        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
+        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body), self.query)
         self._return_to = document.get("return_to")
         submission = read_submission(document, self.metadata(document))
         try:

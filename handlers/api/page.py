@@ -6,7 +6,7 @@ from typing import Any
 
 from tornado.template import Loader
 
-from handlers.api.body import FORM_TYPES
+from handlers.api.form import FORM_TYPES
 from models.origin import origin_of
 
 # The page has no script, and loads nothing.

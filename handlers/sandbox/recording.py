@@ -156,7 +156,7 @@ class RecordedLeadsHandler(RecordedHandler, LeadsHandler):
     def _dry_run(self) -> None:
         self._recorded.fault = DRY_RUN
         self.response_headers["Preference-Applied"] = DRY_RUN
-        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
+        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body), self.query)
         submission = read_submission(document, self.metadata(document))
         reading = asyncio.ensure_future(self._recorder.storage.read(preview_lead, submission))
         reading.add_done_callback(lambda done: self.run(self._write_preview, done))
