@@ -390,3 +390,37 @@ async def test_C5_only_building_keys_are_read_from_the_query(harness: ServerHarn
 async def test_C16_token_in_the_query_has_the_same_limit(harness: ServerHarness) -> None:
     response = await harness.post({"tour_request": EMAIL}, f"{LEADS}?token={'x' * 1_001}")
     assert error_of(response) == "token is too long (maximum is 1000 characters)"
+
+
+# Content-Encoding.
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", " ", "identity, identity"])
+async def test_C5_identity_is_no_coding(harness: ServerHarness, coding: str) -> None:
+    body = json.dumps({"tour_request": EMAIL}).encode()
+    head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Encoding: {coding}\r\n"
+    answer = await harness.raw(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "br", "zstd", "identity, gzip", "utf-8"])
+async def test_C5_coded_body_is_415(harness: ServerHarness, coding: str) -> None:
+    response = await harness.request(
+        "POST", LEADS, b"\x1f\x8b" * 9_000, Content_Encoding=coding, Origin="https://maple.test"
+    )
+    assert (response.code, error_of(response)) == (
+        415,
+        "the body must not be compressed: send it without a Content-Encoding header",
+    )
+    assert response.headers["Access-Control-Allow-Origin"] == "https://maple.test"
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+async def test_C5_connection_stays_usable_after_415(harness: ServerHarness) -> None:
+    body = json.dumps({"tour_request": EMAIL})
+    head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    answers = await harness.raw(
+        f"{head}Content-Encoding: gzip\r\n\r\n{body}{head}Connection: close\r\n\r\n{body}".encode()
+    )
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert answers.startswith(b"HTTP/1.1 415 ") and b"HTTP/1.1 201 " in answers
