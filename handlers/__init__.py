@@ -1,5 +1,6 @@
 """The routes of the HTTP server."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +28,8 @@ from handlers.thank_you import ThankYouHandler
 from models.storage import Storage
 
 API = "/api"
+SLASHES = re.compile("//+")
+ABSOLUTE_FORM = re.compile("https?://(?P<authority>[^/?#]*)(?P<rest>.*)", re.IGNORECASE)
 
 Page = tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]
 MakeApiHandler = Callable[[ApiContext, HTTP1Connection], ApiHandler]
@@ -80,7 +83,7 @@ class Router(HTTPServerConnectionDelegate):
     ) -> None:
         """leads: makes the handler of the two paths of leads; unknown: of any other path under /api."""
         self._api = api
-        self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)  # without a trailing slash
+        self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)
         self._unknown = unknown
         self._pages = tornado.web.Application(
             list(pages),
@@ -94,9 +97,13 @@ class Router(HTTPServerConnectionDelegate):
         """Return a delegate that chooses the handler once it knows the path; Tornado calls this."""
 
         def route(path: str) -> HTTPMessageDelegate:
-            if path != API and not path.startswith(API + "/"):
-                return self._pages.start_request(server_conn, request_conn)
-            make = self._api_handlers.get(path.removesuffix("/"), self._unknown)
+            make = self._api_handlers.get(path)
+            if make is None:
+                path = SLASHES.sub("/", path)
+                if path != API and not path.startswith(API + "/"):
+                    return self._pages.start_request(server_conn, request_conn)
+                path = path.removesuffix("/").removesuffix(".json")
+                make = self._api_handlers.get(path, self._unknown)
             return make(self._api, cast(HTTP1Connection, request_conn))
 
         return _RoutedRequest(route)
@@ -112,6 +119,8 @@ class _RoutedRequest(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        if (match := ABSOLUTE_FORM.fullmatch(start_line.path)) is not None:
+            start_line = _in_origin_form(start_line, headers, match["authority"], match["rest"])
         self._handler = self._route(start_line.path.partition("?")[0])
         return self._handler.headers_received(start_line, headers)
 
@@ -123,3 +132,14 @@ class _RoutedRequest(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         self._handler.on_connection_close()
+
+
+def _in_origin_form(
+    start_line: RequestStartLine, headers: HTTPHeaders, authority: str, rest: str
+) -> RequestStartLine:
+    # RFC 9112, 3.2.2: the authority counts, and Host is ignored. A request with several stays malformed, and
+    # so does one of HTTP/1.1 without any.
+    hosts = headers.get_list("Host")
+    if len(hosts) == 1 or (not hosts and start_line.version == "HTTP/1.0"):
+        headers["Host"] = authority
+    return start_line._replace(path=rest if rest.startswith("/") else f"/{rest}")

@@ -19,6 +19,8 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
+from handlers.chunked_body import ChunkedConnection
+
 log = logging.getLogger("leads.http")
 
 MAX_CONNECTIONS = 10_000
@@ -87,8 +89,11 @@ class LimitedHTTPServer(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return the delegate of a connection's next request; Tornado calls this before it reads on."""
-        delegate = super().start_request(server_conn, request_conn)
-        return _IncomingRequest(delegate, cast(HTTP1Connection, request_conn).stream, self)
+        # Tornado makes the connection itself, and can't be given another class for it.
+        connection = cast(HTTP1Connection, request_conn)
+        connection.__class__ = ChunkedConnection
+        delegate = super().start_request(server_conn, connection)
+        return _IncomingRequest(delegate, connection.stream, self)
 
     def start_timeout(self, stream: IOStream) -> None:
         """Start the client's timeout anew, for headers, body or answer."""

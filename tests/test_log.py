@@ -50,6 +50,12 @@ async def test_log_has_no_renter_data_and_no_token(written: io.StringIO, harness
     await harness.request("jane", LEADS)
     await harness.raw(b"POST jane HTTP/9.9\r\njane: renter.test\r\n\r\n")
     await harness.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: jane\r\n\r\n")
+    for body in (json.dumps({"tour_request": jane}), "{", "x" * 70_000):
+        await harness.request("POST", LEADS + "?token=maple&address_line_one=Hello", body)
+    await harness.request("POST", "//api/jane.json?token=maple")
+    await harness.request("GET", "/livez?token=maple")
+    await harness.raw(b"POST http://renter.test/api/jane?token=maple HTTP/1.1\r\n\r\n")
+    await harness.raw(b"GET /livez?" + b"token=maple&" * 2_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     await harness.settled()
     text = written.getvalue()
     assert text
@@ -64,7 +70,7 @@ async def test_unexpected_error_is_logged_with_place_but_no_message(
         raise ValueError("jane@renter.test")
 
     monkeypatch.setattr("handlers.api.leads.decode_body", fail)
-    response = await harness.post({})
+    response = await harness.post({}, LEADS + "?token=jane")
     line = next(line for line in written.getvalue().splitlines() if "ValueError" in line)
     assert response.headers["X-Request-Id"] in line
     assert "test_log.py" in line

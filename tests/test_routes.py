@@ -21,6 +21,85 @@ async def test_C1_both_paths_take_leads_with_trailing_slash_or_without(
     assert (await harness.stored(1))["building_id"] == 1
 
 
+SPELLINGS = [
+    "{}//",
+    "{}///",
+    "/{}",
+    "//api//v1/website_leads",
+    "/api/v1//website_leads",
+    "///api///v1///tour_requests///",
+    "{}.json",
+    "{}.json/",
+    "/{}.json//",
+    "{}?a=b",
+    "{}/?a=b",
+    "{}.json?",
+    "http://leads.test{}",
+    "HTTP://leads.test:8080{}/",
+    "https://leads.test/{}.json?a=/",
+    "http://[2001:db8::1]:80{}",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_C1_path_is_found_in_any_usual_spelling(harness: ServerHarness, spelling: str) -> None:
+    answer = await post(harness, spelling.format(LEADS))
+    assert answer.startswith(b"HTTP/1.1 201 ") and answer.endswith(b'{"id": 1}'), answer
+    assert (await harness.stored(1))["building_id"] == 1
+
+
+async def post(harness: ServerHarness, target: str, host: str = "Host: x\r\n", version: str = "1.1") -> bytes:
+    """POST EXACT_LEAD to a request target that is sent as it is."""
+    body = json.dumps(EXACT_LEAD).encode()
+    head = f"POST {target} HTTP/{version}\r\n{host}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    return await harness.raw(head.encode() + body)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("authority", ["leads.test", "leads.test:8080", "[::1]:80"])
+async def test_C1_authority_of_an_absolute_form_replaces_the_host(
+    harness: ServerHarness, authority: str, version: str
+) -> None:
+    answer = await post(harness, f"http://{authority}{LEADS}", "Host: elsewhere.test\r\n", version)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert (await harness.stored(1))["request_host"] == authority
+
+
+async def test_C1_absolute_form_of_http_1_0_needs_no_host(harness: ServerHarness) -> None:
+    assert (await post(harness, f"http://leads.test{LEADS}", "", "1.0")).startswith(b"HTTP/1.1 201 ")
+    assert (await harness.stored(1))["request_host"] == "leads.test"
+
+
+@pytest.mark.parametrize(
+    ("authority", "host"),
+    [
+        ("", "Host: x\r\n"),
+        ("jane@leads.test", "Host: x\r\n"),
+        ("a,b", "Host: x\r\n"),
+        ("leads.test", ""),
+        ("leads.test", "Host: x\r\nHost: y\r\n"),
+    ],
+)
+async def test_C1_malformed_authority_or_host_is_400(
+    harness: ServerHarness, authority: str, host: str
+) -> None:
+    answer = await post(harness, f"http://{authority}{LEADS}", host)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b'{"error": "malformed Host"}' in answer
+
+
+async def test_C25_absolute_form_names_the_origin_that_the_request_was_addressed_to(
+    harness: ServerHarness,
+) -> None:
+    host = "Host: elsewhere.test\r\nOrigin: http://leads.test\r\n"
+    answer = await post(harness, f"http://leads.test{LEADS}", host)
+    assert b"Access-Control-Allow-Origin: http://leads.test\r\n" in answer
+
+
+async def test_absolute_form_of_a_page_is_the_page(harness: ServerHarness) -> None:
+    request = "GET http://leads.test/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert (await harness.raw(request.encode())).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
 async def test_C2_other_method_is_405_with_allow(harness: ServerHarness, method: str) -> None:
     response = await harness.request(method, LEADS)
@@ -32,7 +111,18 @@ async def test_C2_other_method_is_405_with_allow(harness: ServerHarness, method:
 
 @pytest.mark.parametrize(
     "path",
-    ["/api", "/api/", "/api/v1/leads", LEADS + "/1", "/api/v2/website_leads", "/api/v1/website_leads.json"],
+    [
+        "/api",
+        "/api/",
+        "//api",
+        "/api/v1/leads",
+        "//api//v1/leads/",
+        LEADS + "/1",
+        LEADS + ".xml",
+        LEADS + ".json.json",
+        LEADS + "/.json",
+        "/api/v2/website_leads",
+    ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_C2_unknown_path_is_404_in_json(harness: ServerHarness, path: str, method: str) -> None:
@@ -40,6 +130,7 @@ async def test_C2_unknown_path_is_404_in_json(harness: ServerHarness, path: str,
     assert response.code == 404
     assert response.headers["Content-Type"] == "application/json"
     assert list(json.loads(response.body)) == ["error"]
+    assert response.headers["RateLimit-Limit"] == "100000"
 
 
 async def test_C2_no_api_route_returns_a_stored_lead(harness: ServerHarness) -> None:

@@ -121,7 +121,7 @@ class Admission:
     def check_request(self, methods: tuple[str, ...]) -> None:
         """Check framing, size, Host, path and method. methods: those of the path; () if it is unknown.
 
-        Raises 400, 404, 405 or 413.
+        Raises 400, 404, 405, 413 or 415.
         """
         self._check_framing()
         host = self._headers.get("Host", "localhost" if self._start_line.version == "HTTP/1.0" else "")
@@ -136,6 +136,7 @@ class Admission:
             allow = ", ".join(allowed)
             message = f"{method} is not allowed here; allowed: {allow}"
             raise ApiError(405, message, quotes_client=True, Allow=allow)
+        self._check_coding()
 
     def _check_framing(self) -> None:
         headers = self._headers
@@ -149,6 +150,12 @@ class Admission:
         self.is_drainable = size <= MAX_DRAINED_BYTES
         if size > MAX_BODY_BYTES:
             raise TooLarge(MAX_BODY_BYTES)
+
+    def _check_coding(self) -> None:
+        codings = self._headers.get("Content-Encoding", "").lower().split(",")
+        if any(coding.strip() not in ("", "identity") for coding in codings):
+            message = "the body must not be compressed: send it without a Content-Encoding header"
+            raise ApiError(415, message, Accept_Encoding="identity")
 
     def _take(self, tokens: int) -> RateLimitResult:
         result = self._api.limiter.take(self.source, self._api.clock.monotonic_ns(), tokens)

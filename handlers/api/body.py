@@ -5,25 +5,34 @@ import re
 from typing import Any
 
 import orjson
-from tornado.httputil import HTTPFile, HTTPInputError, parse_body_arguments
 
+from handlers.api.form import FORM_TYPES, URLENCODED, decode_form
+from handlers.api.validation import clean_text
 from handlers.errors import BadRequest
 
-FORM_TYPES = URLENCODED, _ = ("application/x-www-form-urlencoded", "multipart/form-data")
-NAME = re.compile(r"(?P<outer>[^\[\]]+)(?:\[(?P<inner>[^\[\]]*)\](?P<deeper>.*))?", re.DOTALL)
+BUILDING_KEYS = ("token", "unified_address_id", "address_line_one")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+CONTROLS_AS_SPACES = bytes(max(byte, 0x20) for byte in range(0x100))
 
-def decode_body(content_type: str, body: bytes) -> dict[str, Any]:
+
+def decode_body(content_type: str, body: bytes, query: str = "") -> dict[str, Any]:
     """Return the body as a dict. It is a form if it is declared as one, else JSON (C5).
 
-    A root that is not an object becomes {}. Raises BadRequest if the body can't be decoded (C7).
+    query: of the request's URL. The building's keys are read from it if the body has none of them. A root
+    that is not an object becomes {}. Raises BadRequest if the body can't be decoded (C7).
     """
-    media_type, _, parameters = content_type.partition(";")
-    media_type = media_type.strip().lower()
-    if media_type in FORM_TYPES:
-        return _decode_form(f"{media_type};{parameters}", body)
-    return _decode_json(body)
+    is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
+    document = decode_form(content_type, body) if is_form else _decode_json(body)
+    if query and all(_is_blank(document.get(key)) for key in BUILDING_KEYS):
+        sent = decode_form(URLENCODED, query.encode("latin-1"))
+        document.update((key, sent[key]) for key in BUILDING_KEYS if key in sent)
+    return document
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and clean_text(value) is None)
 
 
 def _decode_json(body: bytes) -> dict[str, Any]:
@@ -33,13 +42,29 @@ def _decode_json(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
         if isinstance(document, dict) and _has_float(document):
-            # A number is taken as its text (C8), and the text of the float 1.10 would be 1.1.
-            document = json.loads(body, parse_float=str, parse_int=str)
+            document = _parse_numbers_as_text(body)
+    except orjson.JSONDecodeError:
+        document = _parse_raw_controls(body)
+    return document if isinstance(document, dict) else {}
+
+
+def _parse_raw_controls(body: bytes) -> Any:
+    """Return JSON whose strings may hold raw control characters (C7). Raises BadRequest."""
+    try:
+        # Each control character becomes one other, so any other error has the place that it has in the body.
+        orjson.loads(STRING.sub(lambda string: string[0].translate(CONTROLS_AS_SPACES), body))
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"malformed JSON at {_place(body, error)}") from None
+        raise BadRequest(f"malformed JSON at {_place(body, error.pos)}") from None
+    return _parse_numbers_as_text(body)
+
+
+def _parse_numbers_as_text(body: bytes) -> Any:
+    # A number is taken as its text (C8), and the text of the float 1.10 would be 1.1. Python's parser takes
+    # more than JSON, so orjson goes first.
+    try:
+        return json.loads(body.decode(), strict=False, parse_float=str, parse_int=str)
     except RecursionError:
         raise BadRequest("malformed JSON: it is nested too deeply") from None
-    return document if isinstance(document, dict) else {}
 
 
 def _has_float(document: dict[str, Any]) -> bool:
@@ -48,45 +73,12 @@ def _has_float(document: dict[str, Any]) -> bool:
     return any(isinstance(value, float) for value in values)
 
 
-def _place(body: bytes, error: orjson.JSONDecodeError) -> str:
+def _place(body: bytes, position: int) -> str:
+    """Return the place of an error for the client. position: in characters."""
     try:
-        body.decode()
+        before = body.decode()[:position]
     except UnicodeDecodeError as not_utf8:
         line = body.count(b"\n", 0, not_utf8.start) + 1
         return f"byte {not_utf8.start + 1}, in line {line}: it is not UTF-8 there"
-    return f"line {error.lineno}, column {error.colno}"
-
-
-def _decode_form(content_type: str, body: bytes) -> dict[str, Any]:
-    arguments: dict[str, list[bytes]] = {}
-    files: dict[str, list[HTTPFile]] = {}
-    try:
-        parse_body_arguments(content_type, body, arguments, files)
-    except HTTPInputError:
-        raise BadRequest(f"malformed {content_type.partition(';')[0]} body") from None
-    document: dict[str, Any] = {}
-    for name in files:
-        _put(document, name, [])  # a file is not a string (C8)
-    for name, values in arguments.items():
-        try:
-            _put(document, name, values[-1].decode())
-        except UnicodeDecodeError as error:
-            raise BadRequest(f"malformed form: a value is not UTF-8 at its byte {error.start + 1}") from None
-    return document
-
-
-def _put(document: dict[str, Any], name: str, value: Any) -> None:
-    # tour_request[slot]=… becomes {"tour_request": {"slot": …}}. Deeper nesting and lists become a list,
-    # which is not a string (C8).
-    match = NAME.fullmatch(name)
-    if match is None:
-        return
-    outer, inner = match["outer"], match["inner"]
-    if inner is None:
-        document[outer] = value
-    elif not inner:
-        document[outer] = [value]
-    else:
-        if not isinstance(document.get(outer), dict):
-            document[outer] = {}
-        document[outer][inner] = [value] if match["deeper"] else value
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    return f"line {line}, column {column}"

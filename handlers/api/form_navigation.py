@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from handlers.api.body import FORM_TYPES
+from handlers.api.form import FORM_TYPES
 
 FRAMES = ("iframe", "frame", "embed", "object", "fencedframe")
 

@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, ParamSpec, cast
 
@@ -45,7 +45,7 @@ class ApiHandler(HTTPMessageDelegate):
 
     route = "(unknown)"  # for the log, which holds no path that a client made up
     methods: tuple[str, ...] = ()
-    request_headers = ("Content-Type", "Accept", "Idempotency-Key")  # that a page may send
+    request_headers: Sequence[str] = ("Content-Type", "Accept", "Idempotency-Key")  # that a page may send
 
     def __init__(self, api: ApiContext, connection: HTTP1Connection) -> None:
         self.api = api
@@ -74,6 +74,7 @@ class ApiHandler(HTTPMessageDelegate):
         """Decide by the headers whether the request is admitted."""
         assert isinstance(start_line, RequestStartLine)
         self.method, self.headers = start_line.method, dict(headers)  # a dict is read ten times as fast
+        self.query = start_line.path.partition("?")[2]
         self._connection.set_max_body_size(sys.maxsize)  # Admission checks it; Tornado sends a bare 400
         self.admission = Admission(
             self.api, self._connection, start_line, self.headers, self.response_headers

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from handlers.api.body import URLENCODED, decode_body
+from handlers.api.body import decode_body
+from handlers.api.form import URLENCODED
 from handlers.api.form_navigation import is_browser, media_type
 from handlers.api.handler import ApiHandler
 from handlers.api.page import page_policy, refusal_page
@@ -40,7 +41,7 @@ class LeadsHandler(ApiHandler):
     _return_to: object = None  # the page that a form without JavaScript asks to be redirected to
 
     def post(self) -> None:
-        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body))
+        document = decode_body(self.headers.get("Content-Type", ""), bytes(self.body), self.query)
         self._return_to = document.get("return_to")
         self._submission = read_submission(document, self.metadata(document))
         if DRY_RUN in parse_preferences(self.headers.get("Prefer", "")):

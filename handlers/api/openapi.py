@@ -24,7 +24,7 @@ _ANSWERS = {
     400: "The body can't be used; the message says why. Nothing was stored.",
     403: "The page's origin is not a registered website of any building. Nothing was stored.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
-    415: "The body has a Content-Encoding. Send it without one.",
+    415: "The body is compressed. Send it without a Content-Encoding header.",
     422: "This Idempotency-Key was used with another body before.",
     429: "Too many requests from this address. Wait for the seconds in Retry-After.",
     500: "The server failed. Its log has the details under the request's id.",

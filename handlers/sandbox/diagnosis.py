@@ -20,7 +20,7 @@ def diagnose(request: RecordedRequest, facts: Facts) -> list[dict[str, str]]:
     content_type = request.header("Content-Type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
     try:
-        document = decode_body(content_type, bytes(request.body))
+        document = decode_body(content_type, bytes(request.body), request.path.partition("?")[2])
     except BadRequest:
         document = {}
     tour = document.get("tour_request")

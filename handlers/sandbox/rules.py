@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from handlers.api.body import FORM_TYPES
+from handlers.api.form import FORM_TYPES
 from handlers.api.preferences import DRY_RUN
 from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import RecordedRequest
