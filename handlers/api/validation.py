@@ -3,48 +3,50 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl
 
 from cerberus import Validator, errors
 
+from handlers.api.utm_data import CONTROL, parse_utm_data
 from handlers.errors import BadRequest
 from models.building_match import BuildingKeys
 from models.customer import Renter, phone_key
-from models.email_address import comparison_key
+from models.email_address import clean_address, comparison_key, restore_plus
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
+from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 
 MISSING = "param is missing or the value is empty: tour_request"
 UNUSABLE_EMAIL = "Unable to create tour request"
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # line breaks and tabs may stay
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
-# datetime.fromisoformat alone takes any one character between date and time, and a space before the offset.
-ISO_8601 = re.compile(r"[\dW-]+(?:[T ][\d:.,]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
 
 
-def _text(description: str, maximum: int = 1_000, **rules: Any) -> dict[str, Any]:
-    # Cerberus ignores `meta`. The OpenAPI document and the reference are made of it.
-    return {"type": "string", "maxlength": maximum, "meta": {"description": description}, **rules}
+def _text(description: str, maximum: int = 1_000, values: Sequence[str] = (), **rules: Any) -> dict[str, Any]:
+    # Cerberus ignores `meta`. The OpenAPI document and the reference are made of it. values: those to send,
+    # although any other is no error.
+    meta = {"description": description, **({"enum": values} if values else {})}
+    return {"type": "string", "maxlength": maximum, "meta": meta, **rules}
 
 
 TOUR_REQUEST = {
     "requestor_name": _text("The renter's name."),
     "requestor_email": _text("The renter's e-mail address, which the agent's reply goes to.", required=True),
     "requestor_phone": _text("The renter's phone number."),
-    "message": _text("The renter's message.", 10_000),
-    "slot": _text("Time of the tour, in ISO 8601. Without an offset it is in the building's time zone."),
+    "message": _text("The renter's message. A line break counts as one character.", 10_000),
+    "slot": _text(
+        "Time of the tour in ISO 8601, or its day alone. Without an offset it is in the building's time zone."
+    ),
     "unit_preference": _text("The unit, or the kind of unit, that the renter wants."),
-    "utm_data": _text("The page's query string, which is stored as an object."),
+    "utm_data": _text("The page's query string, or its whole URL. The query is stored as an object.", 10_000),
     "listing_source": _text("The listing site that the renter came from.", allowed=LISTING_SOURCES),
     "listing_source_original_id": _text("The listing's id on that site."),
     "request_host": _text("The website's host. By default the Host header."),
-    "sms_consent": _text('Consent to text messages: only the string "true".'),
+    "sms_consent": _text('Consent to text messages: only the string "true".', values=("true", "false")),
     "sms_consent_version": _text("The version of the consent text that the form showed."),
 }
 # Fields about how a form was filled in. They are not in the schema: no value of them is an error.
@@ -71,6 +73,8 @@ class RequestMetadata:
     host: str | None
     keyed_request: KeyedRequest | None = None
     source: str | None = None
+    # An urlencoded body without Origin and fetch metadata: a space may be a + that a program didn't encode.
+    is_program_form: bool = False
 
 
 class FirstError(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
@@ -188,7 +192,9 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
     if (message := _validator.error(sent)) is not None:
         raise BadRequest(message, quotes_client=message.startswith("'"))
     tour = sent["tour_request"]
-    slot, utm = tour.get("slot"), tour.get("utm_data")
+    utm = tour.get("utm_data")
+    slot = _read_slot(tour.get("slot"))
+    renter = _read_renter(tour, metadata)
     request_host = tour.get("request_host") or metadata.host
     # The value as sent, not the cleaned one: neither true nor " true" is consent (C14).
     consents = isinstance(inner, dict) and inner.get("sms_consent") == "true"
@@ -200,12 +206,13 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
             unified_address_id=_stripped(sent.get("unified_address_id")),
             address_line_one=_stripped(sent.get("address_line_one")),
         ),
-        slot=_read_slot(slot) if slot else None,
-        sent_slot=slot,
-        renter=_read_renter(tour),
+        slot=slot,
+        sent_slot=tour.get("slot") if slot else None,
+        renter=renter,
+        sent_email=tour["requestor_email"] if renter.email != tour["requestor_email"] else None,
         message=tour.get("message"),
         unit_preference=tour.get("unit_preference"),
-        utm_data=_read_utm(utm) if utm else None,
+        utm_data=parse_utm_data(utm) if utm else None,
         sent_utm_data=utm,
         listing_source=tour.get("listing_source"),
         listing_source_original_id=tour.get("listing_source_original_id"),
@@ -245,10 +252,13 @@ def _clean(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 def clean_text(text: str, keep_lines: bool = False) -> str | None:
     """Return the text without control characters (C16); None if only white space is left.
 
-    keep_lines: keep line breaks and tabs.
+    keep_lines: keep tabs and line breaks, each as one line feed.
     """
     if not text.isprintable():  # a quick test, as the regular expression is slow
-        text = (CONTROL_IN_MESSAGE if keep_lines else CONTROL).sub("", text)
+        if keep_lines:
+            text = CONTROL_IN_MESSAGE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+        else:
+            text = CONTROL.sub("", text)
     return text if text and not text.isspace() else None
 
 
@@ -256,8 +266,10 @@ def _stripped(text: str | None) -> str | None:
     return text and text.strip()
 
 
-def _read_renter(tour: dict[str, Any]) -> Renter:
-    email, phone = tour["requestor_email"], tour.get("requestor_phone")
+def _read_renter(tour: dict[str, Any], metadata: RequestMetadata) -> Renter:
+    email, phone = clean_address(tour["requestor_email"]), tour.get("requestor_phone")
+    if metadata.is_program_form:
+        email = restore_plus(email)
     try:
         key = comparison_key(email)
     except ValueError:
@@ -271,17 +283,11 @@ def _read_renter(tour: dict[str, Any]) -> Renter:
     )
 
 
-def _read_slot(text: str) -> datetime:
-    text = text.strip().upper()
+def _read_slot(text: str | None) -> Slot | None:
     try:
-        if not ISO_8601.fullmatch(text):
-            raise ValueError
-        slot = datetime.fromisoformat(text)
-        # In any time zone the year must still be one that datetime has.
-        slot.replace(tzinfo=None) - timedelta(days=2), slot.replace(tzinfo=None) + timedelta(days=2)
-    except (ValueError, OverflowError):
+        return parse_slot(text) if text else None
+    except ValueError:
         raise BadRequest("invalid date: slot") from None
-    return slot
 
 
 def _read_signals(sent: dict[str, Any]) -> SpamSignals | None:
@@ -290,8 +296,3 @@ def _read_signals(sent: dict[str, Any]) -> SpamSignals | None:
     text = str(seconds).strip() if isinstance(seconds, str | int) else ""
     known = float(text) if SECONDS.fullmatch(text) else None
     return SpamSignals(is_filled, known) if is_filled or known is not None else None
-
-
-def _read_utm(text: str) -> dict[str, str] | None:
-    pairs = parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True)
-    return {CONTROL.sub("", name): CONTROL.sub("", value) for name, value in pairs} or None
