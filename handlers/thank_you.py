@@ -8,7 +8,7 @@ import base64
 import re
 import unicodedata
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 from zoneinfo import ZoneInfo
@@ -20,6 +20,7 @@ from models.clock import Clock
 from models.errors import NotFound
 from models.origin import page_origin
 from models.secret import InstallationSecret, SecretKeys
+from models.slot import Slot
 from models.storage import Storage, StorageError
 
 PATH = "/thank-you"
@@ -79,13 +80,13 @@ def return_url(return_to: object, origins: Sequence[str]) -> str | None:
     return return_to.strip() if page_origin(return_to) in origins else None
 
 
-def tour_text(slot: datetime | None, building: BuildingDict | None) -> str | None:
-    """Return the tour as the URL carries it. Without an offset the slot is in the building's time zone."""
+def tour_text(slot: Slot | None, building: BuildingDict | None) -> str | None:
+    """Return the tour as the URL carries it; None without a tour or a building."""
     if slot is None or building is None:
         return None
-    if slot.tzinfo is None:
-        slot = slot.replace(tzinfo=ZoneInfo(building["time_zone"]))
-    return f"{slot.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
+    if slot.is_date:
+        return slot.day.isoformat()
+    return f"{slot.in_utc(ZoneInfo(building['time_zone'])):%Y-%m-%dT%H:%MZ}"
 
 
 class ThankYouHandler(Handler):

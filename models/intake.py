@@ -23,6 +23,7 @@ from models.idempotency import (
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox.delivery import NewDelivery, enqueue
 from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.slot import Slot
 from models.spam import (
     UNATTENDED,
     SpamSignals,
@@ -55,7 +56,7 @@ class Submission:
     building_keys: BuildingKeys
     renter: Renter
     message: str | None = None
-    slot: datetime | None = None  # naive: in the building's time zone
+    slot: Slot | None = None
     sent_slot: str | None = None
     unit_preference: str | None = None
     utm_data: dict[str, str] | None = None
@@ -231,11 +232,9 @@ def property_type(submission: Submission) -> str:
     return "listing" if submission.unit_preference else "building"
 
 
-def in_utc(slot: datetime | None, building: Building | BuildingRef | None) -> datetime | None:
+def in_utc(slot: Slot | None, building: Building | BuildingRef | None) -> datetime | None:
     """Return the instant of a slot. Without an offset it is in the building's time zone, else in UTC."""
-    if slot is not None and slot.tzinfo is None:
-        slot = slot.replace(tzinfo=ZoneInfo(building.time_zone) if building else UTC)
-    return slot and slot.astimezone(UTC)
+    return None if slot is None else slot.in_utc(ZoneInfo(building.time_zone) if building else UTC)
 
 
 def _deliveries(

@@ -10,6 +10,7 @@ from models.intake import in_utc, unnotified_reason_of
 from models.lead import Lead
 from models.outbox.delivery import QUARANTINED, Delivery, initial_state
 from models.outbox.destination import EMAIL, Destination, why_waiting
+from models.slot import read_stored_slot
 from models.spam import why_quarantined
 
 
@@ -37,8 +38,9 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     if lead.building_id is not None:
         raise Conflict(f"lead {lead_id} is of building {lead.building_id} already")
     lead.building = building
-    if lead.sent_slot:  # without an offset it was read as UTC, for want of the building's time zone
-        lead.slot = in_utc(datetime.fromisoformat(lead.sent_slot.strip().upper()), building)
+    if slot := read_stored_slot(lead.sent_slot):
+        # Without an offset it was read as UTC, for want of the building's time zone.
+        lead.slot = in_utc(slot, building)
     lead.save(only=[Lead.building, Lead.slot])
     skip_reason = unnotified_reason_of(lead.customer, building)
     quarantine_reason = why_quarantined(lead.suspected, building)

@@ -19,7 +19,7 @@
   const KEY = "lead-form:";
   const TRIES = 6;
   const LONGEST_WAIT = 60, TIMEOUT = 20, KEPT = 30 * 60;  // seconds
-  const LONGEST_UTM = 1000;  // characters; the server refuses a longer one
+  const LONGEST_UTM = 10000;  // characters; the server refuses a longer one
 
   const WORDS = {
     en: {

@@ -1,8 +1,10 @@
 """`lead assign`: an unassigned lead gets a building, and its agent the mail."""
 
+import pytest
 from command_line import ACTOR, Commands
 from conftest import ServerHarness, SteppedClock
 
+from models.lead import Lead
 from models.lead_actions import assign_lead
 from models.outbox.destination import EMAIL, configure_destinations
 
@@ -24,6 +26,32 @@ async def test_C17_an_assigned_lead_mails_the_agent_of_its_building(
     stored = [await harness.stored(lead) for lead in leads]
     assert [lead["slot"] for lead in stored] == ["2026-12-01T15:00:00.000000Z", "2026-12-01T18:00:00.000000Z"]
     assert {lead["building_id"] for lead in stored} == {oak}
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("2026-12-01", "2026-12-01T05:00:00.000000Z"),
+        ("2026-12-01 10:00:00  0100", "2026-12-01T09:00:00.000000Z"),
+        ("Tue Dec 01 2026 10:00:00 GMT-0800 (Pacific Standard Time)", "2026-12-01T18:00:00.000000Z"),
+        ("undefined", None),
+        (None, None),
+    ],
+)
+async def test_C10_assignment_reads_a_slot_as_intake_does(
+    harness: ServerHarness, clock: SteppedClock, sent: str | None, stored: str | None
+) -> None:
+    oak = await harness.building(token="oak", time_zone="America/New_York")
+    lead = await harness.lead(token="unknown", slot=sent)
+    await harness.change(lambda: assign_lead(ACTOR, lead, oak, clock.now()))
+    assert (await harness.stored(lead))["slot"] == stored
+
+
+async def test_an_old_slot_that_no_longer_parses_is_left(harness: ServerHarness, clock: SteppedClock) -> None:
+    lead = await harness.lead(token="unknown", slot="2026-12-01T10:00Z")
+    await harness.change(lambda: Lead.update(sent_slot="1796011200000").execute())
+    await harness.change(lambda: assign_lead(ACTOR, lead, 1, clock.now()))
+    assert (await harness.stored(lead))["slot"] == "2026-12-01T10:00:00.000000Z"
 
 
 def test_the_output_says_whether_the_mail_can_leave(commands: Commands) -> None:

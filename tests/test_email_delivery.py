@@ -26,11 +26,13 @@ LEAD: Any = {
     "requestor_phone": "+15551234567",
     "message": ".\r\n..dots",
     "slot": None,
+    "sent_slot": None,
     "unit_preference": None,
     "utm_data": None,
     "listing_source": None,
     "listing_source_original_id": None,
     "request_host": None,
+    "website": None,
     "sms_consent": False,
     "suspected": None,
 }
@@ -528,3 +530,31 @@ def test_cancelled_delivery_stays_cancelled_and_closes_the_connection(replies: l
             await delivery
 
     asyncio.run(cancelled())
+
+
+def test_C9_odd_local_part_is_a_quoted_string_in_smtp() -> None:
+    lines: list[bytes] = []
+    script = answers("220 hi", "250 hi", "250 ok", "250 ok", "354 go on", "250 ok", "221 bye")
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        readline = reader.readline
+
+        async def recorded() -> bytes:
+            lines.append(await readline())
+            return lines[-1]
+
+        reader.readline = recorded  # type: ignore[method-assign]
+        await script(reader, writer)
+
+    async def run() -> None:
+        def protocol() -> asyncio.Protocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), talk)
+
+        async with listening(protocol) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "never", None, None)
+            await send(EmailAdapter(settings, "leads..a@office.test"), to_agent("agent.@docomo.ne.jp"))
+
+    asyncio.run(run())
+    assert b'MAIL FROM:<"leads..a"@office.test>\r\n' in lines
+    assert b'RCPT TO:<"agent."@docomo.ne.jp>\r\n' in lines
+    assert b'To: "agent."@docomo.ne.jp\r\n' in lines

@@ -6,6 +6,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from html.parser import HTMLParser
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,9 @@ from jobs.adapter import DeliveryContext, one_line
 from jobs.email.message import render
 from jobs.email.mime import mailbox
 from models.building import BuildingDict
+from models.clock import utc_text
 from models.lead_record import LeadForDelivery
+from models.slot import Remark, parse_slot
 
 LEAD: dict[str, Any] = {
     "id": 1234,
@@ -223,6 +226,87 @@ def test_C10_tour_is_shown_in_the_buildings_time_zone(slot: str, zone: str, text
     assert text in content(rendered({"slot": slot}, {"time_zone": zone}), "plain")
 
 
+@pytest.mark.parametrize("sent", ["2026-12-01", "20261201", "Tue Dec 01 2026", "2026-W49-2"])
+@pytest.mark.parametrize("zone", ["America/New_York", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_C10_a_date_alone_is_a_day_without_an_hour(sent: str, zone: str) -> None:
+    slot = utc_text(datetime(2026, 12, 1, tzinfo=ZoneInfo(zone)))
+    message = rendered({"slot": slot, "sent_slot": sent}, {"time_zone": zone})
+    plain = content(message, "plain")
+    assert "\nTour requested: Tuesday, December 1, 2026\nThe renter named a day, but no time.\n\n" in plain
+    assert "Tuesday, December 1, 2026" in Page(content(message, "html")).text
+    assert "The renter named a day, but no time." in Page(content(message, "html")).text
+    event = invitation(message)
+    assert b"DTSTART;VALUE=DATE:20261201\r\n" in event.to_ical()
+    assert b"DTEND;VALUE=DATE:20261202\r\n" in event.to_ical()
+    assert event["transp"] == "TRANSPARENT" and "but no time" in event["description"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "sent", "text", "remark"),
+    [
+        (
+            "2026-11-01T05:30:00.000000Z",
+            "2026-11-01T01:30",
+            "Sunday, November 1, 2026 at 1:30 AM EDT (America/New_York)",
+            "The clocks go back that day, so this time comes twice. The first one is taken.",
+        ),
+        (
+            "2026-03-08T07:30:00.000000Z",
+            "2026-03-08 02:30",
+            "Sunday, March 8, 2026 at 3:30 AM EDT (America/New_York)",
+            "The renter wrote 2:30 AM, which the clocks skip that day. 3:30 AM is taken instead.",
+        ),
+        (
+            "2026-11-23T15:00:00.000000Z",
+            "2026-11-23T15:00Z",
+            "Monday, November 23, 2026 at 10:00 AM EST (America/New_York)",
+            "This time was already past when the lead came.",
+        ),
+        (
+            "2026-11-22T05:00:00.000000Z",
+            "2026-11-22",
+            "Sunday, November 22, 2026",
+            "The renter named a day, but no time.\nThis day was already past when the lead came.",
+        ),
+    ],
+)
+def test_C10_what_is_remarkable_about_a_slot_is_said(slot: str, sent: str, text: str, remark: str) -> None:
+    message = rendered({"slot": slot, "sent_slot": sent, "created_at": "2026-11-23T15:04:05.123456Z"})
+    said = content(message, "plain").partition("Tour requested: ")[2].partition("\n\n")[0]
+    assert said.startswith(f"{text}\n") and said.endswith(remark)
+    html = Page(content(message, "html")).text
+    assert all(sentence in html for sentence in remark.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("slot", "sent"),
+    [
+        ("2026-12-01T15:00:00.000000Z", "2026-12-01T10:00"),
+        ("2026-11-01T06:30:00.000000Z", "2026-11-01T01:30-05:00"),
+        ("2026-11-01T05:30:00.000000Z", "2026-11-01T01:30-04:00"),
+        ("1796-01-12T04:56:02.000000Z", "17960112"),
+        ("0026-01-01T00:00:00.000000Z", "0026-01-01"),
+        ("2026-12-01T15:00:00.000000Z", "2026-12-01T10:00:00+"),
+        ("2026-12-01T15:00:00.000000Z", ""),
+        ("2026-12-01T15:00:00.000000Z", None),
+    ],
+)
+def test_C10_other_and_old_slots_are_not_remarked_on(slot: str, sent: str | None) -> None:
+    lead = {"slot": slot, "sent_slot": sent, "created_at": "2026-10-23T15:04:05.123456Z"}
+    said = content(rendered(lead), "plain").partition("Tour requested: ")[2].partition("\n\n")[0]
+    assert len(said.splitlines()) == 1 and " at " in said
+
+
+def test_C10_a_day_is_past_only_when_all_of_it_is() -> None:
+    def remarks(hour: int) -> frozenset[Remark]:
+        slot = parse_slot("2026-11-23")
+        assert slot is not None
+        return slot.remarks(ZoneInfo("America/New_York"), datetime(2026, 11, 24, hour, tzinfo=UTC))
+
+    assert remarks(4) == {Remark.DATE_ALONE}
+    assert remarks(5) == {Remark.DATE_ALONE, Remark.PAST}
+
+
 def test_tour_has_an_invitation_inline_and_attached() -> None:
     message = rendered()
     assert [part.get_content_type() for part in message.walk()] == [
@@ -318,6 +402,35 @@ def test_domain_outside_ascii_is_written_in_idna() -> None:
     assert parse(mail)["Message-ID"] == "<email_01-aB@xn--strae-oqa.test>"
 
 
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("jane.@docomo.ne.jp", '"jane."@docomo.ne.jp'),
+        ("a..b@x.test", '"a..b"@x.test'),
+        (".@x.test", '"."@x.test'),
+        ("...jane'#@bücher.test", None),
+        ("jane+rent@home.test", "jane+rent@home.test"),
+        ("<mailto:jane.@docomo.ne.jp>", '"jane."@docomo.ne.jp'),
+    ],
+)
+@pytest.mark.parametrize("name", ["Jane", "Zoë", None])
+def test_C9_local_part_that_is_no_dot_atom_is_quoted(
+    address: str, written: str | None, name: str | None
+) -> None:
+    lead = {"requestor_email": address, "requestor_name": name}
+    if written is None:  # an internationalised address has no such local part
+        assert rendered(lead)["Reply-To"] is None
+        return
+    mail = render(context(lead, {"agent_email": address}), address, utf8=False)
+    message = parse(mail)
+    for header in ("Reply-To", "To", "From"):
+        (parsed,) = message[header].addresses
+        assert f"{parsed.username}@{parsed.domain}" == written.replace('"', "")
+    assert f"Message-ID: <email_01-aB@{written.rpartition('@')[2]}>\r\n".encode() in mail
+    assert written.encode() in mail and not message.defects
+    assert not any(message[header].defects for header in ("Reply-To", "To", "From"))
+
+
 def test_mail_without_a_writable_agent_address_raises() -> None:
     with pytest.raises(ValueError, match="no agent"):
         render(context(building={"agent_email": None}), "leads@example.test", utf8=True)
@@ -330,6 +443,7 @@ renters = st.fixed_dictionaries(
     dict.fromkeys(BLANK, anything)
     | {
         "slot": st.none() | st.just(LEAD["slot"]),
+        "sent_slot": anything,
         "utm_data": st.none() | st.dictionaries(st.text(st.characters()), anything, max_size=4),
         "requestor_email": st.emails() | anything,
         "sms_consent": st.booleans(),

@@ -7,7 +7,6 @@ from browsing import Website
 from leads_sandbox import Sandbox
 from playwright.sync_api import Page, expect
 
-
 TEXT = "José’s “flat” – Łódź, Ещё, 部屋 🏠"
 
 

@@ -39,6 +39,9 @@ ADDRESSES = st.builds(
 @example("a@b-.example")
 @example("a@example.c")
 @example("a@1.2.3.4")
+@example("<jane@example.com>.")
+@example("mailto:jane@example.com")
+@example("jane.@example.com")
 def test_C9_email_fast_path_agrees_with_email_validator(text: str) -> None:
     assert outcome(email_address.normal_form, text) == outcome(email_address._validated, text)
 
@@ -85,6 +88,14 @@ NUMBERS = st.builds(
 @example("٥٥٥٢٢٣٤٥٦٧")
 def test_C19_phone_fast_path_agrees_with_phonenumbers(text: str) -> None:
     assert customer.phone_key(text) == customer._parsed_phone_key(text)
+
+
+@given(st.one_of(ADDRESSES, st.text(max_size=30), st.text(" <>.,;:@mailto\u200b\ufeff", max_size=30)))
+def test_C9_clean_address_leaves_nothing_to_clean(text: str) -> None:
+    cleaned = email_address.clean_address(text)
+    assert email_address.clean_address(cleaned) == cleaned
+    assert cleaned in text or "?" in text
+    assert not cleaned or not (cleaned[0].isspace() or cleaned[-1].isspace() or cleaned[0] in "<\u200b")
 
 
 VALIDATOR = validation.LeadValidator(validation.SCHEMA)

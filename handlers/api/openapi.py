@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made from the Cerberus schema that validates leads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
@@ -169,9 +170,15 @@ def _field(rules: Json) -> Json:
         ["string", "number", "boolean"] if "required" in rules else ["string", "number", "boolean", "null"]
     )
     made: Json = {"type": types, "maxLength": rules["maxlength"], **rules.get("meta", {})}
-    if "allowed" in rules:
-        made = {**made, "type": ["string", "null"], "enum": [*rules["allowed"], "", None]}
+    if values := _values(rules):
+        made |= {"type": ["string", "null"], "enum": [*values, "", None]}
     return made
+
+
+def _values(rules: Json) -> Sequence[str]:
+    # The values that a field takes, or that are the ones to send; none if it takes any text.
+    values: Sequence[str] = rules.get("allowed") or rules["meta"].get("enum", ())
+    return values
 
 
 def _form_fields() -> Json:
@@ -187,4 +194,4 @@ def _form_fields() -> Json:
 
 def _form_field(rules: Json) -> Json:
     made = {"type": "string", "maxLength": rules["maxlength"], **rules.get("meta", {})}
-    return made | ({"enum": [*rules["allowed"], ""]} if "allowed" in rules else {})
+    return made | ({"enum": [*values, ""]} if (values := _values(rules)) else {})

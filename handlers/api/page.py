@@ -30,7 +30,6 @@ class Words:
     refused: str
     kept: str  # the browser keeps what was typed
     invalid: dict[str, str]  # by field: what the renter can do about it
-    invalid_other: str
     too_long: str
     throttled: str
     unavailable: str
@@ -59,7 +58,6 @@ _ENGLISH = Words(
         "requestor_email": "Please check your e-mail address.",
         "slot": "Please check the date and time of the tour.",
     },
-    invalid_other="Please check this field: {field}.",
     too_long="{field} is too long. At most {maximum:,} characters fit.",
     throttled="Too many requests came from your network. Please wait a moment before you try again.",
     unavailable="We can't take messages right now. Please wait a moment before you try again.",
@@ -97,7 +95,6 @@ _SPANISH = Words(
         "requestor_email": "Revise su correo electrónico.",
         "slot": "Revise la fecha y la hora de la visita.",
     },
-    invalid_other="Revise este campo: {field}.",
     too_long="{field}: el texto es demasiado largo. Caben {maximum} caracteres como máximo.",
     throttled="Llegaron demasiadas solicitudes desde su red. Espere un momento antes de intentarlo de nuevo.",
     unavailable="Ahora no podemos recibir mensajes. Espere un momento antes de intentarlo de nuevo.",
@@ -163,8 +160,8 @@ def refusal_page(error: ApiError, accept_language: str) -> bytes:
         lines = [words.throttled, words.kept]
     elif error.status_code >= 500:
         lines = [words.unavailable, words.kept]
-    elif error.field in words.fields:
-        lines = [_field_text(error, words), words.kept]
+    elif (text := _field_text(error, words)) is not None:
+        lines = [text, words.kept]
     else:
         lines, is_websites_fault = [words.fault], True
     error_text = error.message if isinstance(error.message, str) else error.message["message"]
@@ -173,11 +170,11 @@ def refusal_page(error: ApiError, accept_language: str) -> bytes:
     )
 
 
-def _field_text(error: ApiError, words: Words) -> str:
-    field = words.fields[error.field]
-    if error.maximum is not None:
-        return words.too_long.format(field=field, maximum=error.maximum)
-    return words.invalid.get(error.field) or words.invalid_other.format(field=field)
+def _field_text(error: ApiError, words: Words) -> str | None:
+    """Return what the renter can do about the field; None if only the website's owner can do something."""
+    if error.maximum is not None and error.field in words.fields:
+        return words.too_long.format(field=words.fields[error.field], maximum=error.maximum)
+    return words.invalid.get(error.field)
 
 
 def _language(accept_language: str) -> tuple[str, Words]:

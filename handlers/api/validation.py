@@ -3,19 +3,20 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
-from urllib.parse import parse_qsl
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from cerberus import Validator, errors
 
+from handlers.api.utm_data import CONTROL, parse_utm_data
 from handlers.errors import BadRequest
 from models.building_match import BuildingKeys
 from models.customer import Renter, phone_key
-from models.email_address import comparison_key
+from models.email_address import clean_address, comparison_key, restore_plus
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
+from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 
 MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key
@@ -23,30 +24,31 @@ MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key
 MISSING = "param is missing or the value is empty: tour_request"
 UNUSABLE_EMAIL = "Unable to create tour request"
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # line breaks and tabs may stay
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
-# datetime.fromisoformat alone takes any one character between date and time, and a space before the offset.
-ISO_8601 = re.compile(r"[\dW-]+(?:[T ][\d:.,]+(?:Z|[+-][\d:]+)?)?", re.ASCII)
 
 
-def _text(description: str, maximum: int = 1_000, **rules: Any) -> dict[str, Any]:
-    # Cerberus ignores `meta`. The OpenAPI document and the reference are made of it.
-    return {"type": "string", "maxlength": maximum, "meta": {"description": description}, **rules}
+def _text(description: str, maximum: int = 1_000, values: Sequence[str] = (), **rules: Any) -> dict[str, Any]:
+    # Cerberus ignores `meta`. The OpenAPI document and the reference are made of it. values: those to send,
+    # although any other is no error.
+    meta = {"description": description, **({"enum": values} if values else {})}
+    return {"type": "string", "maxlength": maximum, "meta": meta, **rules}
 
 
 TOUR_REQUEST = {
     "requestor_name": _text("The renter's name."),
     "requestor_email": _text("The renter's e-mail address, which the agent's reply goes to.", required=True),
     "requestor_phone": _text("The renter's phone number."),
-    "message": _text("The renter's message.", 10_000),
-    "slot": _text("Time of the tour, in ISO 8601. Without an offset it is in the building's time zone."),
+    "message": _text("The renter's message. A line break counts as one character.", 10_000),
+    "slot": _text(
+        "Time of the tour in ISO 8601, or its day alone. Without an offset it is in the building's time zone."
+    ),
     "unit_preference": _text("The unit, or the kind of unit, that the renter wants."),
-    "utm_data": _text("The page's query string, which is stored as an object."),
+    "utm_data": _text("The page's query string, or its whole URL. The query is stored as an object.", 10_000),
     "listing_source": _text("The listing site that the renter came from.", allowed=LISTING_SOURCES),
     "listing_source_original_id": _text("The listing's id on that site."),
     "request_host": _text("The website's host. By default the Host header."),
-    "sms_consent": _text('Consent to text messages: only the string "true".'),
+    "sms_consent": _text('Consent to text messages: only the string "true".', values=("true", "false")),
     "sms_consent_version": _text("The version of the consent text that the form showed."),
 }
 # Fields about how a form was filled in. They are not in the schema: no value of them is an error.
@@ -85,28 +87,38 @@ class RequestMetadata:
     is_program_form: bool = False  # a program's urlencoded form, which may have lost the plus signs
 
 
-class FirstError(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
-    """Cerberus error handler: the one message that the client gets, of the first kind in a fixed order."""
+class SchemaError(NamedTuple):
+    """The error that the client is told of. maximum: the number of characters, of a text that is too long."""
 
-    def __call__(self, found: Sequence[errors.ValidationError]) -> str | None:
+    message: str
+    field: str
+    maximum: int | None = None
+
+
+class FirstError(errors.BaseErrorHandler):  # type: ignore[misc]  # Cerberus has no types
+    """Cerberus error handler: the one that the client gets, of the first kind in a fixed order."""
+
+    def __call__(self, found: Sequence[errors.ValidationError]) -> SchemaError | None:
         flat = [child for error in found for child in (error.child_errors or (error,))]
         order = (errors.BAD_TYPE, errors.MAX_LENGTH, errors.UNALLOWED_VALUE, errors.REQUIRED_FIELD)
         for kind in order:
             for error in flat:
                 if error.code == kind.code:
-                    return _message(error)
+                    return _schema_error(error)
         return None
 
 
-def _message(error: errors.ValidationError) -> str:
+def _schema_error(error: errors.ValidationError) -> SchemaError:
     field = error.document_path[-1]
     if error.code == errors.BAD_TYPE.code:
-        return f"{field} must be {'an object' if error.constraint == 'dict' else 'a string'}"
+        wanted = "an object" if error.constraint == "dict" else "a string"
+        return SchemaError(f"{field} must be {wanted}", field)
     if error.code == errors.MAX_LENGTH.code:
-        return f"{field} is too long (maximum is {error.constraint} characters)"
+        message = f"{field} is too long (maximum is {error.constraint} characters)"
+        return SchemaError(message, field, error.constraint)
     if error.code == errors.UNALLOWED_VALUE.code:
-        return f"'{error.value}' is not a valid {field}"
-    return MISSING if field == "tour_request" else UNUSABLE_EMAIL
+        return SchemaError(f"'{error.value}' is not a valid {field}", field)
+    return SchemaError(MISSING if field == "tour_request" else UNUSABLE_EMAIL, field)
 
 
 class LeadValidator:
@@ -120,20 +132,20 @@ class LeadValidator:
         self._cerberus = Validator(schema, error_handler=FirstError)
         self._fast_path = _FastPath(schema)
 
-    def error(self, document: dict[str, Any]) -> str | None:
-        """Return the message for the client; None if the document is valid."""
+    def error(self, document: dict[str, Any]) -> SchemaError | None:
+        """Return the error for the client; None if the document is valid."""
         return None if self.is_surely_valid(document) else self.cerberus_error(document)
 
     def is_surely_valid(self, document: dict[str, Any]) -> bool:
         """Return the fast path's judgement: True exactly if Cerberus finds no error."""
         return self._fast_path.accepts(document)
 
-    def cerberus_error(self, document: dict[str, Any]) -> str | None:
-        """Return the message by Cerberus alone; None if the document is valid."""
+    def cerberus_error(self, document: dict[str, Any]) -> SchemaError | None:
+        """Return the error by Cerberus alone; None if the document is valid."""
         if self._cerberus.validate(document, normalize=False):
             return None
-        message: str = self._cerberus.errors
-        return message
+        error: SchemaError = self._cerberus.errors
+        return error
 
 
 class _FastPath:
@@ -197,10 +209,13 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
         sent.pop("tour_request", None)
     elif inner is not None:
         sent["tour_request"] = inner
-    if (message := _validator.error(sent)) is not None:
-        raise BadRequest(message, quotes_client=message.startswith("'"))
+    if (error := _validator.error(sent)) is not None:
+        quotes_client = error.message.startswith("'")
+        raise BadRequest(error.message, quotes_client, field=error.field, maximum=error.maximum)
     tour = sent["tour_request"]
-    slot, utm = tour.get("slot"), tour.get("utm_data")
+    utm = tour.get("utm_data")
+    slot = _read_slot(tour.get("slot"))
+    renter = _read_renter(tour, metadata)
     request_host = tour.get("request_host") or metadata.host
     # The value as sent, not the cleaned one: neither true nor " true" is consent (C14).
     consents = isinstance(inner, dict) and inner.get("sms_consent") == "true"
@@ -212,12 +227,13 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
             unified_address_id=_stripped(sent.get("unified_address_id")),
             address_line_one=_stripped(sent.get("address_line_one")),
         ),
-        slot=_read_slot(slot) if slot else None,
-        sent_slot=slot,
-        renter=_read_renter(tour),
+        slot=slot,
+        sent_slot=tour.get("slot") if slot else None,
+        renter=renter,
+        sent_email=tour["requestor_email"] if renter.email != tour["requestor_email"] else None,
         message=tour.get("message"),
         unit_preference=tour.get("unit_preference"),
-        utm_data=_read_utm(utm) if utm else None,
+        utm_data=parse_utm_data(utm) if utm else None,
         sent_utm_data=utm,
         listing_source=tour.get("listing_source"),
         listing_source_original_id=tour.get("listing_source_original_id"),
@@ -260,10 +276,13 @@ def _clean(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 def clean_text(text: str, keep_lines: bool = False) -> str | None:
     """Return the text without control characters (C16); None if only white space is left.
 
-    keep_lines: keep line breaks and tabs.
+    keep_lines: keep tabs and line breaks, each as one line feed.
     """
     if not text.isprintable():  # a quick test, as the regular expression is slow
-        text = (CONTROL_IN_MESSAGE if keep_lines else CONTROL).sub("", text)
+        if keep_lines:
+            text = CONTROL_IN_MESSAGE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+        else:
+            text = CONTROL.sub("", text)
     return text if text and not text.isspace() else None
 
 
@@ -271,12 +290,14 @@ def _stripped(text: str | None) -> str | None:
     return text and text.strip()
 
 
-def _read_renter(tour: dict[str, Any]) -> Renter:
-    email, phone = tour["requestor_email"], tour.get("requestor_phone")
+def _read_renter(tour: dict[str, Any], metadata: RequestMetadata) -> Renter:
+    email, phone = clean_address(tour["requestor_email"]), tour.get("requestor_phone")
+    if metadata.is_program_form:
+        email = restore_plus(email)
     try:
         key = comparison_key(email)
     except ValueError:
-        raise BadRequest(UNUSABLE_EMAIL) from None
+        raise BadRequest(UNUSABLE_EMAIL, field="requestor_email") from None
     return Renter(
         name=tour.get("requestor_name"),
         email=email,
@@ -286,17 +307,11 @@ def _read_renter(tour: dict[str, Any]) -> Renter:
     )
 
 
-def _read_slot(text: str) -> datetime:
-    text = text.strip().upper()
+def _read_slot(text: str | None) -> Slot | None:
     try:
-        if not ISO_8601.fullmatch(text):
-            raise ValueError
-        slot = datetime.fromisoformat(text)
-        # In any time zone the year must still be one that datetime has.
-        slot.replace(tzinfo=None) - timedelta(days=2), slot.replace(tzinfo=None) + timedelta(days=2)
-    except (ValueError, OverflowError):
-        raise BadRequest("invalid date: slot") from None
-    return slot
+        return parse_slot(text) if text else None
+    except ValueError:
+        raise BadRequest("invalid date: slot", field="slot") from None
 
 
 def _read_signals(sent: dict[str, Any]) -> SpamSignals | None:
@@ -305,8 +320,3 @@ def _read_signals(sent: dict[str, Any]) -> SpamSignals | None:
     text = str(seconds).strip() if isinstance(seconds, str | int) else ""
     known = float(text) if SECONDS.fullmatch(text) else None
     return SpamSignals(is_filled, known) if is_filled or known is not None else None
-
-
-def _read_utm(text: str) -> dict[str, str] | None:
-    pairs = parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True)
-    return {CONTROL.sub("", name): CONTROL.sub("", value) for name, value in pairs} or None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+import handlers.sandbox.slot_rules  # noqa: F401  # registers its rules
 from handlers.api.body import decode_body
 from handlers.errors import BadRequest
 from handlers.sandbox.request_log import RecordedRequest

@@ -28,5 +28,6 @@ def preview_lead(submission: Submission) -> dict[str, Any]:
         "listing_source": submission.listing_source,
         "listing_source_original_id": submission.listing_source_original_id,
         "request_host": submission.request_host,
+        "website": submission.website,
         "sms_consent": submission.sms_consent is not None,
     }

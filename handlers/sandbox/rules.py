@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.api.form import FORM_TYPES
 from handlers.api.preferences import DRY_RUN
-from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL, clean_text
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.thank_you import return_url
 from models.building import origins_of
@@ -30,7 +30,6 @@ SERVER_MANAGED = (
     "deal",
     "sms_consent_at",
 )
-_OFFSET = re.compile(r"[T ].*(?:Z|[+-][\d:]+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,12 @@ class DecodedRequest:
 
     def text(self, name: str) -> str:
         """Return a top-level field as text; '' if it is absent or neither a string nor an integer."""
-        value = self.document.get(name)
-        return value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+        return as_text(self.document.get(name))
+
+
+def as_text(value: object) -> str:
+    """Return a field's value as text; '' if it is neither a string nor an integer."""
+    return value.strip() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
 
 
 Messages = Iterator[str]
@@ -194,24 +197,12 @@ def nobody_is_told(request: DecodedRequest) -> Messages:
 @rule
 def consent_not_given(request: DecodedRequest) -> Messages:
     value = request.tour.get("sms_consent")
-    if value is None or value == "true" or value == "":
+    if value is None or value is False or value in ("true", "false"):
         return
-    if value is False or value == "false":
+    if isinstance(value, str) and clean_text(value) is None:
         return
     shown = json.dumps(value, ensure_ascii=False)
     yield f'sms_consent is {shown}, so no consent is recorded. Only the string "true" is consent.'
-
-
-@rule
-def slot_without_offset(request: DecodedRequest) -> Messages:
-    slot = request.tour.get("slot")
-    if not request.created_lead or not isinstance(slot, str) or not slot.strip():
-        return
-    if _OFFSET.search(slot.strip()):
-        return
-    building = request.facts.building
-    zone = building["time_zone"] if building else "UTC, because the lead has no building"
-    yield f"The slot {slot.strip()} has no offset, so it is in the building's own time zone ({zone})."
 
 
 @rule

@@ -1,7 +1,8 @@
 """The mail that a building's leasing agent gets for a new lead: its facts, subject, bodies and invitation."""
 
 import re
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jobs.adapter import DeliveryContext, one_line
 from jobs.email.mime import NAME_LIMIT, address_header, ascii_domain, mailbox, multipart, part, text_header
 from models.building import BuildingDict
 from models.lead_record import LeadForDelivery
+from models.slot import Remark, Slot, read_stored_slot
 
 SENDER_NAME = "Website leads"
 TOUR_LENGTH = timedelta(minutes=30)
@@ -41,10 +43,15 @@ class Fact(NamedTuple):
 
 
 class Tour(NamedTuple):
-    """The tour that the renter requested: its start, in UTC and as text in the building's time zone."""
+    """The tour that the renter requested: its start, in UTC and as text in the building's time zone.
+
+    day: of a tour without an hour. remarks: sentences for the agent.
+    """
 
     begins: datetime
     text: str
+    day: date | None = None
+    remarks: Sequence[str] = ()
 
 
 def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
@@ -63,9 +70,9 @@ def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
     if sender is None or agent is None:
         raise ValueError("an address of the mail needs SMTPUTF8")
     received = datetime.fromisoformat(lead["created_at"])
-    tour = _tour(lead["slot"], ZoneInfo(building["time_zone"]))
+    tour = _tour(lead, ZoneInfo(building["time_zone"]), received)
     reply_to = _reply_to(lead, utf8=utf8)
-    unique = f"{context.stable_id}@{ascii_domain(mail_from)}"
+    unique = f"{context.stable_id}@{ascii_domain(sender)}"
     content = _content(lead, building, tour, received, can_reply=reply_to is not None)
     bodies = [
         part("text/plain; charset=utf-8", _TEXT.generate(**content)),
@@ -128,7 +135,7 @@ def _content(
         # A single word with a digit is a unit's number: 'unit 4B', but 'two bedrooms' and 'studio'.
         "unit": f"unit {unit}" if re.fullmatch(r"(?=.*\d)\S+", unit) else unit,
         "building": one_line(building["name"]),
-        "tour": tour and tour.text,
+        "tour": tour,
         "suspected": one_line(lead["suspected"] or ""),
         "contact": _filled(
             Fact("E-mail", email, "mailto:" + quote(email, safe="@!$*+") if "@" in email else None),
@@ -165,11 +172,29 @@ def _tel(phone: str) -> str | None:
     return "tel:" + re.sub(r"[^+0-9]", "", phone) if _PHONE.fullmatch(phone) else None
 
 
-def _tour(slot: str | None, zone: ZoneInfo) -> Tour | None:
-    if not slot:
+def _tour(lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> Tour | None:
+    if not lead["slot"]:
         return None
-    begins = datetime.fromisoformat(slot)
-    return Tour(begins, _time_text(begins, zone))
+    begins = datetime.fromisoformat(lead["slot"])
+    sent = read_stored_slot(lead["sent_slot"])
+    if sent is None:
+        return Tour(begins, _time_text(begins, zone))
+    remarks = _remarks(sent, zone, received)
+    if sent.is_date:
+        return Tour(begins, _day_text(sent.day), sent.day, remarks)
+    return Tour(begins, _time_text(begins, zone), None, remarks)
+
+
+def _remarks(sent: Slot, zone: ZoneInfo, received: datetime) -> list[str]:
+    found, local = sent.remarks(zone, received), sent.in_utc(zone).astimezone(zone)
+    sentences = {
+        Remark.DATE_ALONE: "The renter named a day, but no time.",
+        Remark.PAST: f"This {'day' if sent.is_date else 'time'} was already past when the lead came.",
+        Remark.REPEATED: "The clocks go back that day, so this time comes twice. The first one is taken.",
+        Remark.SKIPPED: f"The renter wrote {_hour_text(sent.moment)}, which the clocks skip that day. "
+        f"{_hour_text(local)} is taken instead.",
+    }
+    return [sentence for remark, sentence in sentences.items() if remark in found]
 
 
 def _time_text(instant: datetime, zone: ZoneInfo) -> str:
@@ -180,9 +205,16 @@ def _time_text(instant: datetime, zone: ZoneInfo) -> str:
         local = instant
     name = local.tzname() or ""
     name = name if name.isalpha() else f"UTC{local:%z}"  # some zones have no name of their own
-    hour = local.hour % 12 or 12
-    text = f"{local:%A, %B} {local.day}, {local.year} at {hour}:{local:%M %p} {name}"
+    text = f"{_day_text(local)} at {_hour_text(local)} {name}"
     return text if local is instant or name == zone.key else f"{text} ({zone.key})"
+
+
+def _day_text(day: date) -> str:
+    return f"{day:%A, %B} {day.day}, {day.year}"
+
+
+def _hour_text(moment: datetime) -> str:
+    return f"{moment.hour % 12 or 12}:{moment:%M %p}"
 
 
 def _subject(content: dict[str, Any]) -> str:
@@ -200,8 +232,8 @@ def _invitation(
     unique: str,
     addresses: tuple[str, str],
 ) -> bytes:
-    """Return the tour as iCalendar: tentative, since only the renter has requested it. addresses: the
-    sender's and the agent's.
+    """Return the tour as iCalendar: tentative, since only the renter has requested it; for a whole day, if
+    there is no hour. addresses: the sender's and the agent's.
     """
     sender, agent = (vCalAddress("mailto:" + quote(address, safe="@!$*+")) for address in addresses)
     sender.params["CN"] = SENDER_NAME
@@ -211,14 +243,18 @@ def _invitation(
     for name, value in {
         "uid": unique,
         "dtstamp": received,
-        "dtstart": tour.begins,
-        "dtend": tour.begins + TOUR_LENGTH,
+        "dtstart": tour.day or tour.begins,
+        "dtend": tour.day + timedelta(days=1) if tour.day else tour.begins + TOUR_LENGTH,
         "summary": f"Tour: {title}",
         "location": one_line(building["address_line_one"] or building["name"]),
-        "description": "\n".join(f"{fact.label}: {fact.text}" for fact in content["contact"]),
+        "description": "\n".join(
+            [*tour.remarks, *(f"{fact.label}: {fact.text}" for fact in content["contact"])]
+        ),
         "organizer": sender,
         "attendee": agent,
         "status": "TENTATIVE",
+        # A whole day would block the agent's calendar.
+        **({"transp": "TRANSPARENT"} if tour.day else {}),
         "sequence": 0,
     }.items():
         event.add(name, value)

@@ -17,6 +17,10 @@ from models.email_address import normal_form
 NAME_LIMIT = 100  # characters of a name in a header; keeps each line far below the limit of 998 octets
 
 
+# A local part with dots elsewhere (jane.@docomo.ne.jp) is written as a quoted string: RFC 5321 and 5322.
+_DOT_ATOM = re.compile(r"[^.]+(?:\.[^.]+)*")
+
+
 def mailbox(address: str, *, utf8: bool) -> str | None:
     """Return the address as SMTP takes it, the domain in IDNA; None if it needs SMTPUTF8 and `utf8` is false.
 
@@ -26,12 +30,14 @@ def mailbox(address: str, *, utf8: bool) -> str | None:
     local = normal.rpartition("@")[0]
     if not local.isascii():
         return normal if utf8 else None
+    if not _DOT_ATOM.fullmatch(local):
+        local = f'"{local}"'
     return f"{local}@{ascii_domain(normal)}"
 
 
 def ascii_domain(address: str) -> str:
-    """Return the domain of an e-mail address in ASCII."""
-    domain = address.strip().rpartition("@")[2]
+    """Return the domain of an e-mail address, as `mailbox` or `normal_form` returns it, in ASCII."""
+    domain = address.rpartition("@")[2]
     return domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
 
 
