@@ -11,11 +11,12 @@ from cerberus import Validator, errors
 
 from handlers.errors import BadRequest
 from models.building_match import BuildingKeys
-from models.customer import Renter, phone_key
+from models.customer import Renter
 from models.email_address import comparison_key
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
+from models.phone import phone_key
 from models.spam import SpamSignals
 
 MISSING = "param is missing or the value is empty: tour_request"
