@@ -10,6 +10,7 @@ from models.storage import DatabaseUnusable, StorageError
 DATABASE, SCHEMA, DISK_SPACE, CLOCK = "database", "schema", "disk_space", "clock"
 SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "smtp_login", "partner", "public_url", "certificates"
 LAST_BACKUP, OUTBOX, UNNOTIFIED = "last_backup", "outbox", "unnotified_leads"
+MERGED_CUSTOMERS = "merged_customers"
 
 # The title of each check by its id, in the order of a report. Scripts may rely on the ids: they never change.
 TITLES = {
@@ -24,6 +25,7 @@ TITLES = {
     LAST_BACKUP: "last backup",
     OUTBOX: "outbox",
     UNNOTIFIED: "leads untold",
+    MERGED_CUSTOMERS: "customers",
 }
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"

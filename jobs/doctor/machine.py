@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.doctor.database import (
     check_database,
+    check_merged_customers,
     check_outbox,
     check_schema,
     check_unnotified,
@@ -19,6 +20,7 @@ from models.check_result import (
     DATABASE,
     DISK_SPACE,
     LAST_BACKUP,
+    MERGED_CUSTOMERS,
     OK,
     OUTBOX,
     PROBLEM,
@@ -58,7 +60,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     if readable:
         results += _check_content(path, settings, clock)
     else:
-        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED):
+        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED, MERGED_CUSTOMERS):
             if has_problem:
                 unknown = "not known, as the database has a problem"
                 results.append(CheckResult(check_id, WARNING, unknown, "see 'database'"))
@@ -88,6 +90,8 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         results += ask_at_rest_or_in_use(path, lambda database: check_outbox(database, configured, now))
     with reporting_failure(UNNOTIFIED, results):
         results += ask_at_rest_or_in_use(path, lambda database: check_unnotified(database, now))
+    with reporting_failure(MERGED_CUSTOMERS, results):
+        results.append(ask_at_rest_or_in_use(path, check_merged_customers))
     return results
 
 
