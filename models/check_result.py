@@ -11,6 +11,8 @@ DATABASE, SCHEMA, DISK_SPACE, CLOCK = "database", "schema", "disk_space", "clock
 SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "smtp_login", "partner", "public_url", "certificates"
 LAST_BACKUP, OUTBOX, UNNOTIFIED = "last_backup", "outbox", "unnotified_leads"
 UNREGISTERED_ORIGINS = "unregistered_origins"
+DRY_RUNS = "dry_runs"
+MERGED_CUSTOMERS = "merged_customers"
 
 # The title of each check by its id, in the order of a report. Scripts may rely on the ids: they never change.
 TITLES = {
@@ -26,6 +28,8 @@ TITLES = {
     OUTBOX: "outbox",
     UNNOTIFIED: "leads untold",
     UNREGISTERED_ORIGINS: "web origins",
+    DRY_RUNS: "dry runs",
+    MERGED_CUSTOMERS: "customers",
 }
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"

@@ -1,12 +1,10 @@
 """Customers: how a renter is recognised, and the spam flag."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict
 
-import phonenumbers
 from peewee import AutoField, BooleanField, TextField
 
 from models.audit import Actor, record_action
@@ -15,8 +13,6 @@ from models.email_address import comparison_key
 from models.errors import Invalid, NotFound
 from models.storage.cached_query import CachedInsert, CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
-
-HOME_REGION = "US"  # of a phone number without a country code
 
 
 class Customer(Row):
@@ -29,37 +25,17 @@ class Customer(Row):
     phone = TextField(null=True)
     phone_key = TextField(null=True)
     spam = BooleanField(default=False)
-    merged = BooleanField(default=False)  # leads of several renters may share it: `split_customer`
+    merged = BooleanField(default=False)  # holds leads of several renters, by an older rule: `split_customer`
     created_at = UtcDateTimeField()
     erased_at = UtcDateTimeField(null=True)
 
 
-# Nine of ten phone numbers match this pattern, which takes a twentieth of the time of `phonenumbers`. The
-# tests compare both.
-_HOME_NUMBER = re.compile(
-    r"(?:\+?1[ .-]?)?(?:\(([2-9][0-9]{2})\) ?|([2-9][0-9]{2})[ .-]?)([2-9][0-9]{2})[ .-]?([0-9]{4})"
-)
-
-
-def phone_key(phone: str) -> str:
-    """Return the number in E.164, or as typed if that fails. National numbers are read as US (C19)."""
-    plain = _HOME_NUMBER.fullmatch(phone)
-    if plain:
-        return f"+1{plain[1] or plain[2]}{plain[3]}{plain[4]}"
-    return _parsed_phone_key(phone)
-
-
-def _parsed_phone_key(phone: str) -> str:
-    try:
-        number = phonenumbers.parse(phone, HOME_REGION)
-    except phonenumbers.NumberParseException:
-        return phone.strip()
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
 @dataclass(frozen=True, slots=True)
 class Renter:
-    """The sender of a lead: name and addresses as typed, and the keys made of these."""
+    """The sender of a lead: name and addresses as typed, and the keys made of these.
+
+    phone_key: None also if nobody could be called by the phone. Such a phone is of no use to a customer.
+    """
 
     name: str | None
     email: str
@@ -83,29 +59,31 @@ class CustomerRef:
 NOT_STORED_YET = 0  # the id of a customer without a row
 
 
-def find_or_create(renters: Sequence[Renter], now: datetime) -> list[CustomerRef]:
-    """Return the customer of each renter, in their order (C19).
+def find_or_create(renters: Sequence[Renter], times: Sequence[datetime]) -> list[CustomerRef]:
+    """Return the customer of each renter, in their order (C19). times: when each renter's lead was received.
 
     A customer is found by e-mail, else by phone, else created. Stored values are never overwritten; a blank
-    name or phone is filled in. A renter may match a customer that an earlier one in the list created.
+    name or phone is filled in. A phone without a key matches nothing and fills in nothing. A renter may match
+    a customer that an earlier one in the list created.
     """
     by_email, by_phone = _known(renters)
     customers: list[CustomerRef] = []
-    created: dict[str, tuple[CustomerRef, Renter]] = {}
-    for renter in renters:
+    created: dict[str, tuple[CustomerRef, Renter, datetime]] = {}
+    for renter, received_at in zip(renters, times, strict=True):
         customer = by_email.get(renter.email_key)
         if customer is None and renter.phone_key:
             customer = by_phone.get(renter.phone_key)
         if customer is None:
-            customer = CustomerRef(NOT_STORED_YET, renter.name, renter.phone, renter.phone_key, False)
+            phone = renter.phone if renter.phone_key else None
+            customer = CustomerRef(NOT_STORED_YET, renter.name, phone, renter.phone_key, False)
             by_email[renter.email_key] = customer
-            created[renter.email_key] = customer, renter
+            created[renter.email_key] = customer, renter, received_at
         else:
             _fill_in(customer, renter)
         if customer.phone_key:
             _index_phone(by_phone, customer.phone_key, customer)
         customers.append(customer)
-    _insert(created, now)
+    _insert(created)
     for customer in {id(customer): customer for customer in customers if customer.filled_in}.values():
         values = {"name": customer.name, "phone": customer.phone, "phone_key": customer.phone_key}
         Customer.update(values).where(Customer.id == customer.id).execute()
@@ -150,7 +128,7 @@ def _fill_in(customer: CustomerRef, renter: Renter) -> None:
     if not customer.name and renter.name:
         customer.name = renter.name
         customer.filled_in = stored
-    if not customer.phone and renter.phone:
+    if not customer.phone and renter.phone_key:
         customer.phone, customer.phone_key = renter.phone, renter.phone_key
         customer.filled_in = stored
 
@@ -168,10 +146,10 @@ _INSERT = CachedInsert(
 )
 
 
-def _insert(created: Mapping[str, tuple[CustomerRef, Renter]], now: datetime) -> None:
+def _insert(created: Mapping[str, tuple[CustomerRef, Renter, datetime]]) -> None:
     rows = [
-        (c.name, renter.email, email_key, c.phone, c.phone_key, c.spam, now)
-        for email_key, (c, renter) in created.items()
+        (c.name, renter.email, email_key, c.phone, c.phone_key, c.spam, received_at)
+        for email_key, (c, renter, received_at) in created.items()
     ]
     for email_key, row_id in _INSERT.run(rows):
         created[email_key][0].id = row_id
@@ -202,12 +180,14 @@ def find_customer(customer_id: int) -> Customer:
     return found
 
 
-def list_customers(email: str | None, limit: int) -> list[CustomerDict]:
+def list_customers(email: str | None, limit: int, merged: bool = False) -> list[CustomerDict]:
     """Return the newest customers, with this e-mail address if given.
 
-    Raises Invalid if it isn't an address.
+    merged: only those that hold leads of several renters. Raises Invalid if `email` isn't an address.
     """
     rows = Customer.select().order_by(Customer.id.desc()).limit(limit)
+    if merged:
+        rows = rows.where(Customer.merged, Customer.erased_at.is_null())
     if email is not None:
         try:
             rows = rows.where(Customer.email_key == comparison_key(email))

@@ -34,6 +34,8 @@ from models.spam import (
 )
 from models.storage.cached_query import CachedInsert
 
+FLAGGED_AS_SPAM = "the customer is flagged as spam"
+
 
 @dataclass(frozen=True, slots=True)
 class SmsConsent:
@@ -145,7 +147,7 @@ def _store(
 ) -> list[Recorded]:
     if not submissions:
         return []
-    customers = find_or_create([s.renter for s in submissions], now)
+    customers = find_or_create([s.renter for s in submissions], [s.received_at for s in submissions])
     checks = [
         spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys), customer.id, s.source)
         for s, customer in zip(submissions, customers, strict=True)
@@ -255,5 +257,5 @@ def unnotified_reason_of(
     if not building.agent_email:
         return "the building has no agent e-mail"
     if customer.spam:
-        return "the customer is flagged as spam"
+        return FLAGGED_AS_SPAM
     return None

@@ -18,7 +18,7 @@ ORIGINS_A_DAY = 100  # a program can send any number of them
 
 
 @dataclass(frozen=True, slots=True)
-class DailyCount:
+class OriginCount:
     """The leads of one day (UTC) from one origin, for one building or for none. last_at: as UTC text."""
 
     day: str
@@ -60,11 +60,11 @@ def list_unregistered_origins(since: datetime) -> list[UnregisteredOrigin]:
         .group_by(day, Lead.unregistered_origin, Lead.building)
         .order_by(day, count.desc(), Lead.unregistered_origin)
     )
-    return merge_days((DailyCount(*row) for row in rows.tuples().iterator()), list_websites())
+    return merge_days((OriginCount(*row) for row in rows.tuples().iterator()), list_websites())
 
 
 def merge_days(
-    counts: Iterable[DailyCount], websites: Mapping[int, Sequence[str]]
+    counts: Iterable[OriginCount], websites: Mapping[int, Sequence[str]]
 ) -> list[UnregisteredOrigin]:
     """Return the unregistered origins among these counts. counts: by day, those with the most leads first.
 
@@ -98,7 +98,7 @@ def is_within_domain(origin: str, known: Iterable[str]) -> bool:
     return is_origin(origin) and any(_are_related(host, _host(other)) for other in known)
 
 
-def _at_most_a_day(counts: Iterable[DailyCount]) -> Iterator[DailyCount]:
+def _at_most_a_day(counts: Iterable[OriginCount]) -> Iterator[OriginCount]:
     for _, of_day in groupby(counts, lambda count: count.day):
         named: set[str] = set()
         for count in of_day:

@@ -18,8 +18,9 @@ from server_process import ROOT, environment
 from models.audit import COMMAND_LINE, Actor
 from models.building_actions import add_building
 from models.building_match import BuildingKeys
-from models.customer import Customer, Renter, phone_key
+from models.customer import Customer, Renter
 from models.intake import Recorded, Submission, record_leads
+from models.phone import phone_key
 from models.storage.sqlite.connection import close_database, transaction
 from models.storage.sqlite.folder import open_database
 

@@ -33,6 +33,7 @@ from jobs.doctor.units import duration_text
 from models import settings
 from models.check_result import OK, PROBLEM, TITLES, WARNING, CheckResult
 from models.clock import Clock, utc_text
+from models.customer import Customer
 from models.outbox.actions import pause
 from models.outbox.claims import open_outbox
 from models.outbox.delivery import FAILED, Delivery
@@ -748,6 +749,28 @@ def test_unnotified_leads_are_reported(tmp_path: Path) -> None:
     commands.run("lead", "assign", "2", "1")
     commands.run("building", "update", "2", "--agent-email", "agent@mute.test")
     Report(data_dir=str(commands.data_dir)).one("leads untold", OK, "none in the last 7 days")
+
+
+@pytest.mark.parametrize("schema", range(1, NEWEST))
+def test_customers_of_an_older_schema_raise_no_warning(tmp_path: Path, schema: int) -> None:
+    shutil.copyfile(ROOT / "tests" / "schemas" / f"schema-{schema}.db", tmp_path / "leads.db")
+    before = content(tmp_path)
+    Report(data_dir=str(tmp_path)).one("customers", OK)
+    assert content(tmp_path) == before
+
+
+def test_merged_customers_are_reported_with_the_command(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    commands.leads({}, *({"email": f"renter{n}@renter.test", "phone": None} for n in range(12)))
+    Report(data_dir=str(commands.data_dir)).one("customers", OK, "leads of one renter")
+    with commands.database():
+        Customer.update(merged=True).execute()
+    found = Report(data_dir=str(commands.data_dir)).one("customers", WARNING, "'customer split ID'")
+    assert found["id"] == "merged_customers" and found["found"].startswith("13 with leads of several")
+    assert found["found"].endswith(": 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …")
+    for row in commands.rows("customer", "list", "--merged"):
+        commands.run("customer", "split", row["id"])
+    Report(data_dir=str(commands.data_dir)).one("customers", OK)
 
 
 def test_data_folder_that_is_a_file_is_a_problem(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Plain forms in a real browser: whatever the page hides or declares, the lead arrives whole (C5, C27, C27a)."""
+"""Plain forms in a real browser: whatever a page hides or declares, the lead arrives whole (C5, C27)."""
 
 from typing import Any
 
@@ -69,7 +69,8 @@ def test_C27_a_page_can_not_send_leads_through_its_visitors_unseen(
         .replace("<button", "<p")
         .replace(
             "</form>",
-            "</form><script>document.forms[0].elements[2].value = 'victim@renter.test'; document.forms[0].submit()</script>",
+            """</form><script>const form = document.forms[0];
+        form.elements[2].value = 'victim@renter.test'; form.submit()</script>""",
         )
     )
     page.goto(website.url + "/evil")

@@ -1,5 +1,6 @@
 """Upgrades: a database of any released schema keeps all its data, or stays untouched."""
 
+import dataclasses
 import json
 import os
 import re
@@ -204,7 +205,8 @@ def test_a_failed_migration_step_changes_nothing(
     monkeypatch.setattr("models.storage.sqlite.folder.Clock", lambda: clock)
     with monkeypatch.context() as patch:
         steps = [*STEPS]
-        steps[schema] = f"{steps[schema]};\n{failing}"
+        statements = f"{steps[schema].statements};\n{failing}"
+        steps[schema] = dataclasses.replace(steps[schema], statements=statements)
         patch.setattr(migrate, "STEPS", tuple(steps))
         with pytest.raises(DatabaseUnusable, match=str(old / "leads.db")):
             open_database(old)

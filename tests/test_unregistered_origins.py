@@ -8,7 +8,7 @@ import pytest
 from command_line import Commands
 
 from models.clock import Clock
-from models.unregistered_origins import ORIGINS_A_DAY, DailyCount, is_within_domain, merge_days
+from models.unregistered_origins import ORIGINS_A_DAY, OriginCount, is_within_domain, merge_days
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_C27_a_name_above_or_below_is_within_a_domain(origin: str, within: bool)
 
 def test_C27_at_most_100_origins_a_day_are_named() -> None:
     counts = [
-        DailyCount(day, f"https://{number}.{day}.test", 1, 1, f"{day}T10:00:00Z")
+        OriginCount(day, f"https://{number}.{day}.test", 1, 1, f"{day}T10:00:00Z")
         for day in ("2026-11-22", "2026-11-23")
         for number in range(ORIGINS_A_DAY + 50)
     ]
-    counts[50:50] = [DailyCount("2026-11-22", "https://maple.test", 1, 1, "2026-11-22T10:00:00Z")] * 3
+    counts[50:50] = [OriginCount("2026-11-22", "https://maple.test", 1, 1, "2026-11-22T10:00:00Z")] * 3
     found = merge_days(counts, {1: ["https://maple.test"]})
     assert len(found) == 2 * ORIGINS_A_DAY
     assert "https://maple.test" not in {each["origin"] for each in found}

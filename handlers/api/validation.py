@@ -11,11 +11,12 @@ from cerberus import Validator, errors
 from handlers.api.utm_data import CONTROL, parse_utm_data
 from handlers.errors import BadRequest
 from models.building_match import BuildingKeys
-from models.customer import Renter, phone_key
+from models.customer import Renter
 from models.email_address import clean_address, comparison_key, restore_plus
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.lead import LISTING_SOURCES
+from models.phone import phone_key
 from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 

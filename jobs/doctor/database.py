@@ -1,4 +1,4 @@
-"""Checks of the database: its integrity, its schema, its outbox, leads of which no agent was notified.
+"""Checks of the database: integrity, schema, outbox, leads of which no agent was notified, merged customers.
 
 They create and change nothing, not even a WAL beside a database that no process has open.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     DATABASE,
+    MERGED_CUSTOMERS,
     OK,
     OUTBOX,
     PROBLEM,
@@ -34,6 +35,9 @@ from models.storage.sqlite.locks import lock_holder
 from models.storage.sqlite.migrations.steps import NEWEST
 
 RECENT = timedelta(days=7)
+
+MOST_NAMED = 10  # customers whose ids are in a result
+MERGED_SINCE_SCHEMA = 6  # the first that has customer.merged
 
 RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'backup restore FILE'"
 
@@ -190,6 +194,20 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
         found = f"{waiting} are held as they look like spam"
         results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))
     return results or [CheckResult(UNNOTIFIED, OK, f"none in the last {duration_text(RECENT)}")]
+
+
+def check_merged_customers(database: ReadOnlyDatabase) -> CheckResult:
+    """Check for customers that hold leads of several renters, as an older rule merged them."""
+    if not database.has_known_schema or (database.schema or 0) < MERGED_SINCE_SCHEMA:
+        return CheckResult(MERGED_CUSTOMERS, OK, "none is known to hold leads of several renters")
+    merged = "FROM customer WHERE merged AND erased_at IS NULL"
+    if not (count := database.value(f"SELECT count(*) {merged}")):
+        return CheckResult(MERGED_CUSTOMERS, OK, "each holds leads of one renter")
+    rows = database.rows(f"SELECT id {merged} ORDER BY id LIMIT {MOST_NAMED}")
+    ids = ", ".join(str(row["id"]) for row in rows) + (", …" if count > MOST_NAMED else "")
+    found = f"{count} with leads of several renters, joined by a phone that no longer joins them: {ids}"
+    fix = "see 'customer list --merged' and 'lead list --customer ID', then run 'customer split ID' for each"
+    return CheckResult(MERGED_CUSTOMERS, WARNING, found, fix)
 
 
 def _destinations(database: ReadOnlyDatabase) -> list[Destination]:

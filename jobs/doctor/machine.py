@@ -7,19 +7,22 @@ from pathlib import Path
 
 from jobs.doctor.database import (
     check_database,
+    check_merged_customers,
     check_outbox,
     check_schema,
     check_unnotified,
     in_use_since,
     newest_lead_at,
 )
-from jobs.doctor.origins import check_origins
+from jobs.doctor.traffic import check_dry_runs, check_origins
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     CLOCK,
     DATABASE,
     DISK_SPACE,
+    DRY_RUNS,
     LAST_BACKUP,
+    MERGED_CUSTOMERS,
     OK,
     OUTBOX,
     PROBLEM,
@@ -60,7 +63,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     if readable:
         results += _check_content(path, settings, clock)
     else:
-        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED, UNREGISTERED_ORIGINS):
+        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED, UNREGISTERED_ORIGINS, DRY_RUNS, MERGED_CUSTOMERS):
             if has_problem:
                 unknown = "not known, as the database has a problem"
                 results.append(CheckResult(check_id, WARNING, unknown, "see 'database'"))
@@ -92,6 +95,10 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         results += ask_at_rest_or_in_use(path, lambda database: check_unnotified(database, now))
     with reporting_failure(UNREGISTERED_ORIGINS, results):
         results.append(ask_at_rest_or_in_use(path, lambda database: check_origins(database, now)))
+    with reporting_failure(DRY_RUNS, results):
+        results.append(ask_at_rest_or_in_use(path, lambda database: check_dry_runs(database, now)))
+    with reporting_failure(MERGED_CUSTOMERS, results):
+        results.append(ask_at_rest_or_in_use(path, check_merged_customers))
     return results
 
 

@@ -12,9 +12,12 @@ def migrate() -> None:
             version = pragma("user_version")  # again, now under the lock: another process may have been first
             if version >= NEWEST:
                 return
-            for statement in STEPS[version].split(";\n"):
+            step = STEPS[version]
+            for statement in step.statements.split(";\n"):
                 if statement.strip():
                     database.execute_sql(statement)
+            if step.convert is not None:
+                step.convert(database.connection())
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             database.execute_sql(f"PRAGMA user_version = {version + 1}")
     if pragma("user_version") > NEWEST:

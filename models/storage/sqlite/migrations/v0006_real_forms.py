@@ -1,4 +1,12 @@
-"""Schema 6: several websites of a building, where a lead's form stood, keys with their sources."""
+"""Schema 6: several websites of a building, where a lead's form stood, keys with their sources.
+
+Customers are matched by another key of their phone. Those that the older key merged are marked.
+"""
+
+import apsw
+
+from models.email_address import comparison_key
+from models.phone import phone_key
 
 STATEMENTS = """
 CREATE TABLE building_website (
@@ -55,3 +63,69 @@ CREATE TABLE daily_count (
     PRIMARY KEY (day, name)
 ) WITHOUT ROWID;
 """
+
+
+def convert(connection: apsw.Connection) -> None:
+    """Give customers the key that their phone has now, and mark those that hold leads of several renters."""
+    connection.executemany(
+        "UPDATE customer SET phone = iif(?1 IS NULL, NULL, phone), phone_key = ?1 WHERE id = ?2",
+        _changed_phone_keys(connection),
+    )
+    mixed = _mixed_customers(connection)
+    merged = [(customer_id,) for customer_id in mixed if _is_merged(connection, customer_id)]
+    connection.executemany("UPDATE customer SET merged = 1 WHERE id = ?", merged)
+
+
+# Columns are read as bytes: SQLite checks neither the type of a value nor its encoding.
+
+
+def _changed_phone_keys(connection: apsw.Connection) -> list[tuple[str | None, int]]:
+    """Return the new key and the id of each customer whose phone has another key now.
+
+    A phone that has none any more is cleared, so that a later one can be filled in. Its lead still has it.
+    """
+    rows = connection.execute(
+        "SELECT id, CAST(phone AS BLOB), CAST(phone_key AS BLOB) FROM customer WHERE phone IS NOT NULL"
+    )
+    changed = []
+    for customer_id, phone, old_key in rows:
+        key = phone_key(_text(phone))
+        if key is None or key.encode() != old_key:
+            changed.append((key, customer_id))
+    return changed
+
+
+def _mixed_customers(connection: apsw.Connection) -> list[int]:
+    """Return the customers that hold leads of several spellings of an e-mail address, or of several."""
+    rows = connection.execute(
+        "SELECT customer_id FROM lead WHERE requestor_email IS NOT NULL"
+        " GROUP BY customer_id HAVING min(requestor_email) <> max(requestor_email)"
+    )
+    return [customer_id for (customer_id,) in rows]
+
+
+def _is_merged(connection: apsw.Connection, customer_id: int) -> bool:
+    """Return True if one of the customer's leads is joined to it neither by e-mail nor by phone."""
+    leads = connection.execute(
+        "SELECT CAST(requestor_email AS BLOB), CAST(requestor_phone AS BLOB),"
+        " CAST(email_key AS BLOB), CAST(phone_key AS BLOB)"
+        " FROM lead JOIN customer ON customer.id = customer_id"
+        " WHERE customer_id = ? AND requestor_email IS NOT NULL",
+        (customer_id,),
+    )
+    return any(
+        _email_key(_text(email)).encode() != of_email
+        and (phone is None or not of_phone or (phone_key(_text(phone)) or "").encode() != of_phone)
+        for email, phone, of_email, of_phone in leads
+    )
+
+
+def _email_key(text: str) -> str:
+    try:
+        return comparison_key(text)
+    except ValueError:
+        return text.strip().lower()
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

@@ -1,16 +1,17 @@
-"""Check of the origins that forms were sent from although no building has them."""
+"""Checks of what websites send: forms from origins that no building has, and dry runs."""
 
 from datetime import datetime, timedelta
 
 from jobs.doctor.units import duration_text
-from models.check_result import OK, UNREGISTERED_ORIGINS, WARNING, CheckResult
+from models.check_result import DRY_RUNS, OK, UNREGISTERED_ORIGINS, WARNING, CheckResult
 from models.clock import utc_text
+from models.daily_count import DRY_RUNS as DRY_RUN_COUNT
 from models.storage.sqlite.inspect import ReadOnlyDatabase
-from models.unregistered_origins import DailyCount, merge_days
+from models.unregistered_origins import OriginCount, merge_days
 
 RECENT = timedelta(days=7)
 NAMED = 3  # so many origins are named; the command lists all
-FIRST_SCHEMA = 6  # with unregistered origins, and with several websites of a building
+FIRST_SCHEMA = 6  # with unregistered origins, several websites of a building, and daily counts
 
 _COUNTS = """
 SELECT substr(lead.created_at, 1, 10) AS day, unregistered_origin AS origin, building_id,
@@ -32,7 +33,7 @@ def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     websites: dict[int, list[str]] = {}
     for row in database.rows(_WEBSITES):
         websites.setdefault(row["building_id"], []).append(row["url"])
-    counts = (DailyCount(**row) for row in database.rows(_COUNTS, utc_text(now - RECENT)))
+    counts = (OriginCount(**row) for row in database.rows(_COUNTS, utc_text(now - RECENT)))
     found = [each for each in merge_days(counts, websites) if each["can_be_registered"]]
     names = list(dict.fromkeys(each["origin"] for each in found))
     recently = f"in the last {duration_text(RECENT)}"
@@ -45,3 +46,17 @@ def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
         f"{recently} forms came from {', '.join(names[:NAMED])}{more}, which no building has",
         "see 'building origins', and register those that are yours: scripts on them can't send leads",
     )
+
+
+def check_dry_runs(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
+    """Check for dry runs today and yesterday: a website in use that sends them stores no lead."""
+    count = 0
+    if database.has_known_schema and (database.schema or 0) >= FIRST_SCHEMA:
+        since = f"{now - timedelta(days=1):%Y-%m-%d}"
+        total = "SELECT coalesce(sum(count), 0) FROM daily_count WHERE name = ? AND day >= ?"
+        count = database.value(total, DRY_RUN_COUNT, since)
+    if not count:
+        return CheckResult(DRY_RUNS, OK, "none since yesterday")
+    found = f"{count} since yesterday: requests that were checked and not stored"
+    fix = "if a website in use sends them, remove its header 'Prefer: dry-run'"
+    return CheckResult(DRY_RUNS, WARNING, found, fix)
