@@ -344,8 +344,11 @@ def test_form_has_no_serious_accessibility_violations(registered: Website, page:
 
 
 def test_sandbox_page_shows_requests_as_they_arrive(leads_sandbox: Sandbox, page: Page) -> None:
+    leads_sandbox.add_website("http://localhost:5173")
     page.goto(leads_sandbox.url + "/sandbox")
     expect(page.get_by_text("Nothing has come yet")).to_be_visible()
+    websites = "from pages at http://localhost:3000, http://localhost:5173"
+    expect(page.locator("#facts")).to_contain_text(websites)
     leads_sandbox.post({"token": "demon", "tour_request": {"requestor_email": "jane@renter.test"}})
     expect(page.locator("#detail .diagnosis")).to_contain_text("'demon' belongs to no building")
     leads_sandbox.lead(requestor_name="Jane Doe", slot="2026-12-01T10:00Z")

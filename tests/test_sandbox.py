@@ -8,8 +8,12 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from conftest import ServerHarness
+from command_line import NOW, Commands
+from conftest import LEADS, ServerHarness
 from leads_sandbox import Sandbox
+
+from handlers.sandbox.diagnosis import diagnose, read_facts
+from handlers.sandbox.request_log import RecordedRequest
 
 LEAD = {"token": "demo", "tour_request": {"requestor_email": "jane@renter.test"}}
 FORM = "application/x-www-form-urlencoded"
@@ -102,6 +106,7 @@ def test_requests_to_unknown_api_paths_are_recorded(leads_sandbox: Sandbox) -> N
         ({}, "refused", "inside its tour_request"),
         (tour(listing_source="Zillow"), "listing-source-in-another-case", "write it 'zillow'"),
         (tour(listing_source="June Homes"), "listing-source-in-another-case", "write it 'june_homes'"),
+        (tour(homepage="https://pills.test"), "looks-like-spam", "so its mail is marked: the field that"),
     ],
 )
 def test_diagnosis_names_the_mistake(
@@ -110,6 +115,75 @@ def test_diagnosis_names_the_mistake(
     leads_sandbox.post(body)
     diagnosis = leads_sandbox.diagnosis()
     assert words in diagnosis[code], diagnosis
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("token=demo", "token"),
+        ("utm_source=x&token=&unified_address_id=maple-12", "unified_address_id"),
+        ("address_line_one=12+Maple+Street&token=demo", "address_line_one, token"),
+    ],
+)
+def test_diagnosis_of_keys_in_the_url_advises_the_body(
+    leads_sandbox: Sandbox, query: str, names: str
+) -> None:
+    leads_sandbox.leads_url += f"?{query}"
+    leads_sandbox.post(LEAD)
+    assert leads_sandbox.diagnosis()["token-in-the-url"].startswith(f"The URL has {names} in it. Put it into")
+    leads_sandbox.leads_url = leads_sandbox.leads_url.partition("?")[0] + "?utm_source=x&tokens=1"
+    leads_sandbox.post(tour(message="another"))
+    assert leads_sandbox.diagnosis() == {}
+
+
+@pytest.mark.parametrize("key", ["undefined", "null", " null "])
+def test_diagnosis_of_a_key_that_is_no_key_suggests_one(leads_sandbox: Sandbox, key: str) -> None:
+    leads_sandbox.post(LEAD, Idempotency_Key=key)
+    says = leads_sandbox.diagnosis()["key-is-no-key"]
+    assert says.startswith(f"The header Idempotency-Key is the word {key.strip()}, which is no key")
+    leads_sandbox.post({**tour(message="x"), "idempotency_key": key})
+    assert leads_sandbox.diagnosis()["key-is-no-key"].startswith("The field idempotency_key is the word")
+    leads_sandbox.post(tour(message="y"), Idempotency_Key="nullable")
+    assert leads_sandbox.diagnosis() == {}
+
+
+def diagnosis_of_stored(commands: Commands, **lead: Any) -> dict[str, str]:
+    """Return the diagnosis of a form that created this lead."""
+    (lead_id,) = commands.leads(lead)
+    request = RecordedRequest(1, NOW, "request", "POST", LEADS, [], status=201, lead_id=lead_id)
+    with commands.database():
+        return {found["code"]: found["says"] for found in diagnose(request, read_facts(request))}
+
+
+def test_C27_diagnosis_of_a_form_elsewhere_names_the_step(commands: Commands) -> None:
+    says = diagnosis_of_stored(commands, unregistered_origin="https://www.maple.test")[
+        "form-origin-not-registered"
+    ]
+    assert says.startswith(
+        "The lead was taken, although no building has the origin of its form's page, https://"
+    )
+    assert "Building 1 (Maple Court) has no website; " in says and "return_to may not lead there" in says
+    assert 'POST /sandbox/api/buildings/1/websites {"url": "https://www.maple.test"}' in says
+    assert says.endswith("building update ID --add-website https://www.maple.test")
+    says = diagnosis_of_stored(commands, unregistered_origin="https://oak.test", token="oak")[
+        "form-origin-not-registered"
+    ]
+    assert '"website_urls": ["https://oak.test"]' in says
+
+
+@pytest.mark.parametrize("origin", ["null", "file://", "chrome-extension://abc"])
+def test_C27_diagnosis_of_a_hidden_origin_needs_no_step(commands: Commands, origin: str) -> None:
+    says = diagnosis_of_stored(commands, unregistered_origin=origin)["form-origin-not-registered"]
+    assert f"hides its origin ({origin}): by its referrer policy" in says and "--add-website" not in says
+    assert "Nothing needs to be registered" in says
+
+
+def test_C27_diagnosis_of_an_unattended_form_says_what_is_held(commands: Commands) -> None:
+    found = diagnosis_of_stored(commands, unregistered_origin="https://elsewhere.test", is_unattended=True)
+    assert list(found)[:2] == ["form-origin-not-registered", "form-unattended"]
+    assert "nobody-is-told" not in found and "looks-like-spam" not in found
+    assert "deliveries are quarantined and no consent is recorded" in found["form-unattended"]
+    assert "form-unattended" not in diagnosis_of_stored(commands)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +201,53 @@ def test_diagnosis_of_a_correct_lead_is_empty(leads_sandbox: Sandbox, fields: di
 
 
 @pytest.mark.parametrize("origin", ["https://maple.example.com", "http://localhost:5173"])
-def test_diagnosis_of_unregistered_origin_names_the_command_that_registers_it(
-    leads_sandbox: Sandbox, origin: str
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (LEADS, LEAD),
+        (LEADS, {**LEAD, "token": None, "address_line_one": "12 Maple Street"}),
+        (f"{LEADS}?token=demo", {**LEAD, "token": " "}),
+    ],
+)
+def test_diagnosis_of_unregistered_origin_names_the_building_and_the_step(
+    leads_sandbox: Sandbox, path: str, body: dict[str, Any], origin: str
 ) -> None:
-    assert leads_sandbox.post(LEAD, Origin=origin).status == 403
-    assert leads_sandbox.diagnosis()["origin-not-registered"].endswith(f"--website {origin}")
-    leads_sandbox.register(website_url=origin)
-    assert leads_sandbox.post(LEAD, Origin=origin).status == 201
+    leads_sandbox.leads_url = leads_sandbox.url + path
+    assert leads_sandbox.post(body, Origin=origin).status == 403
+    says = leads_sandbox.diagnosis()["origin-not-registered"]
+    assert f"This page's origin is {origin}. Building 1 (The Maple) has http://localhost:3000; " in says
+    assert f'POST /sandbox/api/buildings/1/websites {{"url": "{origin}"}}' in says
+    assert says.endswith(f"building update ID --add-website {origin}")
+    building = leads_sandbox.add_website(origin)
+    assert building["website_urls"] == ["http://localhost:3000", origin]
+    for each in building["website_urls"]:
+        assert leads_sandbox.post(LEAD, Origin=each).status == 201
+
+
+def test_diagnosis_of_unregistered_origin_without_a_building_registers_one(leads_sandbox: Sandbox) -> None:
+    assert leads_sandbox.post({**LEAD, "token": "oak"}, Origin="http://oak.test").status == 403
+    says = leads_sandbox.diagnosis()["origin-not-registered"]
+    assert 'POST /sandbox/api/buildings {"name": "…", "website_urls": ["http://oak.test"]}' in says
+    leads_sandbox.register(token="oak", website_urls=["http://oak.test", "http://www.oak.test"])
+    for origin in ("http://oak.test", "http://www.oak.test", "http://localhost:3000"):
+        assert leads_sandbox.post({**LEAD, "token": "oak"}, Origin=origin).status == 201
+
+
+def test_a_building_is_registered_with_one_website_or_several(leads_sandbox: Sandbox) -> None:
+    one = leads_sandbox.register(website_url="http://a.test")
+    assert (one["website_url"], one["website_urls"]) == ("http://a.test", ["http://a.test"])
+    several = leads_sandbox.register(
+        website_urls=["http://a.test", "http://b.test"], website_url="http://A.test/"
+    )
+    assert (several["website_url"], several["website_urls"]) == (
+        "http://a.test",
+        ["http://a.test", "http://b.test"],
+    )
+    again = leads_sandbox.add_website("http://b.test/contact", building=several["id"])
+    assert again == several
+    assert leads_sandbox.call("GET", "buildings")["buildings"][1:] == [one, several]
+    leads_sandbox.reset()
+    assert leads_sandbox.call("GET", "buildings")["buildings"][0]["website_urls"] == ["http://localhost:3000"]
 
 
 def test_diagnosis_of_a_null_origin_suggests_a_web_server(leads_sandbox: Sandbox) -> None:
@@ -412,6 +526,15 @@ def test_reset_ignores_a_delayed_message_in_flight(leads_sandbox: Sandbox, targe
         ("buildings", {"name": "x", "colour": "red"}),
         ("buildings", {"name": ""}),
         ("buildings", {"name": "x", "token": "demo"}),
+        ("buildings", {"name": "x", "website_urls": "http://a.test"}),
+        ("buildings", {"name": "x", "website_urls": [1]}),
+        ("buildings", {"name": "x", "website_urls": ["a.test"]}),
+        ("buildings/1/websites", {}),
+        ("buildings/1/websites", {"url": " "}),
+        ("buildings/1/websites", {"url": "null"}),
+        ("buildings/1/websites", {"url": ["http://a.test"]}),
+        ("buildings/1/websites", {"url": "http://a.test", "name": "x"}),
+        ("buildings/0/websites", {"url": "http://a.test"}),
     ],
 )
 def test_invalid_control_request_is_refused_in_one_line(

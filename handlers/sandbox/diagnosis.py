@@ -2,31 +2,44 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from urllib.parse import parse_qsl
 
-import handlers.sandbox.slot_rules  # noqa: F401  # registers its rules
-from handlers.api.body import decode_body
+from handlers.api.body import BUILDING_KEYS, decode_body
 from handlers.errors import BadRequest
+from handlers.sandbox.origin_rules import ORIGIN_RULES
 from handlers.sandbox.request_log import RecordedRequest
-from handlers.sandbox.rules import RULES, DecodedRequest, Facts
-from models.building import BuildingDict, building_as_dict
+from handlers.sandbox.rules import RULES, DecodedRequest, Facts, code_of
+from handlers.sandbox.slot_rules import SLOT_RULES
+from models.building import Building, BuildingDict, building_as_dict, website_urls
+from models.building_match import BuildingKeys, match_buildings
 from models.intake import unnotified_reason_of
 from models.lead import Lead
 from models.spam import why_quarantined
 
+# By code; the most telling first.
+_ALL_RULES = {code_of(rule): rule for rule in (*ORIGIN_RULES, *RULES.values(), *SLOT_RULES)}
 DUPLICATE_WITHIN = timedelta(seconds=10)
 
 
 def diagnose(request: RecordedRequest, facts: Facts) -> list[dict[str, str]]:
     """Return the code and the sentence of each mistake found, in the order of the rules."""
+    decoded = _decode(request, facts)
+    return [{"code": code, "says": says} for code, rule in _ALL_RULES.items() for says in rule(decoded)]
+
+
+def _decode(request: RecordedRequest, facts: Facts) -> DecodedRequest:
     content_type = request.header("Content-Type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
+    query = request.path.partition("#")[0].partition("?")[2]
     try:
-        document = decode_body(content_type, bytes(request.body), request.path.partition("?")[2])
+        document = decode_body(content_type, bytes(request.body), query)
     except BadRequest:
         document = {}
     tour = document.get("tour_request")
-    decoded = DecodedRequest(request, facts, media_type, document, tour if isinstance(tour, dict) else {})
-    return [{"code": code, "says": says} for code, rule in RULES.items() for says in rule(decoded)]
+    in_url = [name for name, _ in parse_qsl(query) if name in BUILDING_KEYS]
+    return DecodedRequest(
+        request, facts, media_type, document, tour if isinstance(tour, dict) else {}, in_url
+    )
 
 
 def find_duplicate(
@@ -46,9 +59,27 @@ def find_duplicate(
     return None
 
 
-def read_building_and_reason(lead_id: int) -> tuple[BuildingDict | None, str | None]:
-    """Return a lead's building, as a dict, and the reason why no agent gets a mail about the lead."""
-    lead = Lead.get_by_id(lead_id)
+def read_facts(request: RecordedRequest) -> Facts:
+    """Return what the database knows of a request: of its lead, else of the building that it names."""
+    if request.lead_id is None:
+        return Facts(_building_as_dict(_named_building(request)) if request.status == 403 else None)
+    lead = Lead.get_by_id(request.lead_id)
     building = lead.building
-    reason = unnotified_reason_of(lead.customer, building) or why_quarantined(lead.suspected, building)
-    return None if building is None else building_as_dict(building), reason
+    return Facts(
+        building=_building_as_dict(building),
+        unnotified_reason=unnotified_reason_of(lead.customer, building)
+        or why_quarantined(lead.suspected, building),
+        suspected=lead.suspected,
+        unregistered_origin=lead.unregistered_origin,
+    )
+
+
+def _named_building(request: RecordedRequest) -> Building | None:
+    decoded = _decode(request, Facts())
+    keys = BuildingKeys(*(decoded.text(name) or None for name in BUILDING_KEYS))
+    match = match_buildings([keys], request.at).get(keys)
+    return None if match is None else Building.get_by_id(match.id)
+
+
+def _building_as_dict(building: Building | None) -> BuildingDict | None:
+    return None if building is None else building_as_dict(building, (), website_urls(building.id))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +16,7 @@ from handlers.api.handler import ApiHandler
 from handlers.api.leads import LeadsHandler
 from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.errors import ApiError, InternalError, Unavailable
-from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_building_and_reason
+from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_facts
 from handlers.sandbox.faults import API, CUT, SLOW, Fault, Faults, InvalidFault, parse_fault
 from handlers.sandbox.preview import preview_lead
 from handlers.sandbox.request_log import RecordedRequest, RequestLog
@@ -46,13 +47,13 @@ class Recorder:
 
     async def _record(self, request: RecordedRequest) -> None:
         duplicate_of = find_duplicate(request, self.request_log.requests)
-        building, reason = None, None
+        facts = Facts()
         if request.preview is not None:
-            building, reason = request.preview["building"], request.preview["nobody_told_because"]
-        elif request.lead_id is not None:
+            facts = Facts(request.preview["building"], request.preview["nobody_told_because"])
+        else:
             with suppress(StorageError):  # the diagnosis is then less complete
-                building, reason = await self.storage.read(read_building_and_reason, request.lead_id)
-        request.diagnosis = diagnose(request, Facts(building, reason, duplicate_of))
+                facts = await self.storage.read(read_facts, request)
+        request.diagnosis = diagnose(request, replace(facts, duplicate_of=duplicate_of))
         self.request_log.add_request(request)
 
 

@@ -5,7 +5,7 @@ A rule yields sentences that name the mistake and its remedy. Its name is a code
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -17,7 +17,7 @@ from handlers.sandbox.request_log import RecordedRequest
 from handlers.thank_you import return_url
 from models.building import origins_of
 from models.lead import LISTING_SOURCES
-from models.origin import is_origin
+from models.spam import UNATTENDED
 
 # The server sets these fields of a lead, and ignores the client's values.
 SERVER_MANAGED = (
@@ -30,19 +30,23 @@ SERVER_MANAGED = (
     "deal",
     "sms_consent_at",
 )
+NO_KEYS = ("undefined", "null")  # what JavaScript makes of a variable without a value
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Facts about a request that the request itself does not show.
 
-    building: the lead's building, as a dict. unnotified_reason: why no agent gets a mail. duplicate_of: an
-    earlier request with the same body that created a lead.
+    building: the building of the lead, or of the building keys of a refused request, as a dict.
+    unnotified_reason: why no agent gets a mail. suspected: why the lead looks like spam. unregistered_origin:
+    where its form stood. duplicate_of: an earlier request with the same body that created a lead.
     """
 
     building: Mapping[str, Any] | None = None
     unnotified_reason: str | None = None
     duplicate_of: RecordedRequest | None = None
+    suspected: str | None = None
+    unregistered_origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class DecodedRequest:
     media_type: str
     document: Mapping[str, Any]
     tour: Mapping[str, Any]  # the body's tour_request; {} if it has none
+    keys_in_url: Sequence[str]  # the names of the building keys in its query
 
     @property
     def created_lead(self) -> bool:
@@ -77,27 +82,13 @@ RULES: dict[str, Rule] = {}  # by code; the most telling first
 
 def rule(function: Rule) -> Rule:
     """Register a rule. Its code is the function's name."""
-    RULES[function.__name__.replace("_", "-")] = function
+    RULES[code_of(function)] = function
     return function
 
 
-@rule
-def origin_not_registered(request: DecodedRequest) -> Messages:
-    origin = request.recorded.header("Origin")
-    if request.recorded.status == 403 and origin is not None:
-        if is_origin(origin):
-            yield (
-                "A CORS error means that the page's origin is not registered. This page's origin is "
-                f"{origin}. Register exactly this origin. In the sandbox: POST /sandbox/api/buildings "
-                f'{{"name": "…", "website_url": "{origin}"}}. '
-                f"On a real server: building update ID --website {origin}"
-            )
-        else:
-            yield (
-                f"The page's origin is {origin!r}, which can't be registered: the page was opened from a "
-                "file, in a sandboxed frame, or by an app. Serve it from a web server, and register that "
-                "server's origin."
-            )
+def code_of(function: Rule) -> str:
+    """Return the code of a rule."""
+    return function.__name__.replace("_", "-")
 
 
 @rule
@@ -188,10 +179,28 @@ def unknown_token(request: DecodedRequest) -> Messages:
 
 
 @rule
+def token_in_the_url(request: DecodedRequest) -> Messages:
+    if request.keys_in_url:
+        yield (
+            f"The URL has {_listed(sorted(request.keys_in_url))} in it. Put it into the body: browsers and proxies "
+            "keep URLs in their logs."
+        )
+
+
+@rule
 def nobody_is_told(request: DecodedRequest) -> Messages:
     reason = request.facts.unnotified_reason
+    if request.facts.suspected == UNATTENDED:
+        return  # another rule says so
     if reason and request.facts.building is not None:
         yield f"The lead is stored, but no agent gets a mail: {reason}."
+
+
+@rule
+def looks_like_spam(request: DecodedRequest) -> Messages:
+    suspected, reason = request.facts.suspected, request.facts.unnotified_reason
+    if suspected and reason is None:
+        yield f"The lead looks like spam, so its mail is marked: {suspected}."
 
 
 @rule
@@ -239,6 +248,20 @@ def posted_twice(request: DecodedRequest) -> Messages:
         f"Request {earlier.number}, which created lead {earlier.lead_id}, had the same body within ten "
         f"seconds: a double click, or a retry? {remedy}, and the two become one lead."
     )
+
+
+@rule
+def key_is_no_key(request: DecodedRequest) -> Messages:
+    sent = {
+        "The header Idempotency-Key": request.recorded.header("Idempotency-Key"),
+        "The field idempotency_key": request.document.get("idempotency_key"),
+    }
+    for name, key in sent.items():
+        if isinstance(key, str) and key.strip() in NO_KEYS:
+            yield (
+                f"{name} is the word {key.strip()}, which is no key: its script had none yet. So a retry "
+                "makes another lead. Make one for each filled form, such as by crypto.randomUUID()."
+            )
 
 
 @rule

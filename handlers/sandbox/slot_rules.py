@@ -4,18 +4,16 @@ from collections.abc import Collection
 from datetime import UTC
 from zoneinfo import ZoneInfo
 
-from handlers.sandbox.rules import DecodedRequest, Messages, as_text, rule
+from handlers.sandbox.rules import DecodedRequest, Messages, as_text
 from models.slot import Remark, Slot, read_stored_slot
 
 
-@rule
 def undefined_slot(request: DecodedRequest) -> Messages:
     text = _text(request)
     if request.created_lead and text and _slot(request) is None:
         yield f"The slot is {text!r}, which JavaScript makes of no date. It counts as not sent."
 
 
-@rule
 def slot_is_a_date(request: DecodedRequest) -> Messages:
     if Remark.DATE_ALONE in _remarks(request):
         yield (
@@ -24,13 +22,11 @@ def slot_is_a_date(request: DecodedRequest) -> Messages:
         )
 
 
-@rule
 def slot_in_the_past(request: DecodedRequest) -> Messages:
     if Remark.PAST in _remarks(request):
         yield f"The slot {_text(request)} was already past when the lead came. The mail says so."
 
 
-@rule
 def slot_at_a_change_of_clocks(request: DecodedRequest) -> Messages:
     remarks = _remarks(request)
     clocks = f"the clocks of the building's own time zone ({_zone_name(request)})"
@@ -46,7 +42,6 @@ def slot_at_a_change_of_clocks(request: DecodedRequest) -> Messages:
         )
 
 
-@rule
 def slot_without_offset(request: DecodedRequest) -> Messages:
     slot = _slot(request)
     if request.created_lead and slot and slot.moment.tzinfo is None and not slot.is_date:
@@ -73,3 +68,13 @@ def _remarks(request: DecodedRequest) -> Collection[Remark]:
 def _zone_name(request: DecodedRequest) -> str:
     building = request.facts.building
     return building["time_zone"] if building else "UTC, because the lead has no building"
+
+
+# In the order of the diagnosis, after the other rules.
+SLOT_RULES = (
+    undefined_slot,
+    slot_is_a_date,
+    slot_in_the_past,
+    slot_at_a_change_of_clocks,
+    slot_without_offset,
+)
