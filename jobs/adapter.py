@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from models.building import BuildingDict
-from models.lead_record import LeadForDelivery
+from models.lead_dict import LeadForDelivery
 from models.outbox.claims import Failure, FailureKind
 
 REASON_LIMIT = 300  # characters

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 from models.building import Building, BuildingDict, building_as_dict
 from models.clock import utc_text, utc_text_or_none
-from models.customer import Customer, CustomerBrief, customer_in_brief
+from models.customer import Customer, customer_in_brief
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
+from models.lead_dict import LeadDetailDict, LeadDict, LeadForDelivery
 from models.outbox.claims import Claim, Claimed, claim
 from models.outbox.delivery import Delivery, DeliveryAttempt
 from models.storage.cached_query import CachedSelect
@@ -21,99 +22,6 @@ log = logging.getLogger("leads.outbox")
 PAGE = 500
 # The errors that a row with malformed values raises.
 UNREADABLE = (ValueError, TypeError, LookupError)
-
-
-class DealDict(TypedDict):
-    """A deal as JSON inside a lead."""
-
-    id: int
-    stage: str
-
-
-class DeliveryBrief(TypedDict):
-    """A delivery as JSON inside a lead."""
-
-    kind: str
-    state: str
-    attempts: int
-    reason: str | None
-
-
-class LeadDict(TypedDict):
-    """A lead as JSON, in listings and exports. Times are UTC text."""
-
-    id: int
-    created_at: str
-    building_id: int | None
-    customer: CustomerBrief
-    requestor_name: str | None
-    requestor_email: str | None
-    requestor_phone: str | None
-    message: str | None
-    slot: str | None
-    unit_preference: str | None
-    property_type: str
-    utm_data: dict[str, str] | None
-    listing_source: str | None
-    listing_source_original_id: str | None
-    request_host: str | None
-    website: str | None
-    sms_consent: bool
-    lead_source: str
-    deal: DealDict | None
-    deliveries: list[DeliveryBrief]
-
-
-class LeadForDelivery(LeadDict):
-    """A lead as adapters get it: without deal and deliveries, with the text of the slot as it was
-    sent, and the reason why it looks like spam.
-    """
-
-    sent_slot: str | None
-    suspected: str | None
-
-
-class SentDict(TypedDict):
-    """The texts that a lead came with and that are stored in another form."""
-
-    unified_address_id: str | None
-    address_line_one: str | None
-    token: str | None
-    email: str | None
-    slot: str | None
-    utm_data: str | None
-
-
-class ConsentDict(TypedDict):
-    """The evidence of a consent to text messages."""
-
-    at: str | None
-    ip: str | None
-    user_agent: str | None
-    host: str | None
-    origin: str | None
-    version: str | None
-
-
-class AttemptDict(TypedDict):
-    """One attempt at a delivery as JSON."""
-
-    kind: str
-    number: int
-    started_at: str
-    ended_at: str | None
-    outcome: str | None
-
-
-class LeadDetailDict(LeadDict):
-    """All that is stored of one lead, as JSON."""
-
-    request_id: str
-    suspected: str | None
-    unregistered_origin: str | None
-    sent: SentDict
-    sms_consent_evidence: ConsentDict | None
-    attempts: list[AttemptDict]
 
 
 def lead_as_dict(lead: Lead, deal: Deal | None, deliveries: Sequence[Delivery]) -> LeadDict:

@@ -1,7 +1,5 @@
 """Settings: parsed and checked once, each with its origin. Flag > LEADS_* > file > default."""
 
-import base64
-import ipaddress
 import os
 import re
 import tomllib
@@ -9,162 +7,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
-from models.email_address import normal_form
 from models.environment import PREFIX, ForeignVariable, foreign_variable, linked_service, meant_name
-from models.origin import origin_of
+from models.setting_values import (
+    Network,
+    Rate,
+    SmtpServer,
+    is_loopback,
+    parse_count,
+    parse_log_format,
+    parse_mail_from,
+    parse_networks,
+    parse_partner_url,
+    parse_port,
+    parse_public_url,
+    parse_rate,
+    parse_rate_exceptions,
+    parse_secret,
+    parse_signing_secret,
+    parse_smtp_url,
+)
 
 BACKUPS = "backups"  # the folder of backups inside the data folder, unless another is set
 
-MIN_SECRET_BYTES = 16
 CONFIG_VARIABLE = "LEADS_CONFIG"  # the TOML file of settings
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingError(ValueError):
     """A setting has a value that can't be used. The message names it and says what it takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A rate limit: requests in seconds. As many requests may come at once."""
-
-    requests: int
-    seconds: int
-
-    def __str__(self) -> str:
-        return f"{self.requests}/{self.seconds}"
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """The address and login of a mail server. starttls: always, auto (if the server offers it), never."""
-
-    host: str
-    port: int
-    implicit_tls: bool
-    starttls: str
-    user: str | None
-    password: str | None = field(repr=False)
-
-
-def parse_rate(text: str) -> Rate:
-    """'300/300' → Rate. Raises ValueError."""
-    requests, _, seconds = text.partition("/")
-    rate = Rate(int(requests), int(seconds))
-    if not (0 < rate.requests <= 1_000_000 and 0 < rate.seconds <= 86_400):
-        raise ValueError
-    return rate
-
-
-def parse_networks(text: str) -> tuple[Network, ...]:
-    """'127.0.0.1, 10.0.0.0/8' → networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def parse_rate_exceptions(text: str) -> tuple[tuple[Network, Rate], ...]:
-    """'10.0.0.0/8=3000/300, 192.0.2.7=20/60' → limits by network, the narrowest first. Raises ValueError."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    limits = [(ipaddress.ip_network(net.strip()), parse_rate(rate)) for net, _, rate in pairs]
-    return tuple(sorted(limits, key=lambda limit: -limit[0].prefixlen))
-
-
-def parse_smtp_url(text: str) -> SmtpServer | None:
-    """'smtp://user:pass@mail.example.com:587?starttls=always' → SmtpServer; '' → None. Raises ValueError."""
-    if not text:
-        return None
-    parts = urlsplit(text)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    starttls = query.pop("starttls", "auto")
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or query or parts.path.strip("/"):
-        raise ValueError
-    if starttls not in ("always", "auto", "never"):
-        raise ValueError
-    implicit = parts.scheme == "smtps"
-    return SmtpServer(
-        host=parts.hostname,
-        port=parts.port or (465 if implicit else 587 if parts.username else 25),
-        implicit_tls=implicit,
-        starttls=starttls,
-        user=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password or "") if parts.username else None,
-    )
-
-
-def parse_partner_url(text: str) -> str:
-    """Check an https URL, or an http URL of this machine; '' stays. Raises ValueError."""
-    parts = urlsplit(text)
-    if text and not (
-        parts.hostname
-        and parts.port != 0  # it raises ValueError for a port that is no number
-        and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)))
-    ):
-        raise ValueError
-    return text
-
-
-def parse_signing_secret(text: str) -> bytes:
-    """Return the bytes of a key: base64 after 'whsec_', else the text itself. Raises ValueError."""
-    if text.startswith("whsec_"):
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)  # binascii.Error is a ValueError
-        if not key:
-            raise ValueError
-        return key
-    return text.encode()
-
-
-def parse_public_url(text: str) -> str:
-    """Check an http(s) URL and return it without a final slash; '' stays. Raises ValueError."""
-    if text:
-        origin_of(text)
-    return text.rstrip("/")
-
-
-def parse_mail_from(text: str) -> str:
-    """Check a bare e-mail address; '' stays. Raises ValueError."""
-    if text:
-        normal_form(text)
-    return text
-
-
-def parse_port(text: str) -> int:
-    """'8080' → 8080; 0 lets the system choose. Raises ValueError."""
-    port = int(text)
-    if not 0 <= port <= 65_535:
-        raise ValueError
-    return port
-
-
-def parse_count(text: str) -> int:
-    """'14' → 14. Raises ValueError."""
-    count = int(text)
-    if not 0 <= count <= 10_000:
-        raise ValueError
-    return count
-
-
-def parse_secret(text: str) -> tuple[bytes, ...]:
-    """'new, old' → the keys; '' → (). Raises ValueError for a key under 16 characters."""
-    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
-    if any(len(key) < MIN_SECRET_BYTES for key in keys):
-        raise ValueError
-    return keys
-
-
-def parse_log_format(text: str) -> str:
-    """Check that the text is 'text' or 'json'. Raises ValueError."""
-    if text not in ("text", "json"):
-        raise ValueError
-    return text
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _setting(default: str, parse: Callable[[str], Any], takes: str, help: str, secret: bool = False) -> Any:
@@ -245,7 +115,7 @@ class Settings:
     @property
     def listens_on_loopback(self) -> bool:
         """True if only programs on this machine can connect."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     def origin(self, name: str) -> str:
         """Return the setting's origin: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""

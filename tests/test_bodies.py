@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tornado.httpclient import HTTPResponse
 
 from handlers.api.body import decode_body
-from handlers.api.validation import RequestMetadata, read_submission
+from handlers.api.submission import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
 MISSING = "param is missing or the value is empty: tour_request"

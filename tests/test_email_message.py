@@ -18,7 +18,7 @@ from jobs.email.message import render
 from jobs.email.mime import mailbox
 from models.building import BuildingDict
 from models.clock import utc_text
-from models.lead_record import LeadForDelivery
+from models.lead_dict import LeadForDelivery
 from models.slot import Remark, parse_slot
 
 LEAD: dict[str, Any] = {

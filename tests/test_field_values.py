@@ -10,7 +10,7 @@ from conftest import LEADS, ServerHarness
 from leads_sandbox import Sandbox
 
 from handlers.api.openapi import document
-from handlers.api.validation import RequestMetadata, read_submission
+from handlers.api.submission import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
 INVISIBLE = "\u200b\u200c\u200e\u200f\ufeff\u2060\u00ad\u202a\u202e\u2066\u2069\u061c"

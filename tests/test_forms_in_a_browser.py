@@ -203,3 +203,19 @@ def test_C26_a_tracing_script_costs_no_lead(leads_sandbox: Sandbox, registered: 
         leads_sandbox.url + "/api/v1/website_leads",
     )
     assert status == 201
+
+
+def test_C25_scripts_on_both_websites_of_a_building_send(
+    leads_sandbox: Sandbox, website: Website, page: Page
+) -> None:
+    apex = website.url
+    www = apex.replace("localhost", "127.0.0.1")  # another origin of the same page
+    leads_sandbox.register(token="oak", website_urls=[apex, www], agent_email="agent@oak.test")
+    for url in (apex, www):
+        page.goto(url)
+        page.get_by_label("E-mail").fill("jane@renter.test")
+        page.get_by_role("button").click()
+        expect(page.get_by_role("status")).to_have_text("Thank you! We will be in touch soon.")
+    assert [lead["website"] for lead in leads_sandbox.leads.all()] == [
+        url.partition("//")[2] for url in (apex, www)
+    ]

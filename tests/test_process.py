@@ -230,7 +230,7 @@ def test_data_is_readable_by_its_owner_only(tmp_path: Path) -> None:
         ("june_homes_url", "http://partner.test/leads"),
         ("trusted_proxies", "proxy"),
         ("public_url", "leads.test"),
-        ("unheard_of", "1"),
+        ("smpt_url", "smtp://mail.test"),
     ],
 )
 def test_invalid_setting_is_reported_in_one_line(tmp_path: Path, setting: str, value: str) -> None:

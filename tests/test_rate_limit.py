@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.api.rate_limit import NS, RateLimiter, source_address
-from models.settings import Rate, parse_networks, parse_rate_exceptions
+from models.setting_values import Rate, parse_networks, parse_rate_exceptions
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}
 ip = ipaddress.ip_address

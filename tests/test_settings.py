@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from server_process import ROOT, run, started
 
-from models.settings import Rate, SettingError, load, masked, setting_metadata, setting_names
+from models.setting_values import Rate
+from models.settings import SettingError, load, masked, setting_metadata, setting_names
 
 SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
 PROGRAM = (sys.executable, str(ROOT / "server.py"))

@@ -10,7 +10,7 @@ from conftest import ServerHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.api.validation import RequestMetadata, read_submission
+from handlers.api.submission import RequestMetadata, read_submission
 from handlers.errors import BadRequest
 
 METADATA = RequestMetadata("r" * 32, datetime(2026, 11, 23, tzinfo=UTC), "192.0.2.1", None, "maple.test")

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from handlers.api.form import FORM_TYPES, URLENCODED, decode_form
-from handlers.api.validation import clean_text
+from handlers.api.submission import clean_text
 from handlers.errors import BadRequest
 
 BUILDING_KEYS = ("token", "unified_address_id", "address_line_one")

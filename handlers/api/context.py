@@ -10,7 +10,7 @@ from models.building import BuildingDict
 from models.clock import Clock
 from models.intake import KeyReused, Recorded, Submission
 from models.secret import InstallationSecret
-from models.settings import Network
+from models.setting_values import Network
 from models.storage import WriteResult
 
 # Called once the outcome of a lead's commit is known.

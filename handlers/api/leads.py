@@ -14,7 +14,8 @@ from handlers.api.handler import ApiHandler
 from handlers.api.page import page_policy, refusal_page
 from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.api.rate_limit import source_network
-from handlers.api.validation import MAX_KEY_LENGTH, RequestMetadata, clean_text, read_submission
+from handlers.api.submission import RequestMetadata, clean_text, read_submission
+from handlers.api.validation import MAX_KEY_LENGTH
 from handlers.errors import ApiError, BadRequest, Unavailable
 from handlers.thank_you import ThankYou, return_url, thank_you_url, tour_text
 from models.building import BuildingDict, origins_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from models.settings import Network, Rate
+from models.setting_values import Network, Rate
 
 NS = 1_000_000_000
 MAX_BUCKETS = 65_536

@@ -13,7 +13,8 @@ from handlers.sandbox.database import DEMO_TOKEN, seed_database
 from handlers.sandbox.environment import SandboxEnvironment
 from handlers.sandbox.pages import sandbox_pages
 from handlers.sandbox.recording import RecordedHandler, RecordedLeadsHandler
-from models.settings import Settings, SmtpServer
+from models.setting_values import SmtpServer
+from models.settings import Settings
 
 
 @asynccontextmanager

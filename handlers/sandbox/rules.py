@@ -12,7 +12,8 @@ from typing import Any
 
 from handlers.api.form import FORM_TYPES
 from handlers.api.preferences import DRY_RUN
-from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL, clean_text
+from handlers.api.submission import clean_text
+from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.thank_you import return_url
 from models.building import origins_of
@@ -182,8 +183,8 @@ def unknown_token(request: DecodedRequest) -> Messages:
 def token_in_the_url(request: DecodedRequest) -> Messages:
     if request.keys_in_url:
         yield (
-            f"The URL has {_listed(sorted(request.keys_in_url))} in it. Put it into the body: browsers and proxies "
-            "keep URLs in their logs."
+            f"The URL has {_listed(sorted(request.keys_in_url))} in it. Put it into the body: browsers and "
+            "proxies keep URLs in their logs."
         )
 
 

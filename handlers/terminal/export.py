@@ -17,7 +17,8 @@ import orjson
 
 from handlers.terminal.output import Row, json_line, note, printable
 from models.errors import Conflict
-from models.lead_record import LeadDict, count_leads, list_leads
+from models.lead_dict import LeadDict
+from models.lead_record import count_leads, list_leads
 from models.outbox.destination import KINDS
 from models.storage import BlockingStorage
 

@@ -40,7 +40,8 @@ from models.check_result import (
     reporting_failure,
 )
 from models.clock import Clock
-from models.settings import Settings, SmtpServer
+from models.setting_values import SmtpServer
+from models.settings import Settings
 
 DEADLINE_SECONDS = 10.0  # for each check; all run at once
 MAX_RESPONSE_BYTES = 65_536

@@ -7,7 +7,7 @@ from jobs.email.message import render
 from jobs.email.mime import mailbox
 from jobs.email.smtp import SmtpPool, SmtpSession
 from models.outbox.claims import FailureKind
-from models.settings import SmtpServer
+from models.setting_values import SmtpServer
 
 SESSION_SECONDS = 30.0  # from looking up the host to RCPT TO
 DATA_SECONDS = 600.0  # for DATA (RFC 5321, 4.5.3.2): an earlier end would send more mails twice

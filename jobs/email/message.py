@@ -16,7 +16,7 @@ from tornado.template import Loader
 from jobs.adapter import DeliveryContext, one_line
 from jobs.email.mime import NAME_LIMIT, address_header, ascii_domain, mailbox, multipart, part, text_header
 from models.building import BuildingDict
-from models.lead_record import LeadForDelivery
+from models.lead_dict import LeadForDelivery
 from models.slot import Remark, Slot, read_stored_slot
 
 SENDER_NAME = "Website leads"

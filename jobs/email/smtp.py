@@ -17,7 +17,7 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
 from models.outbox.claims import FailureKind
-from models.settings import SmtpServer
+from models.setting_values import SmtpServer
 
 KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close idle sessions after minutes
 REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands

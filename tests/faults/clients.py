@@ -17,7 +17,7 @@ from mutants import temporary_mutant
 from stored_leads import judge_storage, stored_leads
 
 from handlers.api.rate_limit import RateLimiter
-from models.settings import Rate
+from models.setting_values import Rate
 
 PARTIAL_REQUEST = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode() + b'{"tour'
 
