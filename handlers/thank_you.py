@@ -1,7 +1,7 @@
 """GET /thank-you: the page that a form navigation is redirected to after its lead is stored (C27a).
 
-Its URL carries the building's id, the unit and the tour, and a signature that counts for one hour. The page
-reads the building, and nothing of a lead.
+Its URL carries the building's id, the unit, the tour and the website's origin, and a signature that counts
+for one hour. The page reads the building, and nothing of a lead.
 """
 
 import base64
@@ -34,22 +34,24 @@ _LINK = re.compile(r"//|www\.|@|\w\.[^\W\d_]{2}|\d\.\d+\.\d", re.IGNORECASE)
 
 
 class ThankYou(NamedTuple):
-    """What the URL carries. tour: ISO 8601 in UTC, or a date alone; None without a tour."""
+    """Data in the URL. tour: ISO 8601 in UTC, or a date alone; None without a tour. website: the registered
+    origin of the page with the form; None if it is not registered.
+    """
 
     building_id: int | None
     unit: str | None
     tour: str | None
+    website: str | None
 
 
 def thank_you_url(carried: ThankYou, secret: SecretKeys, now: datetime) -> str:
     """Return the path and query of the page, signed."""
-    unit = carried.unit and " ".join(unicodedata.normalize("NFKC", carried.unit).split())
-    if unit and (len(unit) > MAX_UNIT_LENGTH or _LINK.search(unit)):
-        unit = None
+    unit = carried.unit and _shown_unit(carried.unit)
     fields = {
         "building": carried.building_id,
         "unit": unit,
         "tour": carried.tour,
+        "website": carried.website,
         "until": int((now + VALID_FOR).timestamp()),
     }
     query = urlencode({name: value for name, value in fields.items() if value})
@@ -62,15 +64,23 @@ def read_query(query: str, secret: SecretKeys, now: datetime) -> ThankYou | None
     signed, _, text = query.rpartition("&signature=")
     try:
         signature = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        fields = dict(parse_qsl(signed))
         if not secret.verifies(PURPOSE, signed.encode(), signature):
             return None
+        fields = dict(parse_qsl(signed))
         if now.timestamp() > int(fields["until"]):
             return None
     except (ValueError, LookupError):
         return None
     building = fields.get("building")
-    return ThankYou(int(building) if building else None, fields.get("unit"), fields.get("tour"))
+    unit, tour, website = (fields.get(name) for name in ("unit", "tour", "website"))
+    return ThankYou(int(building) if building else None, unit, tour, website)
+
+
+def _shown_unit(text: str) -> str | None:
+    """Return the unit as the page shows it; None if it is too long, or looks like a link."""
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    unit = " ".join(unicodedata.normalize("NFKC", visible).replace("\u3002", ".").split())
+    return None if len(unit) > MAX_UNIT_LENGTH or _LINK.search(unit) else unit
 
 
 def return_url(return_to: object, origins: Sequence[str]) -> str | None:
@@ -104,23 +114,11 @@ class ThankYouHandler(Handler):
             self._write_page(410, expired_page(language), [])
             return
         building = await self._building(carried.building_id)
-        origins = origins_of(building["website_urls"]) if building else []
-        self._write_page(200, thank_you_page(self._thanks(carried, building, origins), language), origins)
-
-    def _thanks(self, carried: ThankYou, building: BuildingDict | None, origins: list[str]) -> Thanks:
-        if building is None:
-            return Thanks(unit=carried.unit)
-        # Back to the website that the form is on, if the browser says which of several.
-        came_from = page_origin(self.request.headers.get("Referer", ""))
-        websites = [url for url in building["website_urls"] if page_origin(url)]
-        back = came_from if came_from in origins else next(iter(websites), None)
-        tour = None
-        is_date_alone = carried.tour is not None and "T" not in carried.tour
-        if carried.tour:
-            tour = datetime.fromisoformat(carried.tour)
-            if not is_date_alone:
-                tour = tour.astimezone(ZoneInfo(building["time_zone"]))
-        return Thanks(building["name"], carried.unit, tour, is_date_alone, back)
+        framed_by = [carried.website] if carried.website else []
+        if building is not None:
+            framed_by += origins_of(building["website_urls"])
+        page = thank_you_page(_thanks(carried, building), language)
+        self._write_page(200, page, list(dict.fromkeys(framed_by)))
 
     async def _building(self, building_id: int | None) -> BuildingDict | None:
         if building_id is None:
@@ -137,3 +135,15 @@ class ThankYouHandler(Handler):
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Robots-Tag", "noindex")
         self.finish(page)
+
+
+def _thanks(carried: ThankYou, building: BuildingDict | None) -> Thanks:
+    if building is None:
+        return Thanks(unit=carried.unit, back=carried.website)
+    back = carried.website or next(filter(page_origin, building["website_urls"]), None)
+    if carried.tour is None:
+        return Thanks(building["name"], carried.unit, back=back)
+    tour, is_date_alone = datetime.fromisoformat(carried.tour), "T" not in carried.tour
+    if not is_date_alone:
+        tour = tour.astimezone(ZoneInfo(building["time_zone"]))
+    return Thanks(building["name"], carried.unit, tour, is_date_alone, back)

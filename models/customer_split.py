@@ -55,6 +55,7 @@ def split_customer(actor: Actor, customer_id: int, now: datetime) -> Split:
     if some:
         _move_texts(customer)
     if is_whole and (some or customer.merged):
+        _forget_strangers(customer)
         Customer.update(merged=False).where(Customer.id == customer_id).execute()
         record_action(actor, "customer.split", "customer", customer_id, now)
     return split
@@ -104,6 +105,24 @@ def _move(others: Sequence[tuple[Lead, Renter]]) -> dict[int, MovedLeads]:
 def _move_texts(customer: Customer) -> None:
     owner = Lead.select(Lead.customer).where(Lead.id == RecentText.lead)
     RecentText.update(customer=owner).where(RecentText.customer == customer).execute()
+
+
+def _forget_strangers(customer: Customer) -> None:
+    """Keep name and phone only if a lead that stays has them: another renter's may have filled them in."""
+    own = [
+        _renter_of(lead)
+        for lead in Lead.select(Lead.requestor_name, Lead.requestor_email, Lead.requestor_phone)
+        .where(Lead.customer == customer)
+        .order_by(Lead.id)
+    ]
+    if not own:
+        return
+    if customer.name and customer.name not in {renter.name for renter in own}:
+        customer.name = next((renter.name for renter in own if renter.name), None)
+    if customer.phone and customer.phone_key not in {renter.phone_key for renter in own}:
+        first = next((renter for renter in own if renter.phone_key), None)
+        customer.phone, customer.phone_key = (first.phone, first.phone_key) if first else (None, None)
+    customer.save(only=[Customer.name, Customer.phone, Customer.phone_key])
 
 
 def _skipped_mails(lead_ids: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """E-mail addresses: syntax only, no look-up, every domain allowed (C9)."""
 
 import re
+from urllib.parse import unquote
 
 import email_validator
 
@@ -43,7 +44,7 @@ def clean_address(text: str) -> str:
         text = text.strip().strip(_INVISIBLE).lstrip("<").rstrip(">.,;")
         if text[: len(_SCHEME)].lower() == _SCHEME:
             local, at, domain = text[len(_SCHEME) :].partition("@")
-            text = f"{local}{at}{domain.partition('?')[0]}"
+            text = unquote(f"{local}{at}{domain.partition('?')[0]}")
     return text
 
 

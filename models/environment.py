@@ -17,6 +17,7 @@ _SERVICE_LINK = re.compile(
     r"LEADS(?P<rest>(?:_[A-Z0-9]+)*?)_"
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?|(?P<port>PORT))"
 )
+_SUFFIXES = ("FILE", "PATH", "KEY")  # behind a setting's name: LEADS_CONFIG_FILE, LEADS_SECRET_KEY
 _ADDRESS = re.compile("(?:tcp|udp|sctp)://")
 
 
@@ -64,6 +65,7 @@ def meant_name(name: str, known: Collection[str]) -> str | None:
     for other, each in by_letters.items():
         is_swapped = sorted(letters) == sorted(other)  # prot
         is_longer = "_" in each and letters.startswith(other)  # backup_directory, smtp_url_file
-        if is_swapped or is_longer:
+        is_suffixed = any(letters == other + suffix.lower() for suffix in _SUFFIXES)
+        if is_swapped or is_longer or is_suffixed:
             return each
     return None

@@ -17,6 +17,12 @@ _HOME_NUMBER = re.compile(
 _ASCENDING = "0123456789" * 3
 _DESCENDING = _ASCENDING[::-1]
 
+# An extension as people write it, where `phonenumbers` does not find it: Ext.: 34, Ext no 34, (work) x34.
+_EXTENSION = re.compile(
+    r"(?<![^\W\d_])(?:ext(?:en[st]ion|n)?|x|interno|ramal|anexo|dial|#)[\s.:#=]*(?:no\.?|number)?[\s.:#=]*"
+    r"([0-9]{1,7})(?![^\W_])",
+    re.IGNORECASE,
+)
 # `phonenumbers` reads no longer text as one number. A search of it takes less than two milliseconds, whatever
 # the text, as it ends after so many candidates that are no number.
 _LONGEST_TEXT = 250
@@ -40,11 +46,16 @@ def phone_key(text: str) -> str | None:
 def _parsed_phone_key(text: str) -> str | None:
     if not text.isprintable():  # it may have invisible characters, as a number that was copied often has
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    number = next(filter(_is_callable, _numbers(text[:_LONGEST_TEXT])), None)
+    text = text[:_LONGEST_TEXT]
+    number = next(filter(_is_callable, _numbers(text)), None)
+    if number is None and text.lstrip().startswith("00"):  # abroad, the prefix of a country code
+        number = next(filter(_is_callable, _numbers("+" + text.lstrip()[2:])), None)
     if number is None:
         return None
     key: str = phonenumbers.format_number(number, PhoneNumberFormat.E164)
     extension = phonenumbers.normalize_digits_only(number.extension or "")
+    if not extension and (written := _EXTENSION.search(text)) and written[1] not in key:
+        extension = written[1]
     return f"{key};ext={extension}" if extension else key
 
 

@@ -52,6 +52,10 @@ def _digest(key: bytes, purpose: str, message: bytes) -> bytes:
     return hmac.digest(key, purpose.encode() + b"\0" + message, hashlib.sha256)
 
 
+class _Damaged(SettingError):
+    """The file can be read, and holds no secret."""
+
+
 @dataclass(frozen=True, slots=True)
 class _StoredKey:
     """A key in the file. retired_at: of its rotation; None for the newest one."""
@@ -66,71 +70,115 @@ class InstallationSecret:
     def __init__(self, data_dir: Path, clock: Clock, given: tuple[bytes, ...] = ()) -> None:
         """given: the keys of the setting, the newest first; () for those of the file."""
         self._path, self._clock = data_dir / FILE_NAME, clock
+        self._stored: list[_StoredKey] = []
         self._keys = SecretKeys(given)
         self._is_given = bool(given)
         self._version: tuple[int, int] | None = None
+        self._expires_at: datetime | None = None  # when the oldest key stops to verify
 
     def open(self) -> None:
-        """Read the file, and make it if there is none. Raises SettingError."""
+        """Read the file, and make it if there is none. Raises SettingError.
+
+        A damaged file is put aside: leads matter more than what its keys signed within the last day.
+        """
         if self._is_given:
             return
+        if self._path.exists():
+            _make_private_again(self._path)
+            _put_damaged_aside(self._path, self._clock.now())
         if not self._path.exists():
             _write(self._path, [_StoredKey(secrets.token_bytes(KEY_BYTES))])
-        elif self._path.stat().st_mode & 0o077:
-            log.warning("others could read the installation's secret", extra={"file": str(self._path)})
-            self._path.chmod(0o600)
         self._read()
 
     def keys(self) -> SecretKeys:
         """Return the keys that count now."""
-        if not self._is_given and _version(self._path) != self._version:
+        if self._is_given:
+            return self._keys
+        if _version(self._path) != self._version:
             try:
                 self._read()
             except SettingError as error:  # the keys in memory are still those of this installation
                 log.error("the installation's secret can't be read", extra={"reason": str(error)})
                 self._version = _version(self._path)
+        elif self._expires_at is not None and self._clock.now() >= self._expires_at:
+            self._choose()
         return self._keys
 
     def _read(self) -> None:
         self._version = _version(self._path)
-        self._keys = SecretKeys(tuple(key.value for key in _still_used(_read(self._path), self._clock.now())))
+        self._stored = _read(self._path)
+        self._choose()
+
+    def _choose(self) -> None:
+        used = _still_used(self._stored, self._clock.now())
+        self._keys = SecretKeys(tuple(key.value for key in used))
+        ends = [key.retired_at + VERIFIES_FOR for key in used if key.retired_at is not None]
+        self._expires_at = min(ends, default=None)
 
 
 def rotate_secret(data_dir: Path, now: datetime) -> Path:
     """Make a new key, which signs from now on; the earlier one verifies for a day. Return the file's path.
 
-    Raises SettingError if the file can't be read or written.
+    A damaged file is put aside. Raises SettingError if the file can't be read or written.
     """
     path = data_dir / FILE_NAME
+    _put_damaged_aside(path, now)
     earlier = _still_used(_read(path), now) if path.exists() else []
     _write(path, [_StoredKey(secrets.token_bytes(KEY_BYTES)), *_retired(earlier, now)])
     return path
 
 
-def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> None:
-    """Let the keys in this copy of a secret verify for a day, what a restored database was made with.
+def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> bool:
+    """Let the keys in this copy of a secret verify for a day, as a restored database was made with them.
 
-    In a folder without a secret the copy becomes its secret. Does nothing without a copy. Raises
-    SettingError.
+    In a folder without a secret the copy becomes its secret. Return False without a copy that can be used.
+    Raises SettingError if the folder's file can't be written.
     """
-    if not backup.exists():
-        return
-    path, copied = data_dir / FILE_NAME, _read(backup)
+    path = data_dir / FILE_NAME
+    try:
+        copied = _read(backup)
+    except SettingError:
+        return False
+    _put_damaged_aside(path, now)
     if not path.exists():
         _write(path, copied)
-        return
+        return True
     present = _read(path)
     known = {key.value for key in present}
     _write(path, [*present, *_retired((key for key in copied if key.value not in known), now)])
-
-
-def copy_secret(data_dir: Path, target: Path) -> bool:
-    """Copy the folder's secret to a new private file. Return False if there is none. Raises SettingError."""
-    path = data_dir / FILE_NAME
-    if not path.exists():
-        return False
-    _write(target, _read(path))
     return True
+
+
+def copy_secret(data_dir: Path, target: Path) -> None:
+    """Copy the folder's secret, if there is one, to a new private file. Raises OSError."""
+    path = data_dir / FILE_NAME
+    target.unlink(missing_ok=True)
+    if path.exists():
+        make_private(target, path.read_bytes())
+
+
+def _make_private_again(path: Path) -> None:
+    if not path.stat().st_mode & 0o077:
+        return
+    log.warning("others could read the installation's secret", extra={"file": str(path)})
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        log.warning("its mode can't be changed", extra={"file": str(path), "reason": error.strerror})
+
+
+def _put_damaged_aside(path: Path, now: datetime) -> None:
+    if not path.exists():
+        return
+    try:
+        _read(path)
+    except _Damaged:
+        aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise SettingError(f"{path} is damaged, and can't be put aside: {error.strerror}") from None
+        log.error("the installation's secret was damaged, so a new one is made", extra={"kept": str(aside)})
 
 
 def _retired(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
@@ -150,7 +198,6 @@ def _version(path: Path) -> tuple[int, int] | None:
 
 
 def _read(path: Path) -> list[_StoredKey]:
-    remedy = "put the file back, such as from a backup; without it, a new one is made at the next start"
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         keys = [_parse(line) for line in lines if line.strip() and not line.startswith("#")]
@@ -159,7 +206,7 @@ def _read(path: Path) -> list[_StoredKey]:
     except ValueError:
         keys = []
     if not keys or keys[0].retired_at is not None:
-        raise SettingError(f"{path} holds no secret; {remedy}")
+        raise _Damaged(f"{path} holds no secret")
     return keys
 
 
@@ -173,7 +220,7 @@ def _parse(line: str) -> _StoredKey:
 
 def _write(path: Path, keys: Iterable[_StoredKey]) -> None:
     lines = [base64.b64encode(key.value).decode() + _retirement(key) + "\n" for key in keys]
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.unlink(missing_ok=True)  # a crash may have left it
         make_private(partial, (_HEADING + "".join(lines)).encode())

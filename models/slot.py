@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import Enum, auto
+from unicodedata import category
 
 EARLIEST_YEAR, LATEST_YEAR = 2000, 2100
 LARGEST_OFFSET = 14  # hours, of any time zone
@@ -11,6 +12,7 @@ LARGEST_OFFSET = 14  # hours, of any time zone
 # ISO 8601, with a space for the T and before the offset, UTC or GMT for the Z, a space for the + that a form
 # lost, a time zone's abbreviation behind the offset, and the groups in brackets of RFC 9557. Capitals only.
 _TIME = r"\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?"
+_END_OF_DAY = re.compile("24(?::?00(?::?00(?:[.,]0+)?)?)?")  # ISO 8601 has it as the next midnight
 _OFFSET = r"\d\d(?::?\d\d(?::?\d\d)?)?"
 _ABBREVIATION = r"[A-Z]{1,6}|[+-]?\d\d(?:\d\d)?"  # some zones have none but their offset
 _ISO_8601 = re.compile(
@@ -29,8 +31,11 @@ _JAVASCRIPT = re.compile(
     re.ASCII,
 )
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-# What scripts make of no date: NaN, undefinedTundefined, NaN-NaN-NaN.
-_NO_DATE = re.compile(r"(?:(?:UNDEFINED|NULL|NAN|INVALID DATE(?:TIME)?)(?:[-T:./ ]|$))+")
+# What scripts make of no date: NaN, undefinedTundefined, NaN-aN-aNTaN:aN, and T of two empty fields.
+_NO_DATE = re.compile(r"(?:(?:UNDEFINED|NULL|N?AN|INVALID DATE(?:TIME)?)(?:[-T:.,/ ]+|$))+")
+_NO_TIME = re.compile(rf"(?P<date>[\d-]{{8,10}})T(?:{_NO_DATE.pattern})?")
+_NO_DAY = re.compile(rf"(?:{_NO_DATE.pattern}|UNDEFINED|NULL)?T(?:{_TIME})?")
+_WRAPPING = "\"'"  # of a text that JSON.stringify made
 
 
 class Remark(Enum):
@@ -82,9 +87,12 @@ def parse_slot(text: str) -> Slot | None:
     text = " ".join(text.split()).upper()
     match = _ISO_8601.fullmatch(text)
     if match is None:
-        if _NO_DATE.fullmatch(text):
+        text = "".join(c for c in text if category(c) != "Cf").strip(_WRAPPING)
+        if _NO_DATE.fullmatch(text) or _NO_DAY.fullmatch(text):
             return None
-        match = _ISO_8601.fullmatch(_rewritten(text))
+        no_time = _NO_TIME.fullmatch(text)
+        text = no_time["date"] if no_time else text
+        match = _ISO_8601.fullmatch(text) or _ISO_8601.fullmatch(_rewritten(text))
         if match is None:
             raise ValueError(f"no date and time: {text}")
     day, time, utc, sign, offset = match.group("date", "time", "utc", "sign", "offset")
@@ -93,7 +101,10 @@ def parse_slot(text: str) -> Slot | None:
         sign == "" and int(offset[:2]) > LARGEST_OFFSET
     ):  # else 10:00 19:00, two hours, would be a time and an offset
         raise ValueError(f"no time zone: {offset}")
-    moment = datetime.fromisoformat(f"{day}T{time}{zone}" if time else day)
+    ends_the_day = time is not None and _END_OF_DAY.fullmatch(time) is not None
+    moment = datetime.fromisoformat(f"{day}T{'00:00' if ends_the_day else time}{zone}" if time else day)
+    if ends_the_day:
+        moment += timedelta(days=1)
     if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
         raise ValueError(f"the year is not within {EARLIEST_YEAR} and {LATEST_YEAR}")
     return Slot(moment, is_date=time is None)

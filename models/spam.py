@@ -24,7 +24,7 @@ from models.storage.cached_query import CachedInsert, CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
 
 HONEYPOT = "the field that nobody sees was filled in"
-UNATTENDED = "no person pressed the button of its form, or the form stood in a frame of another website"
+UNATTENDED = "no person pressed the button of its form, or the form stood in a frame"
 
 MIN_FILL_SECONDS = 3.0  # no person reads and fills in a form faster
 FLOOD_COUNT = 5  # so many leads of a sender with the same text may reach a building within FLOOD_WINDOW

@@ -93,7 +93,7 @@ def merge_days(
 
 
 def is_within_domain(origin: str, known: Iterable[str]) -> bool:
-    """Return True if the origin's host is that of a known origin, or a name below or above it."""
+    """Return True if the origin's host is that of a known origin, a name below it, or its apex."""
     host = _host(origin)
     return is_origin(origin) and any(_are_related(host, _host(other)) for other in known)
 
@@ -108,9 +108,9 @@ def _at_most_a_day(counts: Iterable[OriginCount]) -> Iterator[OriginCount]:
 
 
 def _are_related(host: str, other: str) -> bool:
-    longer, shorter = sorted((host, other), key=len, reverse=True)
-    # A single label, such as a top-level domain, is nobody's.
-    return longer == shorter or (longer.endswith(f".{shorter}") and "." in shorter)
+    # No other name above it: maple.webflow.io is below a domain that many share. A single label, such as a
+    # top-level domain, is nobody's.
+    return host == other or other == f"www.{host}" or (host.endswith(f".{other}") and "." in other)
 
 
 def _host(origin: str) -> str:

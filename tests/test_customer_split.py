@@ -264,3 +264,14 @@ def test_an_upgrade_survives_nonsense_in_columns(commands: Commands, old: OldDat
         assert [tuple(row) for row in rows] == [
             ("5551234567", "+15551234567") if row_id == 21 else (None, None) for row_id in range(20, 27)
         ]
+
+
+def test_a_split_leaves_no_data_of_a_stranger(commands: Commands, old: OldDatabase) -> None:
+    """The older rule filled in a stranger's name; an erasure of the stranger must not miss it."""
+    old.customer(20, "Bob Stranger", "anna@renter.test", "000-000-0000", "000-000-0000")
+    old.lead(20, None, "anna@renter.test", "000-000-0000")
+    old.lead(20, "Bob Stranger", "bob@renter.test", "000-000-0000")
+    commands.run("customer", "split", 20)
+    rows = {row["email"]: row for row in commands.rows("customer", "list") if row["id"] >= 20}
+    assert rows["anna@renter.test"]["name"] is None
+    assert rows["bob@renter.test"]["name"] == "Bob Stranger"

@@ -125,3 +125,23 @@ def test_C19_the_key_of_a_key_is_itself(country: int, number: int) -> None:
 @pytest.mark.parametrize("unit", ["1/", "555 123 ", "555-1234;", "5", "(5", "+1", "a 555 ", " ext. 1", "5."])
 def test_a_long_text_without_a_number_is_searched_in_part(unit: str) -> None:
     assert phone_key(unit * 500) is None
+
+
+@pytest.mark.parametrize(
+    "extension",
+    ["Ext.: 34", "Ext.:34", "Ext. #34", "Ext# 34", "Ext no 34", "Ext=34", "extention 34", "(work) x34"]
+    + ["interno 34", "ramal 34", "dial 34", "Ext\n34", "x34", ", ext 34", "#34"],
+)
+def test_C19_an_extension_is_found_however_it_is_written(extension: str) -> None:
+    assert phone_key(f"212-555-0100 {extension}") == "+12125550100;ext=34"
+
+
+@pytest.mark.parametrize(
+    "text", ["212-555-0100, apt #4B", "212-555-0100 (cell)", "212-555-0100 fax 212-555-0199"]
+)
+def test_C19_other_words_are_no_extension(text: str) -> None:
+    assert phone_key(text) == "+12125550100"
+
+
+def test_C19_a_country_code_behind_00_counts() -> None:
+    assert phone_key("0044 20 7946 0958") == phone_key("+44 20 7946 0958")

@@ -175,7 +175,7 @@ def test_C27_diagnosis_of_a_form_elsewhere_names_the_step(commands: Commands) ->
 def test_C27_diagnosis_of_a_hidden_origin_needs_no_step(commands: Commands, origin: str) -> None:
     says = diagnosis_of_stored(commands, unregistered_origin=origin)["form-origin-not-registered"]
     assert f"hides its origin ({origin}): by its referrer policy" in says and "--add-website" not in says
-    assert "Nothing needs to be registered" in says
+    assert "can't be registered. Outside a frame nothing needs to be done" in says
 
 
 def test_C27_diagnosis_of_an_unattended_form_says_what_is_held(commands: Commands) -> None:
@@ -562,3 +562,25 @@ async def test_production_server_has_no_sandbox_routes_or_faults(harness: Server
     assert response.code == 201 and "Preference-Applied" not in response.headers
     response = await harness.request("OPTIONS", "/api/v1/website_leads", Origin="https://maple.test")
     assert "Prefer" not in response.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "hint"),
+    [
+        ("slot", "12/01/2026", "Write it like 2026-12-01T10:00"),
+        ("requestor_email", "jane", "which is no e-mail address"),
+        ("listing_source", "craigslist", "june_homes, streeteasy, nooklyn, zillow"),
+    ],
+)
+def test_diagnosis_explains_the_refusal_of_a_plain_form(
+    leads_sandbox: Sandbox, field: str, value: str, hint: str
+) -> None:
+    fields = {"token": "demo", "tour_request[requestor_email]": "a@b.test", f"tour_request[{field}]": value}
+    answer = leads_sandbox.post(
+        urlencode(fields).encode(),
+        Content_Type="application/x-www-form-urlencoded",
+        Accept="text/html",
+        Origin="http://localhost:3000",
+    )
+    assert answer.status == 400 and answer.body.startswith("<!doctype html>")
+    assert hint in leads_sandbox.diagnosis()["refused"]

@@ -15,7 +15,6 @@ from tornado.httpclient import HTTPResponse
 
 from models.idempotency import IdempotencyKey
 from models.secret import FILE_NAME, InstallationSecret, rotate_secret
-from models.settings import SettingError
 from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.restore import restore_backup
 
@@ -132,16 +131,44 @@ async def test_a_copied_folder_keeps_its_secret(harness: ServerHarness) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"# only a comment\n", b"short\n", b"\xff\xfe", b"A" * 43 + b"= x y\n"]
 )
-def test_a_spoilt_secret_stops_the_start(tmp_path: Path, content: bytes, clock: SteppedClock) -> None:
+def test_a_damaged_secret_is_put_aside(tmp_path: Path, content: bytes, clock: SteppedClock) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(SettingError, match="holds no secret"):
-        InstallationSecret(tmp_path, clock).open()
-    assert (tmp_path / FILE_NAME).read_bytes() == content
+    secret = InstallationSecret(tmp_path, clock)
+    secret.open()
+    assert len(secret.keys().keys[0]) == 32
+    [aside] = tmp_path.glob(FILE_NAME + ".damaged-*")
+    assert aside.read_bytes() == content
 
 
-def test_secret_rotate_replaces_the_key(commands: Commands) -> None:
+async def test_a_damaged_secret_stops_no_backup_and_no_restore(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    (harness.data_dir / FILE_NAME).write_bytes(b"damaged")
+    assert (await harness.post(LEAD, **KEY)).code == 201  # the keys in memory count
+    backup = harness.data_dir / "b" / "copy.db"
+    create_backup(harness.data_dir, backup)
+    await harness.server.stop()
+    restored = restore_backup(harness.data_dir, backup, clock.now(), lambda step: None, lambda now: None)
+    assert not restored.has_secret
+    await harness.start()
+    assert len(await harness.leads()) == 1
+    assert not list(harness.data_dir.glob("*.partial"))
+
+
+async def test_a_rotated_key_stops_to_count_in_a_running_server(
+    harness: ServerHarness, clock: SteppedClock
+) -> None:
+    rotate_secret(harness.data_dir, clock.now())
+    assert len(harness.server._secret.keys().keys) == 2
+    clock.step(24 * 3_600 + 1)
+    assert len(harness.server._secret.keys().keys) == 1
+
+
+def test_secret_rotate_replaces_the_key(commands: Commands, clock: SteppedClock) -> None:
     assert "no leads.db" in commands.refusal("secret", "rotate")
     commands.leads({})
+    assert "the first start of the server makes it" in commands.refusal("secret", "rotate")
+    InstallationSecret(commands.data_dir, clock).open()
     result = commands.row("secret", "rotate")
     assert result["file"] == str(commands.data_dir / FILE_NAME)
     first = Path(result["file"]).read_text().splitlines()

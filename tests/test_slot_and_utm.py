@@ -33,6 +33,12 @@ def read(**fields: Any) -> Any:
         ("2026-12-01T10:00:00", "2026-12-01T15:00:00.000000Z"),
         ("2026-07-01 10:00", "2026-07-01T14:00:00.000000Z"),
         ("2026-12-01", "2026-12-01T05:00:00.000000Z"),
+        # a day whose time is missing, a time that ends the day, a text of JSON.stringify, a pasted one
+        ("2026-12-01T", "2026-12-01T05:00:00.000000Z"),
+        ("2026-12-01Tundefined", "2026-12-01T05:00:00.000000Z"),
+        ("2026-11-30T24:00", "2026-12-01T05:00:00.000000Z"),
+        ('"2026-12-01T10:00:00.000Z"', "2026-12-01T10:00:00.000000Z"),
+        ("\u200b2026-12-01T10:00Z\u200e", "2026-12-01T10:00:00.000000Z"),
         ("20261201", "2026-12-01T05:00:00.000000Z"),
         # an hour that the clocks skip, and one that they repeat
         ("2026-03-08T02:30", "2026-03-08T07:30:00.000000Z"),
@@ -117,11 +123,10 @@ async def test_C10_slot_without_offset_and_building_is_utc(harness: ServerHarnes
     + ["2026-12-01T10:00 19:30", "2026-12-01T10:00 5", "2026-12-01 05:00 06:00 07:00", "2026-12-01Z"]
     + ["2026-12-01110:00", "2026-12-01T10.5", "2026-12-01T10:00.5", "2026-12-01T10:00-05:00[America/New_York"]
     + ["Tue Foo 01 2026 10:00:00 GMT", "Dec 01 2026", "Tue Dec 32 2026 10:00:00 GMT-0500"]
-    + ["2026-12-01Tundefined", "undefinedT10:00", "nullable", "Tue Dec 01 2026 10:00:00 EST" + " (" * 400]
+    + ["nullable", "Tue Dec 01 2026 10:00:00 EST" + " (" * 400]
     + [
         "٢٠٢٦-١٢-٠١",
         "2026-12-01T10:00ZZ",
-        "2026-12-01T",
         "0000-01-01",
         "-2026-12-01",
         "2026-12-01T10:00:61Z",
@@ -145,6 +150,7 @@ async def test_C10_unparseable_slot_is_400(harness: ServerHarness, slot: Any) ->
         "Invalid DateTime",
         "UNDEFINED",
     ]
+    + ["T", "T10:00", "undefinedT10:00", "NaN-aN-aNTaN:aN", "Invalid Date, Invalid Date"]
     + ["undefinedTundefined", "undefined undefined", "nullTnull", "NaN-NaN-NaN", "NaN-NaN-NaNTNaN:NaN"],
 )
 async def test_C10_javascripts_text_of_no_date_counts_as_blank(harness: ServerHarness, slot: str) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
-from handlers.api.form import FORM_TYPES, URLENCODED, decode_form
+from handlers.api.form import FORM_TYPES, URLENCODED, decode_form, media_type
 from handlers.api.submission import clean_text
 from handlers.errors import BadRequest
 
@@ -23,11 +24,12 @@ def decode_body(content_type: str, body: bytes, query: str = "") -> dict[str, An
     query: of the request's URL. The building's keys are read from it if the body has none of them. A root
     that is not an object becomes {}. Raises BadRequest if the body can't be decoded (C7).
     """
-    is_form = content_type.partition(";")[0].strip().lower() in FORM_TYPES
+    is_form = media_type(content_type) in FORM_TYPES
     document = decode_form(content_type, body) if is_form else _decode_json(body)
     if query and all(_is_blank(document.get(key)) for key in BUILDING_KEYS):
-        sent = decode_form(URLENCODED, query.encode("latin-1"))
-        document.update((key, sent[key]) for key in BUILDING_KEYS if key in sent)
+        with suppress(BadRequest):  # too many parameters: none of them is a key that the client meant
+            sent = decode_form(URLENCODED, query.encode("latin-1"))
+            document.update((key, sent[key]) for key in BUILDING_KEYS if key in sent)
     return document
 
 

@@ -19,6 +19,8 @@ PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"([^"]*)"|([^;"]*))')
 NAME = re.compile(r"(?P<outer>[^\[\]]+)(?:\[(?P<inner>[^\[\]]*)\](?P<deeper>.*))?", re.DOTALL)
 REFERENCE = re.compile("&#([0-9]{3,7});")
 # As browsers do: no form is sent in these.
+# Where Python's codec of this name has fewer characters than browsers'.
+WIDER_CODECS = {"gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949", "big5": "big5hkscs"}
 SENT_AS_UTF8 = ("utf-8", "utf-16le", "utf-16be", "replacement")
 # Python leaves five bytes of windows-1252 undefined. The WHATWG decodes them as control characters.
 WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}
@@ -32,7 +34,7 @@ def decode_form(content_type: str, body: bytes) -> dict[str, Any]:
     The last of several values counts. Raises BadRequest.
     """
     parameters = _parameters(content_type)
-    if content_type.partition(";")[0].strip().lower() == MULTIPART:
+    if media_type(content_type) == MULTIPART:
         fields, files = _parse_multipart(parameters.get("boundary", ""), body)
     else:
         fields, files = _parse_urlencoded(body), []
@@ -45,6 +47,11 @@ def decode_form(content_type: str, body: bytes) -> dict[str, Any]:
     for name, text in texts:
         _put(document, name, _without_references(text) if decoder.is_legacy else text)
     return document
+
+
+def media_type(content_type: str) -> str:
+    """Return the type that a Content-Type declares, in lower case and without parameters."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _parameters(content_type: str) -> dict[str, str]:
@@ -100,6 +107,9 @@ class _Decoder:
         try:
             if self._encoding is None:
                 return text.decode()
+            name = self._encoding.name
+            if name in WIDER_CODECS:
+                return text.decode(WIDER_CODECS[name])
             decoded: str = self._encoding.codec_info.decode(text)[0]
             return decoded
         except UnicodeError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from handlers.api.form import FORM_TYPES
+from handlers.api.form import FORM_TYPES, media_type
 
 FRAMES = ("iframe", "frame", "embed", "object", "fencedframe")
 
@@ -13,7 +13,7 @@ def is_form_navigation(method: str, headers: Mapping[str, str]) -> bool:
     A browser without fetch metadata is told by its Origin, and by accepting HTML but not JSON. Some programs
     accept HTML by default, but they send no Origin.
     """
-    if method != "POST" or media_type(headers) not in FORM_TYPES:
+    if method != "POST" or media_type(headers.get("Content-Type", "")) not in FORM_TYPES:
         return False
     mode = headers.get("Sec-Fetch-Mode")
     if mode is not None:
@@ -23,16 +23,20 @@ def is_form_navigation(method: str, headers: Mapping[str, str]) -> bool:
 
 
 def is_unattended(headers: Mapping[str, str]) -> bool:
-    """Return True if no person pressed the button of a form navigation, or the form stood in a frame."""
-    scripted = "Sec-Fetch-Mode" in headers and headers.get("Sec-Fetch-User") != "?1"
-    return scripted or headers.get("Sec-Fetch-Dest") in FRAMES
+    """Return True if no person pressed the button of a form navigation, or the form stood in a frame.
+
+    WebKit (Safari, and every browser of iOS) has fetch metadata without Sec-Fetch-User. There a navigation of
+    the whole page counts as a person's: the visitor sees it.
+    """
+    if headers.get("Sec-Fetch-Dest") in FRAMES:
+        return True
+    user_agent = headers.get("User-Agent", "")
+    is_webkit = "AppleWebKit/" in user_agent and "Chrome/" not in user_agent
+    if is_webkit and headers.get("Sec-Fetch-Dest") == "document":
+        return False
+    return "Sec-Fetch-Mode" in headers and headers.get("Sec-Fetch-User") != "?1"
 
 
 def is_browser(headers: Mapping[str, str]) -> bool:
     """Return True if a browser sent the request: a program sends neither origin nor fetch metadata."""
     return bool(headers.get("Origin")) or any(name.startswith("Sec-Fetch-") for name in headers)
-
-
-def media_type(headers: Mapping[str, str]) -> str:
-    """Return the declared type of the body, in lower case and without parameters."""
-    return headers.get("Content-Type", "").partition(";")[0].strip().lower()

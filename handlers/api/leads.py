@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 
 from handlers.api.body import decode_body
-from handlers.api.form import URLENCODED
-from handlers.api.form_navigation import is_browser, media_type
+from handlers.api.form import URLENCODED, media_type
+from handlers.api.form_navigation import is_browser
 from handlers.api.handler import ApiHandler
 from handlers.api.page import page_policy, refusal_page
 from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.api.rate_limit import source_network
 from handlers.api.submission import RequestMetadata, clean_text, read_submission
-from handlers.api.validation import MAX_KEY_LENGTH
+from handlers.api.validation import MAX_KEY_LENGTH, NO_KEYS
 from handlers.errors import ApiError, BadRequest, Unavailable
 from handlers.thank_you import ThankYou, return_url, thank_you_url, tour_text
 from models.building import BuildingDict, origins_of
@@ -29,7 +29,6 @@ from models.storage import OutcomeUnknown, Overloaded, StorageError, WriteResult
 log = logging.getLogger("leads.http")
 
 PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
-NO_KEYS = ("", "undefined", "null")  # blank, or what JavaScript makes of a key that is missing
 MAX_HEADER_LENGTH = 1_000  # characters of a request header that a lead keeps
 
 
@@ -101,8 +100,10 @@ class LeadsHandler(ApiHandler):
         if building_id is not None:
             try:
                 building = await self.api.read_building(building_id)
-            except (NotFound, StorageError):  # the lead is stored all the same
+            except (NotFound, StorageError):
                 pass
+            except Exception as error:  # the lead is stored all the same, so the renter is thanked
+                log.error("failed", extra={"request": self.request_id}, exc_info=error)
         self.run(self._write_redirect, building)
 
     def _write_redirect(self, building: BuildingDict | None) -> None:
@@ -111,7 +112,9 @@ class LeadsHandler(ApiHandler):
         if location is None:
             submission = self._submission
             tour = tour_text(submission.slot, building)
-            carried = ThankYou(building and building["id"], submission.unit_preference, tour)
+            carried = ThankYou(
+                building and building["id"], submission.unit_preference, tour, self._registered_origin()
+            )
             location = thank_you_url(carried, self.api.secret.keys(), self.api.clock.now())
         self.response_headers["Location"] = location
         self.response_headers["Content-Type"] = "text/html; charset=utf-8"
@@ -123,11 +126,15 @@ class LeadsHandler(ApiHandler):
         if not self.admission.is_form_navigation:
             super().write_error_body(error)
             return
-        origin = self.headers.get("Origin", "")
-        framed_by = [origin] if self.admission.origin_allowed and is_origin(origin) else []
+        origin = self._registered_origin()
         self.response_headers["Content-Type"] = "text/html; charset=utf-8"
-        self.response_headers["Content-Security-Policy"] = page_policy(framed_by)
+        self.response_headers["Content-Security-Policy"] = page_policy([origin] if origin else [])
         self.send(error.status_code, refusal_page(error, self.headers.get("Accept-Language", "")))
+
+    def _registered_origin(self) -> str | None:
+        """Return the page's origin if CORS allows it; None of a program, and of an unregistered page."""
+        origin = self.headers.get("Origin", "")
+        return origin if self.admission.origin_allowed and is_origin(origin) else None
 
     def metadata(self, document: dict[str, Any]) -> RequestMetadata:
         """Return what is kept of the request besides its body. Raises BadRequest."""
@@ -146,7 +153,8 @@ class LeadsHandler(ApiHandler):
             page_host=self._page_host(origin),
             unregistered_origin=origin if self.admission.unregistered_origin else None,
             is_unattended=self.admission.is_unattended,
-            is_program_form=media_type(headers) == URLENCODED and not is_browser(headers),
+            is_program_form=media_type(headers.get("Content-Type", "")) == URLENCODED
+            and not is_browser(headers),
         )
 
     def _page_host(self, origin: str | None) -> str | None:
@@ -158,10 +166,10 @@ class LeadsHandler(ApiHandler):
         key = self.headers.get("Idempotency-Key", "").strip()
         if len(key) > MAX_KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key is too long (maximum is {MAX_KEY_LENGTH} characters)")
-        is_strict = not is_no_key(key)
+        is_strict = key not in NO_KEYS
         if not is_strict:  # a form can send no header
             key = str(document.get("idempotency_key") or "").strip()
-            if is_no_key(key):
+            if key in NO_KEYS:
                 return None
         # A digest of the decoded body: a browser that sends a multipart form again makes a new boundary.
         try:
@@ -170,8 +178,3 @@ class LeadsHandler(ApiHandler):
             body = bytes(self.body)
         digest = hashlib.sha256(body).digest()
         return KeyedRequest(key, source_ip, digest, self.api.secret.keys(), is_strict)
-
-
-def is_no_key(text: str) -> bool:
-    """Return True for a key that is blank, or a word that JavaScript makes of a missing one."""
-    return text.strip() in NO_KEYS

@@ -1,4 +1,4 @@
-"""The pages that a renter gets whose browser sent a form without a script (C27a): thanks, or what to mend."""
+"""Pages for a renter whose browser sent a form without a script (C27a): thanks, or the field to mend."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from handlers.errors import ApiError
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
+
+MAX_MESSAGE_LENGTH = 10_000  # characters: the longest field, which makes a body too large
 
 _TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("page.html")
 
@@ -124,7 +126,7 @@ _LANGUAGES = {"en": _ENGLISH, "es": _SPANISH}
 
 @dataclass(frozen=True, slots=True)
 class Thanks:
-    """What the thank-you page says. tour: in the building's time zone, or a date; back: the website's URL."""
+    """Facts on the thank-you page. tour: in the building's time zone, or a date; back: the website's URL."""
 
     building: str | None = None
     unit: str | None = None
@@ -158,6 +160,8 @@ def refusal_page(error: ApiError, accept_language: str) -> bytes:
     is_websites_fault = False
     if error.status_code == 429:
         lines = [words.throttled, words.kept]
+    elif error.status_code == 413:
+        lines = [words.too_long.format(field=words.fields["message"], maximum=MAX_MESSAGE_LENGTH), words.kept]
     elif error.status_code >= 500:
         lines = [words.unavailable, words.kept]
     elif (text := _field_text(error, words)) is not None:

@@ -13,11 +13,13 @@ ESCAPED_AMPERSAND = re.compile(r"&(?:amp;|#0*38;|#x0*26;)+", re.IGNORECASE)
 def parse_utm_data(text: str) -> dict[str, str] | None:
     """Return the decoded parameters; None if there are none. Of a repeated key the last counts."""
     text = text.strip()
+    if text in ("undefined", "null"):  # what JavaScript makes of a variable without a value
+        return None
     if "&" in text:
         text = ESCAPED_AMPERSAND.sub("&", text)
     text = text.partition("#")[0]
     before, mark, behind = text.partition("?")
-    if URL.match(text) or (mark and "=" not in before):
+    if URL.match(text) or (mark and ("=" not in before or before.startswith("/"))):
         text = behind
     pairs = parse_qsl(text, keep_blank_values=True, errors=WINDOWS_1252)
     return {CONTROL.sub("", name): CONTROL.sub("", value) for name, value in pairs} or None

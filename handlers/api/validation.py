@@ -8,6 +8,7 @@ from cerberus import Validator, errors
 from models.lead import LISTING_SOURCES
 
 MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key
+NO_KEYS = ("", "undefined", "null")  # blank, or what JavaScript makes of a key that is missing
 
 MISSING = "param is missing or the value is empty: tour_request"
 UNUSABLE_EMAIL = "Unable to create tour request"
@@ -43,7 +44,7 @@ SCHEMA = {
     "unified_address_id": _text("The building's unified address id. It is used only without a token."),
     "address_line_one": _text("The building's street address. It is used only without the other two."),
     "return_to": _text(
-        "The page that a form without JavaScript redirects to. It must be on the form's website."
+        "The page that a form without JavaScript is redirected to: a whole URL on a website of the building."
     ),
     "idempotency_key": _text(
         "A key of this filled-in form, for a form that can't send the header Idempotency-Key. Another body "

@@ -16,6 +16,7 @@ from models.building import (
 )
 from models.building_actions import add_building, issue_token, update_building
 from models.customer import Customer
+from models.daily_count import DailyCount
 from models.deal import Deal
 from models.idempotency import IdempotencyKey
 from models.lead import Lead
@@ -77,6 +78,7 @@ def reset_database(now: datetime) -> None:
         Customer,
         BuildingToken,
         BuildingWebsite,
+        DailyCount,
     ):
         table.delete().execute()
     Building.delete().where(Building.id != DEMO_BUILDING_ID).execute()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from urllib.parse import parse_qsl
 
 from handlers.api.body import BUILDING_KEYS, decode_body
+from handlers.api.form import media_type
 from handlers.errors import BadRequest
 from handlers.sandbox.origin_rules import ORIGIN_RULES
 from handlers.sandbox.request_log import RecordedRequest
@@ -29,7 +30,6 @@ def diagnose(request: RecordedRequest, facts: Facts) -> list[dict[str, str]]:
 
 def _decode(request: RecordedRequest, facts: Facts) -> DecodedRequest:
     content_type = request.header("Content-Type") or ""
-    media_type = content_type.partition(";")[0].strip().lower()
     query = request.path.partition("#")[0].partition("?")[2]
     try:
         document = decode_body(content_type, bytes(request.body), query)
@@ -38,7 +38,7 @@ def _decode(request: RecordedRequest, facts: Facts) -> DecodedRequest:
     tour = document.get("tour_request")
     in_url = [name for name, _ in parse_qsl(query) if name in BUILDING_KEYS]
     return DecodedRequest(
-        request, facts, media_type, document, tour if isinstance(tour, dict) else {}, in_url
+        request, facts, media_type(content_type), document, tour if isinstance(tour, dict) else {}, in_url
     )
 
 

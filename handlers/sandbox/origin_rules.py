@@ -34,13 +34,14 @@ def form_origin_not_registered(request: DecodedRequest) -> Messages:
     if is_origin(origin):
         yield (
             f"The lead was taken, although no building has the origin of its form's page, {origin}. But "
-            "return_to may not lead there, the thank-you page has no link back to it, and scripts of "
-            f"its pages can't send leads. {_step(origin, request.facts.building)}"
+            "return_to may not lead there, the thank-you page has no link back to it and can't stand in its "
+            f"frames, and scripts of its pages can't send leads. {_step(origin, request.facts.building)}"
         )
     else:
         yield (
             f"The lead was taken. The page of its form hides its origin ({origin}): by its referrer policy, "
-            "or as it stands in a sandboxed frame. Nothing needs to be registered for that."
+            "or as it stands in a sandboxed frame. Such an origin can't be registered. Outside a frame "
+            "nothing needs to be done."
         )
 
 
@@ -49,8 +50,10 @@ def form_unattended(request: DecodedRequest) -> Messages:
     if request.facts.suspected == UNATTENDED:
         yield (
             "The lead is stored, but its deliveries are quarantined and no consent is recorded: "
-            f"{UNATTENDED}, and no building has that page's origin. Register it, or let a person press "
-            "the button of a form outside a frame. 'lead release' sends what is quarantined."
+            f"{UNATTENDED}, and no building has that page's origin. Register the origin. A framed page that "
+            "hides its origin must show it: without Referrer-Policy: no-referrer or same-origin, and in an "
+            "iframe without sandbox. Or take the form out of the frame. 'lead release' sends what is "
+            "quarantined."
         )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.building import Building, building_as_dict
+from models.building import Building, building_as_dict, website_urls, working_tokens
 from models.building_match import match_buildings
 from models.clock import utc_text_or_none
 from models.customer import Customer
@@ -15,7 +15,10 @@ def preview_lead(submission: Submission) -> dict[str, Any]:
     match = match_buildings([keys], submission.received_at).get(keys)
     building = None if match is None else Building.get_by_id(match.id)
     return {
-        "building": building and building_as_dict(building),
+        "building": building
+        and building_as_dict(
+            building, working_tokens(building, submission.received_at), website_urls(building.id)
+        ),
         "nobody_told_because": unnotified_reason_of(Customer(spam=False), building),
         "requestor_name": submission.renter.name,
         "requestor_email": submission.renter.email,

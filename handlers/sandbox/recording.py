@@ -91,6 +91,11 @@ class RecordedHandler(ApiHandler):
         super().on_connection_close()
         self._finish_recording()
 
+    def write_error_body(self, error: ApiError) -> None:
+        """Record what the error says, then answer."""
+        self._recorded.error = error.message
+        super().write_error_body(error)
+
     def send(self, status: int, content: bytes) -> None:
         """Send the response, delayed or cut if a fault says so, and record it."""
         if self._response_fault is None:

@@ -30,6 +30,7 @@ class RecordedRequest:
     status: int | None = None  # None: the client closed the connection first
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""
+    error: object = None  # what an error of the API says, also if its answer is a page
     ms: float = 0.0
     lead_id: int | None = None
     replayed: bool = False  # by its Idempotency-Key, lead_id is an earlier request's lead

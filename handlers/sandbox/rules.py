@@ -13,7 +13,7 @@ from typing import Any
 from handlers.api.form import FORM_TYPES
 from handlers.api.preferences import DRY_RUN
 from handlers.api.submission import clean_text
-from handlers.api.validation import MISSING, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
+from handlers.api.validation import MISSING, NO_KEYS, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.thank_you import return_url
 from models.building import origins_of
@@ -31,7 +31,6 @@ SERVER_MANAGED = (
     "deal",
     "sms_consent_at",
 )
-NO_KEYS = ("undefined", "null")  # what JavaScript makes of a variable without a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +95,20 @@ def code_of(function: Rule) -> str:
 def refused(request: DecodedRequest) -> Messages:
     error = _error_of(request.recorded)
     if error == "invalid date: slot":
-        yield "A slot is an ISO 8601 date and time, like 2026-12-01T10:00 or 2026-12-01T10:00-05:00."
+        yield (
+            f"The slot {request.tour.get('slot')!r} is no date and time. Write it like 2026-12-01T10:00, "
+            "2026-12-01T10:00-05:00 or 2026-12-01; with an hour from 00 to 23, the month before the day."
+        )
     elif error == UNUSABLE_EMAIL:
         email = request.tour.get("requestor_email")
         reason = f"it is {email!r}, which is no e-mail address" if email else "there is none in tour_request"
         yield f"A lead needs a requestor_email: {reason}."
     elif error == MISSING and not request.document:
         yield "The body is empty or not a JSON object. Put the lead's fields inside its tour_request."
+    elif error == MISSING:
+        yield "The body has no tour_request with fields in it. Put the lead's fields inside it."
+    elif error is not None and error.endswith("is not a valid listing_source"):
+        yield f"A listing_source is one of {_listed(LISTING_SOURCES)}, or left out."
 
 
 @rule
@@ -233,7 +239,10 @@ def return_to_elsewhere(request: DecodedRequest) -> Messages:
     websites = building["website_urls"] if building else []
     if return_url(url, origins_of(websites)) is None:
         allowed = f"the building's websites: {_listed(websites)}" if websites else "a website of the building"
-        yield f"return_to is {url!r}, which is not on {allowed}. The renter got the thank-you page instead."
+        yield (
+            f"return_to is {url!r}, which is no whole URL on {allowed}. The renter got the thank-you page "
+            "instead."
+        )
 
 
 @rule
@@ -244,7 +253,7 @@ def posted_twice(request: DecodedRequest) -> Messages:
     if request.recorded.header("Idempotency-Key"):
         remedy = "Send one Idempotency-Key for each filled form, the same at each try"
     else:
-        remedy = "Send an Idempotency-Key for each filled form"
+        remedy = "Send an Idempotency-Key for each filled form (a plain form: the field idempotency_key)"
     yield (
         f"Request {earlier.number}, which created lead {earlier.lead_id}, had the same body within ten "
         f"seconds: a double click, or a retry? {remedy}, and the two become one lead."
@@ -258,7 +267,7 @@ def key_is_no_key(request: DecodedRequest) -> Messages:
         "The field idempotency_key": request.document.get("idempotency_key"),
     }
     for name, key in sent.items():
-        if isinstance(key, str) and key.strip() in NO_KEYS:
+        if isinstance(key, str) and key.strip() and key.strip() in NO_KEYS:
             yield (
                 f"{name} is the word {key.strip()}, which is no key: its script had none yet. So a retry "
                 "makes another lead. Make one for each filled form, such as by crypto.randomUUID()."
@@ -281,11 +290,7 @@ def a_fault_of_the_sandbox(request: DecodedRequest) -> Messages:
 
 
 def _error_of(request: RecordedRequest) -> str | None:
-    try:
-        error = json.loads(request.answer)["error"]
-    except (ValueError, TypeError, KeyError):  # an HTML page, or not an error
-        return None
-    return error if isinstance(error, str) else None
+    return request.error if isinstance(request.error, str) else None
 
 
 def _with_suggestion(name: str) -> str:

@@ -39,7 +39,7 @@ def _create(context: CommandContext) -> None:
         backup.as_dict(),
         args.json,
         f"Backed up to {backup.path}, and read back: {backup.leads} leads, {backup.size / 1e6:.1f} MB.",
-        "It holds renters' data; keep a copy of it, and of its .sha256, on another machine.",
+        "It holds renters' data; keep a copy of it, and of its .sha256 and .secret, on another machine.",
     )
 
 
@@ -101,3 +101,5 @@ def _restore(context: CommandContext) -> None:
         "Customers who were erased after the backup was made are back: erase them again.",
     )
     _warn_of_no_checksum(restored.backup)
+    if not (restored.has_secret or settings.secret):
+        note("note: there was no usable .secret beside it, so retries of forms before now make new leads")

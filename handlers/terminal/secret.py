@@ -4,6 +4,7 @@ from handlers.terminal.arguments import CommandContext, Noun, Nouns
 from handlers.terminal.output import print_result
 from models.clock import utc_text
 from models.errors import Conflict, NotFound
+from models.secret import FILE_NAME as SECRET_FILE
 from models.secret import VERIFIES_FOR, rotate_secret
 from models.storage.sqlite.connection import FILE_NAME
 from models.storage.sqlite.folder import has_database
@@ -28,6 +29,11 @@ def _rotate(context: CommandContext) -> None:
         )
     if not has_database(data_dir):
         raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
+    if not (data_dir / SECRET_FILE).exists():
+        raise NotFound(
+            f"there is no {SECRET_FILE} in {data_dir}: the first start of the server makes it, unless its "
+            "secret is set by LEADS_SECRET"
+        )
     path = rotate_secret(data_dir, now)
     print_result(
         {"file": str(path), "rotated_at": utc_text(now)},

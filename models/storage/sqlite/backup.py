@@ -64,8 +64,7 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
     """Copy the database of this data folder, as it is at one moment, to a new file, and read it back.
 
     The server takes leads meanwhile. Only a whole backup gets its name. Raises DatabaseUnusable if there is
-    nothing to copy, the file exists already, or the copy fails or is not whole; OSError if the disk fails;
-    SettingError if the secret can't be copied.
+    nothing to copy, the file exists already, or the copy fails or is not whole; OSError if the disk fails.
     """
     source = data_dir / FILE_NAME
     refuse_half_restored(data_dir)
@@ -88,14 +87,15 @@ def create_backup(data_dir: Path, path: Path, progress: Progress = lambda step: 
         progress("reading the copy back")
         schema, leads, newest = read_back(partial)
         checksum = sha256_of(partial)
+        copy_secret(data_dir, secret_file(path))
         beside = checksum_file(path)
         beside.unlink(missing_ok=True)
         make_private(beside, f"{checksum}  {path.name}\n".encode())
-        copy_secret(data_dir, secret_file(path))
         partial.rename(path)
         sync_folder(path.parent)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        for file in (partial, secret_file(path), checksum_file(path)):
+            file.unlink(missing_ok=True)
         if isinstance(error, apsw.Error):
             raise DatabaseUnusable(
                 f"copying {source} to {path.parent} failed: {storage_reason(error)}; "

@@ -1,5 +1,6 @@
 """Opening a data folder: an unusable database is refused, an old one is backed up and upgraded."""
 
+import logging
 from pathlib import Path
 
 import apsw
@@ -33,6 +34,8 @@ from models.storage.sqlite.inspect import (
 from models.storage.sqlite.locks import server_lock
 from models.storage.sqlite.migrations.migrate import migrate
 from models.storage.sqlite.migrations.steps import NEWEST
+
+log = logging.getLogger("leads.server")
 
 WAL_RESET_FIXED_IN = (3, 51, 3)  # before it, a checkpoint beside a writer could lose committed rows
 # quick_check reads every page; beyond this it would delay the start.
@@ -98,6 +101,7 @@ def _upgrade(data_dir: Path) -> None:
         ) from error
     database.connect()
     migrate()
+    log.info("the database was upgraded", extra={"schema": NEWEST, "backup": str(path)})
 
 
 def _schema_of_usable(path: Path) -> int:

@@ -28,12 +28,14 @@ UNKNOWN_IDS = 1_000_000
 @dataclass(frozen=True, slots=True)
 class Restored:
     """A finished restore. replaced: the folder that holds the previous database, None if there was none;
-    leads_replaced: how many leads that had, None if it is not known.
+    leads_replaced: how many leads that had, None if it is not known; has_secret: whether a secret stood
+    beside the backup, and could be used.
     """
 
     backup: Backup
     replaced: Path | None
     leads_replaced: int | None
+    has_secret: bool
 
 
 def restore_backup(
@@ -63,6 +65,7 @@ def restore_backup(
             copy_database(path, prepared, immutable=True)
             old = _look_at_old(data_dir / FILE_NAME)
             _prepare(prepared, old.ids if old else None, lambda: prepare(now))
+            has_secret = add_keys_of(secret_file(path), data_dir, now)
         except BaseException as error:
             _remove(prepared)
             if isinstance(error, DatabaseError | apsw.Error | StorageError):
@@ -71,8 +74,8 @@ def restore_backup(
                     "see that both disks are well, and have room; nothing was changed"
                 ) from error
             raise
-        add_keys_of(secret_file(path), data_dir, now)
-        return Restored(backup, _put_in_place(data_dir, prepared, now), old.leads if old else None)
+        replaced = _put_in_place(data_dir, prepared, now)
+        return Restored(backup, replaced, old.leads if old else None, has_secret)
 
 
 def _remove(database_file: Path) -> None:
