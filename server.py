@@ -26,8 +26,6 @@ from handlers.api.rate_limit import RateLimiter
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
 from handlers.log import LogHandler, configure
-from handlers.sandbox.app import make_sandbox_router, sandbox_environment
-from handlers.sandbox.banner import banner, greeting
 from jobs.adapter import Adapter
 from jobs.backup import NightlyBackup
 from jobs.clock_monitor import monitor_clock
@@ -294,6 +292,8 @@ def serve(settings: Settings) -> int:
 def _throwaway(
     settings: Settings, tell: Callable[[str], None], greeting: Callable[[str, Path], str], *, any_port: bool
 ) -> int:
+    from handlers.sandbox.app import make_sandbox_router, sandbox_environment
+
     _start_log(settings)
     logging.getLogger("leads").setLevel(logging.WARNING)  # what there is to see is at /sandbox
 
@@ -317,11 +317,16 @@ def _throwaway(
 
 def sandbox(settings: Settings) -> int:
     """Run a throwaway server for tests, with a mailbox and a partner, until it is told to stop."""
+    # Only now: importing the sandbox takes a tenth of the start of `serve`, which has no use for it.
+    from handlers.sandbox.banner import greeting
+
     return _throwaway(settings, lambda line: None, greeting, any_port=False)
 
 
 def demo(settings: Settings) -> int:
     """Run a sandbox for people: print each message that is sent, and use a free port if need be."""
+    from handlers.sandbox.banner import banner
+
     return _throwaway(settings, lambda line: print(f"  {line}", flush=True), banner, any_port=True)
 
 
