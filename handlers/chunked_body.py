@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
@@ -36,6 +37,7 @@ _UP_TO_TRAILER_LINE = _up_to_line_feed(MAX_TRAILER_BYTES)
 class ChunkedConnection(HTTP1Connection):
     """HTTP connection that takes any chunked body. It ignores chunk extensions and trailers."""
 
+    on_malformed: Callable[[str], None] | None = None  # answers a malformed body, in place of a bare 400
     _work = 0  # bytes since the last pause for others
 
     async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
@@ -45,29 +47,34 @@ class ChunkedConnection(HTTP1Connection):
             match = CHUNK_LINE.fullmatch(line)
             framing -= len(line) + CHUNK_BYTES
             if match is None or framing < 0:
-                raise HTTPInputError("malformed or too long chunk line")
+                raise self._malformed("a chunk's line is malformed or too long")
             await self._count_work(LINE_COST)
             size = int(match[1], 16)
             if size == 0:
                 return await self._skip_trailers()
             room -= size
             if room < 0:
-                raise HTTPInputError("chunked body too large")
+                raise self._malformed("the chunked body is too large")
             while size:
                 data = await self.stream.read_bytes(min(size, self.params.chunk_size), partial=True)
                 size -= len(data)
                 await self._deliver_body(delegate, data)
                 await self._count_work(len(data))
             if await self.stream.read_bytes(2) != b"\r\n":
-                raise HTTPInputError("improperly terminated chunk")
+                raise self._malformed("a chunk does not end with a line break")
 
     async def _skip_trailers(self) -> None:
         room = MAX_TRAILER_BYTES
         while (line := await self.stream.read_until_regex(_UP_TO_TRAILER_LINE)) != b"\r\n":
             room -= len(line)
             if room < 0 or not TRAILER_LINE.fullmatch(line):
-                raise HTTPInputError("malformed or too long trailers")
+                raise self._malformed("a trailer is malformed or too long")
             await self._count_work(LINE_COST)
+
+    def _malformed(self, reason: str) -> HTTPInputError:
+        if self.on_malformed is not None:
+            self.on_malformed(reason)
+        return HTTPInputError(reason)  # Tornado closes the connection
 
     async def _count_work(self, size: int) -> None:
         self._work += size

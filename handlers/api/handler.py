@@ -30,7 +30,8 @@ from tornado.httputil import (
 
 from handlers.api.admission import MAX_BODY_BYTES, MAX_DRAINED_BYTES, Admission
 from handlers.api.context import ApiContext
-from handlers.errors import ApiError, InternalError, TooLarge
+from handlers.chunked_body import ChunkedConnection
+from handlers.errors import ApiError, BadRequest, InternalError, TooLarge
 
 log = logging.getLogger("leads.http")
 
@@ -76,6 +77,7 @@ class ApiHandler(HTTPMessageDelegate):
         self.method, self.headers = start_line.method, dict(headers)  # a dict is read ten times as fast
         self.query = start_line.path.partition("?")[2]
         self._connection.set_max_body_size(sys.maxsize)  # Admission checks it; Tornado sends a bare 400
+        cast(ChunkedConnection, self._connection).on_malformed = self._refuse_body
         self.admission = Admission(
             self.api, self._connection, start_line, self.headers, self.response_headers
         )
@@ -104,6 +106,12 @@ class ApiHandler(HTTPMessageDelegate):
             self.run(self._write_options)
         else:
             self.run(self.post)
+
+    def _refuse_body(self, reason: str) -> None:
+        # The rest can't be read, so the answer is sent at once.
+        if self in self.api.in_flight:
+            self._error = self._error or BadRequest(f"malformed chunked body: {reason}")
+            self.run(self._send_error, self._error)
 
     def on_connection_close(self) -> None:
         """Forget the request: the client closed the connection before all of it had arrived."""
