@@ -77,7 +77,8 @@ class ApiHandler(HTTPMessageDelegate):
         self.method, self.headers = start_line.method, dict(headers)  # a dict is read ten times as fast
         self.query = start_line.path.partition("?")[2]
         self._connection.set_max_body_size(sys.maxsize)  # Admission checks it; Tornado sends a bare 400
-        cast(ChunkedConnection, self._connection).on_malformed = self._refuse_body
+        if "Transfer-Encoding" in self.headers:
+            cast(ChunkedConnection, self._connection).on_malformed = self._refuse_body
         self.admission = Admission(
             self.api, self._connection, start_line, self.headers, self.response_headers
         )
