@@ -77,10 +77,10 @@ def read_query(query: str, secret: SecretKeys, now: datetime) -> ThankYou | None
 
 
 def _shown_unit(text: str) -> str | None:
-    """Return the unit as the page shows it; None if it is too long, or looks like a link."""
+    """Return the unit as the page shows it, cut to its limit; None if it looks like a link."""
     visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
     unit = " ".join(unicodedata.normalize("NFKC", visible).replace("\u3002", ".").split())
-    return None if len(unit) > MAX_UNIT_LENGTH or _LINK.search(unit) else unit
+    return None if _LINK.search(unit) else unit[:MAX_UNIT_LENGTH].rstrip()
 
 
 def return_url(return_to: object, origins: Sequence[str]) -> str | None:

@@ -88,13 +88,18 @@ async def test_C27a_thank_you_page_is_in_the_browsers_language(harness: ServerHa
         "evil\u200b.com",
         "e\u00advil\u00ad.com",
         "evil\u3002com",
-        "x" * 41,
     ],
 )
 async def test_C27a_thank_you_page_shows_no_link_of_a_stranger(harness: ServerHarness, unit: str) -> None:
     response = await send(harness, **{"tour_request[unit_preference]": unit})
     assert "unit=" not in response.headers["Location"]
     assert (await harness.stored(1))["unit_preference"] == unit
+
+
+async def test_C27a_thank_you_page_shows_forty_characters_of_a_unit(harness: ServerHarness) -> None:
+    response = await send(harness, **{"tour_request[unit_preference]": "x" * 39 + "yz"})
+    page = (await thanked(harness, response)).body
+    assert b"x" * 39 + b"y<" in page and b"yz" not in page
 
 
 async def test_C27a_thank_you_url_counts_for_an_hour(harness: ServerHarness, clock: SteppedClock) -> None:
