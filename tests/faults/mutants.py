@@ -14,7 +14,7 @@ import tornado.httpserver
 import tornado.tcpserver
 
 import handlers.api.body
-import handlers.api.validation
+import handlers.api.submission
 import handlers.http_server
 import jobs.clock_monitor
 import jobs.dispatcher
@@ -201,7 +201,7 @@ def trusts_json(patch: Patch) -> None:
 
 @mutant
 def writes_headers_unescaped(patch: Patch) -> None:
-    patch.setattr(handlers.api.validation, "clean_text", lambda text, keep_lines=False: text or None)
+    patch.setattr(handlers.api.submission, "clean_text", lambda text, keep_lines=False: text or None)
     for module in (jobs.email.message, jobs.email.mime):
         patch.setattr(module, "one_line", lambda text, limit=None: str(text))
     patch.setattr(jobs.email.mime, "_is_literal", lambda text: True)
