@@ -66,7 +66,11 @@ def pages(context: AppContext, token: str | None = None) -> list[Page]:
         (
             THANK_YOU,
             ThankYouHandler,
-            {"storage": context.storage, "secret": context.api.secret, "clock": context.api.clock},
+            {
+                "read_building": context.api.read_building,
+                "secret": context.api.secret,
+                "clock": context.api.clock,
+            },
         ),
     ]
 

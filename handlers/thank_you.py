@@ -7,7 +7,7 @@ for one hour. The page reads the building, and nothing of a lead.
 import base64
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -15,22 +15,25 @@ from zoneinfo import ZoneInfo
 
 from handlers.api.page import Thanks, expired_page, page_policy, thank_you_page
 from handlers.base import Handler
-from models.building import BuildingDict, origins_of, show_building
+from models.building import BuildingDict, origins_of
 from models.clock import Clock
 from models.errors import NotFound
 from models.origin import page_origin
 from models.secret import InstallationSecret, SecretKeys
 from models.slot import Slot
-from models.storage import Storage, StorageError
+from models.storage import StorageError
 
 PATH = "/thank-you"
 VALID_FOR = timedelta(hours=1)
 MAX_UNIT_LENGTH = 40  # characters
 PURPOSE = "thank-you page"
 
-# A page of the building's own server must not show a stranger's link or address.
 _URL = re.compile("[!-~]+")  # as a header holds it: any other character must be percent-encoded
+# A page of the operator's own server must not show a stranger's link or address.
 _LINK = re.compile(r"//|www\.|@|\w\.[^\W\d_]{2}|\d\.\d+\.\d", re.IGNORECASE)
+
+
+ReadBuilding = Callable[[int], Awaitable[BuildingDict]]
 
 
 class ThankYou(NamedTuple):
@@ -104,8 +107,8 @@ class ThankYouHandler(Handler):
 
     route = PATH
 
-    def initialize(self, storage: Storage, secret: InstallationSecret, clock: Clock) -> None:
-        self._storage, self._secret, self._clock = storage, secret, clock
+    def initialize(self, read_building: ReadBuilding, secret: InstallationSecret, clock: Clock) -> None:
+        self._read_building, self._secret, self._clock = read_building, secret, clock
 
     async def get(self) -> None:
         carried = read_query(self.request.query, self._secret.keys(), self._clock.now())
@@ -124,7 +127,7 @@ class ThankYouHandler(Handler):
         if building_id is None:
             return None
         try:
-            return await self._storage.read(show_building, building_id, self._clock.now())
+            return await self._read_building(building_id)
         except (NotFound, StorageError):  # the renter's lead is stored all the same
             return None
 

@@ -20,7 +20,7 @@ from models.building import (
 from models.clock import utc_text
 from models.email_address import normal_form
 from models.errors import Conflict, Invalid, NotFound
-from models.origin import origin_of
+from models.origin import origin_of, page_origin
 
 # The fields of a building that an operator sets by name. Its websites are a list of their own.
 FIELDS = ("name", "address_line_one", "unified_address_id", "agent_email", "spam_defence", "time_zone")
@@ -75,8 +75,8 @@ def update_building(
     before = website_urls(building_id)
     kept = before if websites is None else _checked_urls(websites)
     left = _without(building_id, kept, remove_websites)
-    known = set(map(_origin, left))
-    urls = [*left, *(url for url in _checked_urls(add_websites) if _origin(url) not in known)]
+    known = set(map(page_origin, left))
+    urls = [*left, *(url for url in _checked_urls(add_websites) if page_origin(url) not in known)]
     changed = [*fields, *([WEBSITES] if urls != before else [])]
     if urls != before:
         _set_websites(building_id, urls)
@@ -129,8 +129,8 @@ def _checked(fields: Mapping[str, str | None]) -> dict[str, str | None]:
 def _without(building_id: int, urls: Sequence[str], removed: Iterable[str]) -> list[str]:
     left = list(urls)
     for url in filter(None, map(str.strip, removed)):
-        origin = _origin(url)
-        found = next((each for each in left if each == url or (origin and _origin(each) == origin)), None)
+        origin = page_origin(url)
+        found = next((each for each in left if each == url or (origin and page_origin(each) == origin)), None)
         if found is None:
             raise NotFound(
                 f"building {building_id} has no website {url!r}", "unknown_website", building=building_id
@@ -151,13 +151,6 @@ def _checked_urls(urls: Iterable[str]) -> list[str]:
     for url in filter(None, map(str.strip, urls)):
         by_origin.setdefault(_checked_origin(url), url)
     return list(by_origin.values())
-
-
-def _origin(url: str) -> str | None:
-    try:
-        return origin_of(url)
-    except ValueError:
-        return None
 
 
 def _checked_origin(url: str) -> str:

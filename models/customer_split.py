@@ -10,7 +10,7 @@ from peewee import Case
 
 from models.audit import Actor, record_action
 from models.customer import Customer, Renter, find_customer, find_or_create
-from models.email_address import comparison_key
+from models.email_address import stored_comparison_key
 from models.intake import FLAGGED_AS_SPAM
 from models.lead import Lead
 from models.outbox.delivery import SKIPPED, Delivery
@@ -76,10 +76,7 @@ def _others(customer: Customer) -> Iterator[tuple[Lead, Renter]]:
 
 def _renter_of(lead: Lead) -> Renter:
     email, phone = lead.requestor_email or "", lead.requestor_phone
-    try:
-        key = comparison_key(email)
-    except ValueError:  # stored under an older rule
-        key = email.strip().lower()
+    key = stored_comparison_key(email)
     return Renter(lead.requestor_name, email, key, phone, phone and phone_key(phone))
 
 

@@ -26,15 +26,16 @@ class DailyCount(Row):
 
 def add_counts(events: Sequence[tuple[str, datetime]]) -> Sequence[None]:
     """Count events, each given with its name and instant. An operation of the writer."""
-    for (name, day), count in Counter((name, _day(at)) for name, at in events).items():
+    for (name, day), count in Counter((name, day_of(at)) for name, at in events).items():
         DailyCount.insert(day=day, name=name, count=count).on_conflict(
             conflict_target=(DailyCount.day, DailyCount.name),
             update={DailyCount.count: DailyCount.count + count},
         ).execute()
     oldest = min(at for _, at in events) - timedelta(days=KEPT_DAYS)
-    DailyCount.delete().where(DailyCount.day < _day(oldest)).execute()
+    DailyCount.delete().where(DailyCount.day < day_of(oldest)).execute()
     return [None] * len(events)
 
 
-def _day(at: datetime) -> str:
+def day_of(at: datetime) -> str:
+    """Return the day of an instant as the table has it."""
     return f"{at:%Y-%m-%d}"

@@ -80,3 +80,11 @@ def _validated(text: str) -> str:
 def comparison_key(text: str) -> str:
     """Return the form in which two spellings of one address are equal. Raises ValueError."""
     return normal_form(text).lower()
+
+
+def stored_comparison_key(text: str) -> str:
+    """Return the comparison key of a stored address: its text, if only an older rule took it."""
+    try:
+        return comparison_key(text)
+    except ValueError:
+        return text.strip().lower()

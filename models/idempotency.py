@@ -93,8 +93,6 @@ def find_key_records(keys: Iterable[ScopedKey], now: datetime) -> KeyRecords:
     """Return the records of these keys that have not expired."""
     wanted = {digests.key for key in keys for digests in key.digests}
     found: KeyRecords = {}
-    if not wanted:
-        return found
     rows = IdempotencyKey.select().where(
         IdempotencyKey.digest.in_(wanted), IdempotencyKey.created_at > now - KEPT_FOR
     )

@@ -35,7 +35,7 @@ def origin_of(url: str) -> str:
 
 
 def page_origin(url: str) -> str | None:
-    """Return the origin of a page's URL, as of a Referer header; None if it has none."""
+    """Return the origin of a page's URL as `origin_of` does; None if it has none."""
     try:
         return origin_of(url)
     except ValueError:
@@ -44,7 +44,4 @@ def page_origin(url: str) -> str | None:
 
 def is_origin(text: str) -> bool:
     """Return True if the text is an origin, and nothing more, as a browser writes it."""
-    try:
-        return origin_of(text) == text
-    except ValueError:
-        return False
+    return page_origin(text) == text

@@ -73,7 +73,7 @@ class InstallationSecret:
         self._stored: list[_StoredKey] = []
         self._keys = SecretKeys(given)
         self._is_given = bool(given)
-        self._version: tuple[int, int] | None = None
+        self._file_version: tuple[int, int] | None = None
         self._expires_at: datetime | None = None  # when the oldest key stops to verify
 
     def open(self) -> None:
@@ -87,26 +87,26 @@ class InstallationSecret:
             _make_private_again(self._path)
             _put_damaged_aside(self._path, self._clock.now())
         if not self._path.exists():
-            _write(self._path, [_StoredKey(secrets.token_bytes(KEY_BYTES))])
+            _write_file(self._path, [_StoredKey(secrets.token_bytes(KEY_BYTES))])
         self._read()
 
     def keys(self) -> SecretKeys:
         """Return the keys that count now."""
         if self._is_given:
             return self._keys
-        if _version(self._path) != self._version:
+        if _version_of(self._path) != self._file_version:
             try:
                 self._read()
             except SettingError as error:  # the keys in memory are still those of this installation
                 log.error("the installation's secret can't be read", extra={"reason": str(error)})
-                self._version = _version(self._path)
+                self._file_version = _version_of(self._path)
         elif self._expires_at is not None and self._clock.now() >= self._expires_at:
             self._choose()
         return self._keys
 
     def _read(self) -> None:
-        self._version = _version(self._path)
-        self._stored = _read(self._path)
+        self._file_version = _version_of(self._path)
+        self._stored = _read_file(self._path)
         self._choose()
 
     def _choose(self) -> None:
@@ -123,8 +123,8 @@ def rotate_secret(data_dir: Path, now: datetime) -> Path:
     """
     path = data_dir / FILE_NAME
     _put_damaged_aside(path, now)
-    earlier = _still_used(_read(path), now) if path.exists() else []
-    _write(path, [_StoredKey(secrets.token_bytes(KEY_BYTES)), *_retired(earlier, now)])
+    earlier = _still_used(_read_file(path), now) if path.exists() else []
+    _write_file(path, [_StoredKey(secrets.token_bytes(KEY_BYTES)), *_retired(earlier, now)])
     return path
 
 
@@ -136,16 +136,16 @@ def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> bool:
     """
     path = data_dir / FILE_NAME
     try:
-        copied = _read(backup)
+        copied = _read_file(backup)
     except SettingError:
         return False
     _put_damaged_aside(path, now)
     if not path.exists():
-        _write(path, copied)
+        _write_file(path, copied)
         return True
-    present = _read(path)
+    present = _read_file(path)
     known = {key.value for key in present}
-    _write(path, [*present, *_retired((key for key in copied if key.value not in known), now)])
+    _write_file(path, [*present, *_retired((key for key in copied if key.value not in known), now)])
     return True
 
 
@@ -171,7 +171,7 @@ def _put_damaged_aside(path: Path, now: datetime) -> None:
     if not path.exists():
         return
     try:
-        _read(path)
+        _read_file(path)
     except _Damaged:
         aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%SZ}")
         try:
@@ -189,7 +189,7 @@ def _still_used(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
     return [key for key in keys if key.retired_at is None or now - key.retired_at < VERIFIES_FOR]
 
 
-def _version(path: Path) -> tuple[int, int] | None:
+def _version_of(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
     except OSError:
@@ -197,7 +197,7 @@ def _version(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_ino
 
 
-def _read(path: Path) -> list[_StoredKey]:
+def _read_file(path: Path) -> list[_StoredKey]:
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         keys = [_parse(line) for line in lines if line.strip() and not line.startswith("#")]
@@ -218,7 +218,7 @@ def _parse(line: str) -> _StoredKey:
     return _StoredKey(key, datetime.fromisoformat(rest[1]) if rest else None)
 
 
-def _write(path: Path, keys: Iterable[_StoredKey]) -> None:
+def _write_file(path: Path, keys: Iterable[_StoredKey]) -> None:
     lines = [base64.b64encode(key.value).decode() + _retirement(key) + "\n" for key in keys]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

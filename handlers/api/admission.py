@@ -10,7 +10,7 @@ from handlers.api.context import ApiContext
 from handlers.api.form_navigation import is_form_navigation, is_unattended
 from handlers.api.rate_limit import Address, RateLimitResult, is_proxy, source_address
 from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
-from models.origin import is_origin, origin_of
+from models.origin import is_origin, page_origin
 from models.storage import StorageError
 
 MAX_BODY_BYTES = 64 * 1024
@@ -98,15 +98,20 @@ class Admission:
             allowed = await self._api.allowlist.allows(origin, self._requested_origin())
         except StorageError:
             raise Unavailable("the server can't read its data now", 5) from None
-        if not allowed and self.is_form_navigation:
-            return
         if not allowed:
+            if self.is_form_navigation:
+                return
             # A real origin is the name of a host. Any other text could be anything, so it is not logged.
             quotes_client = not is_origin(origin)
             raise ApiError(403, f"origin {origin} is not registered for any building", quotes_client)
         self._allow(origin)
         if self.is_preflight:
             self._take(-1)
+
+    @property
+    def registered_origin(self) -> str | None:
+        """The page's origin if CORS allows it; None of a program, and of an unregistered page."""
+        return self._origin if self.origin_allowed else None
 
     @property
     def unregistered_origin(self) -> str | None:
@@ -180,7 +185,4 @@ class Admission:
         protocol, forwarded = self._protocol, self._headers.get("X-Forwarded-Proto")
         if forwarded is not None and is_proxy(self._peer, self._api.trusted_proxies):
             protocol = forwarded.rpartition(",")[2].strip().lower()
-        try:
-            return origin_of(f"{protocol}://{self._headers.get('Host', '')}")
-        except ValueError:
-            return None  # no browser sends such a Host
+        return page_origin(f"{protocol}://{self._headers.get('Host', '')}")

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from handlers.api.form import FORM_TYPES, URLENCODED, decode_form, media_type
-from handlers.api.submission import clean_text
+from handlers.api.text import clean_text
 from handlers.errors import BadRequest
 
 BUILDING_KEYS = ("token", "unified_address_id", "address_line_one")

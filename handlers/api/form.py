@@ -18,9 +18,9 @@ CHARSET_FIELD = "_charset_"  # browsers fill it in with the name of the form's c
 PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"([^"]*)"|([^;"]*))')
 NAME = re.compile(r"(?P<outer>[^\[\]]+)(?:\[(?P<inner>[^\[\]]*)\](?P<deeper>.*))?", re.DOTALL)
 REFERENCE = re.compile("&#([0-9]{3,7});")
-# As browsers do: no form is sent in these.
 # Where Python's codec of this name has fewer characters than browsers'.
 WIDER_CODECS = {"gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949", "big5": "big5hkscs"}
+# As browsers do: no form is sent in these.
 SENT_AS_UTF8 = ("utf-8", "utf-16le", "utf-16be", "replacement")
 # Python leaves five bytes of windows-1252 undefined. The WHATWG decodes them as control characters.
 WINDOWS_1252 = {byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)}

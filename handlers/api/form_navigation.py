@@ -1,8 +1,8 @@
-"""Form navigations: forms that a browser sent by itself, without a script (C27)."""
+"""Who sent a form: a browser by itself, without a script (a form navigation, C27), or a program."""
 
 from collections.abc import Mapping
 
-from handlers.api.form import FORM_TYPES, media_type
+from handlers.api.form import FORM_TYPES, URLENCODED, media_type
 
 FRAMES = ("iframe", "frame", "embed", "object", "fencedframe")
 
@@ -37,6 +37,10 @@ def is_unattended(headers: Mapping[str, str]) -> bool:
     return "Sec-Fetch-Mode" in headers and headers.get("Sec-Fetch-User") != "?1"
 
 
-def is_browser(headers: Mapping[str, str]) -> bool:
-    """Return True if a browser sent the request: a program sends neither origin nor fetch metadata."""
-    return bool(headers.get("Origin")) or any(name.startswith("Sec-Fetch-") for name in headers)
+def is_program_form(headers: Mapping[str, str]) -> bool:
+    """Return True for a program's urlencoded form: a browser would send an origin or fetch metadata."""
+    return (
+        media_type(headers.get("Content-Type", "")) == URLENCODED
+        and not headers.get("Origin")
+        and not any(name.startswith("Sec-Fetch-") for name in headers)
+    )

@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from handlers.api.body import decode_body
-from handlers.api.form import URLENCODED, media_type
-from handlers.api.form_navigation import is_browser
+from handlers.api.form_navigation import is_program_form
 from handlers.api.handler import ApiHandler
 from handlers.api.page import page_policy, refusal_page
 from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.api.rate_limit import source_network
-from handlers.api.submission import RequestMetadata, clean_text, read_submission
+from handlers.api.submission import RequestMetadata, read_submission
+from handlers.api.text import clean_text
 from handlers.api.validation import MAX_KEY_LENGTH, NO_KEYS
 from handlers.errors import ApiError, BadRequest, Unavailable
 from handlers.thank_you import ThankYou, return_url, thank_you_url, tour_text
@@ -23,7 +23,7 @@ from models.daily_count import DRY_RUNS
 from models.errors import NotFound
 from models.idempotency import KeyedRequest
 from models.intake import KeyReused, Recorded, Submission
-from models.origin import is_origin, page_origin
+from models.origin import page_origin
 from models.storage import OutcomeUnknown, Overloaded, StorageError, WriteResult
 
 log = logging.getLogger("leads.http")
@@ -113,7 +113,10 @@ class LeadsHandler(ApiHandler):
             submission = self._submission
             tour = tour_text(submission.slot, building)
             carried = ThankYou(
-                building and building["id"], submission.unit_preference, tour, self._registered_origin()
+                building and building["id"],
+                submission.unit_preference,
+                tour,
+                self.admission.registered_origin,
             )
             location = thank_you_url(carried, self.api.secret.keys(), self.api.clock.now())
         self.response_headers["Location"] = location
@@ -126,15 +129,10 @@ class LeadsHandler(ApiHandler):
         if not self.admission.is_form_navigation:
             super().write_error_body(error)
             return
-        origin = self._registered_origin()
+        origin = self.admission.registered_origin
         self.response_headers["Content-Type"] = "text/html; charset=utf-8"
         self.response_headers["Content-Security-Policy"] = page_policy([origin] if origin else [])
         self.send(error.status_code, refusal_page(error, self.headers.get("Accept-Language", "")))
-
-    def _registered_origin(self) -> str | None:
-        """Return the page's origin if CORS allows it; None of a program, and of an unregistered page."""
-        origin = self.headers.get("Origin", "")
-        return origin if self.admission.origin_allowed and is_origin(origin) else None
 
     def metadata(self, document: dict[str, Any]) -> RequestMetadata:
         """Return what is kept of the request besides its body. Raises BadRequest."""
@@ -153,14 +151,15 @@ class LeadsHandler(ApiHandler):
             page_host=self._page_host(origin),
             unregistered_origin=origin if self.admission.unregistered_origin else None,
             is_unattended=self.admission.is_unattended,
-            is_program_form=media_type(headers.get("Content-Type", "")) == URLENCODED
-            and not is_browser(headers),
+            is_program_form=is_program_form(headers),
         )
 
     def _page_host(self, origin: str | None) -> str | None:
         """Return the host of the page with the form, with its port, by Origin, else by Referer (C13)."""
-        page = origin and page_origin(origin) or page_origin(self.headers.get("Referer", ""))
-        return page and page.partition("//")[2]
+        for url in filter(None, (origin, self.headers.get("Referer"))):
+            if page := page_origin(url):
+                return page.partition("//")[2]
+        return None
 
     def _keyed_request(self, document: dict[str, Any], source_ip: str) -> KeyedRequest | None:
         key = self.headers.get("Idempotency-Key", "").strip()

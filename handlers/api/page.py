@@ -7,14 +7,13 @@ from pathlib import Path
 
 from tornado.template import Loader
 
+from handlers.api.validation import TOUR_REQUEST
 from handlers.errors import ApiError
 
 # The page loads nothing but its own style, and has no script.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
-
-MAX_MESSAGE_LENGTH = 10_000  # characters: the longest field, which makes a body too large
 
 _TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("page.html")
 
@@ -23,6 +22,7 @@ _TEMPLATE = Loader(str(Path(__file__).parent / "templates")).load("page.html")
 class Words:
     """The texts of the pages in one language. Texts with {…} are formats."""
 
+    language: str
     thanks: str
     soon: str
     building: str
@@ -48,6 +48,7 @@ class Words:
 
 
 _ENGLISH = Words(
+    language="en",
     thanks="Thank you!",
     soon="We have your message, and will be in touch soon.",
     building="Building",
@@ -85,6 +86,7 @@ _ENGLISH = Words(
     is_24_hours=False,
 )
 _SPANISH = Words(
+    language="es",
     thanks="¡Gracias!",
     soon="Recibimos su mensaje y nos pondremos en contacto pronto.",
     building="Edificio",
@@ -121,7 +123,7 @@ _SPANISH = Words(
     time="{date}, {time}",
     is_24_hours=True,
 )
-_LANGUAGES = {"en": _ENGLISH, "es": _SPANISH}
+_LANGUAGES = {words.language: words for words in (_ENGLISH, _SPANISH)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +144,28 @@ def page_policy(framed_by: Iterable[str]) -> str:
 
 def thank_you_page(thanks: Thanks, accept_language: str) -> bytes:
     """Return the page after a stored lead."""
-    language, words = _language(accept_language)
+    words = _words(accept_language)
     tour = _tour_text(thanks.tour, thanks.is_date_alone, words) if thanks.tour else None
     facts = ((words.building, thanks.building), (words.unit, thanks.unit), (words.tour, tour))
-    return _render(language, words, words.thanks, [words.soon], facts=facts, back=thanks.back)
+    return _render(words, words.thanks, [words.soon], facts=facts, back=thanks.back)
 
 
 def expired_page(accept_language: str) -> bytes:
     """Return the page at a thank-you URL that is too old, or was never made."""
-    language, words = _language(accept_language)
-    return _render(language, words, words.expired, [words.expired_why])
+    words = _words(accept_language)
+    return _render(words, words.expired, [words.expired_why])
 
 
 def refusal_page(error: ApiError, accept_language: str) -> bytes:
     """Return the page of an error: what the renter can do, and for the website's owner the error itself."""
-    language, words = _language(accept_language)
+    words = _words(accept_language)
     is_websites_fault = False
     if error.status_code == 429:
         lines = [words.throttled, words.kept]
     elif error.status_code == 413:
-        lines = [words.too_long.format(field=words.fields["message"], maximum=MAX_MESSAGE_LENGTH), words.kept]
+        # The message is the longest field, so it is what made the body too large.
+        maximum = TOUR_REQUEST["message"]["maxlength"]
+        lines = [words.too_long.format(field=words.fields["message"], maximum=maximum), words.kept]
     elif error.status_code >= 500:
         lines = [words.unavailable, words.kept]
     elif (text := _field_text(error, words)) is not None:
@@ -169,9 +173,7 @@ def refusal_page(error: ApiError, accept_language: str) -> bytes:
     else:
         lines, is_websites_fault = [words.fault], True
     error_text = error.message if isinstance(error.message, str) else error.message["message"]
-    return _render(
-        language, words, words.refused, lines, error=error_text, is_websites_fault=is_websites_fault
-    )
+    return _render(words, words.refused, lines, error=error_text, is_websites_fault=is_websites_fault)
 
 
 def _field_text(error: ApiError, words: Words) -> str | None:
@@ -181,11 +183,10 @@ def _field_text(error: ApiError, words: Words) -> str | None:
     return words.invalid.get(error.field)
 
 
-def _language(accept_language: str) -> tuple[str, Words]:
-    """Return the first of the browser's languages that there is, else English."""
+def _words(accept_language: str) -> Words:
+    """Return the texts in the first of the browser's languages that there is, else in English."""
     preferred = (part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(","))
-    language = next((code for code in preferred if code in _LANGUAGES), "en")
-    return language, _LANGUAGES[language]
+    return next((_LANGUAGES[code] for code in preferred if code in _LANGUAGES), _ENGLISH)
 
 
 def _tour_text(tour: datetime, is_date_alone: bool, words: Words) -> str:
@@ -198,7 +199,6 @@ def _tour_text(tour: datetime, is_date_alone: bool, words: Words) -> str:
 
 
 def _render(
-    language: str,
     words: Words,
     title: str,
     lines: Sequence[str],
@@ -209,7 +209,7 @@ def _render(
     is_websites_fault: bool = False,
 ) -> bytes:
     page: bytes = _TEMPLATE.generate(
-        language=language,
+        language=words.language,
         title=title,
         lines=lines,
         facts=[(label, value) for label, value in facts if value],

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from handlers.api.utm_data import CONTROL, parse_utm_data
+from handlers.api.text import clean_text
+from handlers.api.utm_data import parse_utm_data
 from handlers.api.validation import SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL, VALIDATOR
 from handlers.errors import BadRequest
 from models.building_match import BuildingKeys
@@ -17,7 +18,6 @@ from models.phone import phone_key
 from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 
-CONTROL_IN_MESSAGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # line breaks and tabs may stay
 SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?", re.ASCII)
 
 
@@ -86,7 +86,7 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
             tour.get("sms_consent_version"),
             metadata.origin,
         )
-        if consents and not metadata.is_unattended
+        if consents
         else None,
         spam_signals=_read_signals(inner if isinstance(inner, dict) else {}),
         keyed_request=metadata.keyed_request,
@@ -111,19 +111,6 @@ def _clean(values: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
         if value is not None:
             cleaned[name] = value
     return cleaned
-
-
-def clean_text(text: str, keep_lines: bool = False) -> str | None:
-    """Return the text without control characters (C16); None if only white space is left.
-
-    keep_lines: keep tabs and line breaks, each as one line feed.
-    """
-    if not text.isprintable():  # a quick test, as the regular expression is slow
-        if keep_lines:
-            text = CONTROL_IN_MESSAGE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-        else:
-            text = CONTROL.sub("", text)
-    return text if text and not text.isspace() else None
 
 
 def _stripped(text: str | None) -> str | None:

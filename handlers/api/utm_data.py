@@ -4,7 +4,8 @@ import codecs
 import re
 from urllib.parse import parse_qsl
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+from handlers.api.text import CONTROL
+
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # & as HTML has it, escaped once or more: &amp; &#38; &amp;amp;
 ESCAPED_AMPERSAND = re.compile(r"&(?:amp;|#0*38;|#x0*26;)+", re.IGNORECASE)

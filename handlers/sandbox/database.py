@@ -10,9 +10,7 @@ from models.building import (
     BuildingDict,
     BuildingToken,
     BuildingWebsite,
-    building_as_dict,
     show_building,
-    website_urls,
 )
 from models.building_actions import add_building, issue_token, update_building
 from models.customer import Customer
@@ -55,8 +53,8 @@ def register_building(fields: dict[str, str], websites: Sequence[str], now: date
     Raises Invalid or Conflict.
     """
     columns: dict[str, str | None] = {"name": "", **fields}
-    building, token = add_building(ACTOR, columns, columns.pop("token", None), now, websites)
-    return building_as_dict(building, [token], website_urls(building.id))
+    building, _ = add_building(ACTOR, columns, columns.pop("token", None), now, websites)
+    return show_building(building.id, now)
 
 
 def add_website(building_id: int, url: str, now: datetime) -> BuildingDict:

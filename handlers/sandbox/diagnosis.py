@@ -11,21 +11,20 @@ from handlers.sandbox.origin_rules import ORIGIN_RULES
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.sandbox.rules import RULES, DecodedRequest, Facts, code_of
 from handlers.sandbox.slot_rules import SLOT_RULES
-from models.building import Building, BuildingDict, building_as_dict, website_urls
+from models.building import BuildingDict, show_building
 from models.building_match import BuildingKeys, match_buildings
 from models.intake import unnotified_reason_of
 from models.lead import Lead
 from models.spam import why_quarantined
 
-# By code; the most telling first.
-_ALL_RULES = {code_of(rule): rule for rule in (*ORIGIN_RULES, *RULES.values(), *SLOT_RULES)}
+_ALL_RULES = (*ORIGIN_RULES, *RULES, *SLOT_RULES)  # the most telling first
 DUPLICATE_WITHIN = timedelta(seconds=10)
 
 
 def diagnose(request: RecordedRequest, facts: Facts) -> list[dict[str, str]]:
     """Return the code and the sentence of each mistake found, in the order of the rules."""
     decoded = _decode(request, facts)
-    return [{"code": code, "says": says} for code, rule in _ALL_RULES.items() for says in rule(decoded)]
+    return [{"code": code_of(rule), "says": says} for rule in _ALL_RULES for says in rule(decoded)]
 
 
 def _decode(request: RecordedRequest, facts: Facts) -> DecodedRequest:
@@ -62,11 +61,11 @@ def find_duplicate(
 def read_facts(request: RecordedRequest) -> Facts:
     """Return what the database knows of a request: of its lead, else of the building that it names."""
     if request.lead_id is None:
-        return Facts(_building_as_dict(_named_building(request)) if request.status == 403 else None)
+        return Facts(_named_building(request) if request.status == 403 else None)
     lead = Lead.get_by_id(request.lead_id)
     building = lead.building
     return Facts(
-        building=_building_as_dict(building),
+        building=show_building(building.id, request.at, even_removed=True) if building else None,
         unnotified_reason=unnotified_reason_of(lead.customer, building)
         or why_quarantined(lead.suspected, building),
         suspected=lead.suspected,
@@ -74,12 +73,8 @@ def read_facts(request: RecordedRequest) -> Facts:
     )
 
 
-def _named_building(request: RecordedRequest) -> Building | None:
+def _named_building(request: RecordedRequest) -> BuildingDict | None:
     decoded = _decode(request, Facts())
     keys = BuildingKeys(*(decoded.text(name) or None for name in BUILDING_KEYS))
     match = match_buildings([keys], request.at).get(keys)
-    return None if match is None else Building.get_by_id(match.id)
-
-
-def _building_as_dict(building: Building | None) -> BuildingDict | None:
-    return None if building is None else building_as_dict(building, (), website_urls(building.id))
+    return None if match is None else show_building(match.id, request.at)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.building import Building, building_as_dict, website_urls, working_tokens
+from models.building import show_building
 from models.building_match import match_buildings
 from models.clock import utc_text_or_none
 from models.customer import Customer
@@ -12,13 +12,9 @@ from models.intake import Submission, in_utc, property_type, unnotified_reason_o
 def preview_lead(submission: Submission) -> dict[str, Any]:
     """Return the fields of the lead and its building. Every customer counts as new, so not as spam."""
     keys = submission.building_keys
-    match = match_buildings([keys], submission.received_at).get(keys)
-    building = None if match is None else Building.get_by_id(match.id)
+    building = match_buildings([keys], submission.received_at).get(keys)
     return {
-        "building": building
-        and building_as_dict(
-            building, working_tokens(building, submission.received_at), website_urls(building.id)
-        ),
+        "building": building and show_building(building.id, submission.received_at),
         "nobody_told_because": unnotified_reason_of(Customer(spam=False), building),
         "requestor_name": submission.renter.name,
         "requestor_email": submission.renter.email,

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.api.form import FORM_TYPES
 from handlers.api.preferences import DRY_RUN
-from handlers.api.submission import clean_text
+from handlers.api.text import clean_text
 from handlers.api.validation import MISSING, NO_KEYS, SCHEMA, SIGNAL_FIELDS, TOUR_REQUEST, UNUSABLE_EMAIL
 from handlers.sandbox.request_log import RecordedRequest
 from handlers.thank_you import return_url
@@ -77,12 +77,12 @@ def as_text(value: object) -> str:
 
 Messages = Iterator[str]
 Rule = Callable[[DecodedRequest], Messages]
-RULES: dict[str, Rule] = {}  # by code; the most telling first
+RULES: list[Rule] = []  # the most telling first
 
 
 def rule(function: Rule) -> Rule:
     """Register a rule. Its code is the function's name."""
-    RULES[code_of(function)] = function
+    RULES.append(function)
     return function
 
 

@@ -198,7 +198,7 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
 
 def check_merged_customers(database: ReadOnlyDatabase) -> CheckResult:
     """Check for customers that hold leads of several renters, as an older rule merged them."""
-    if not database.has_known_schema or (database.schema or 0) < MERGED_SINCE_SCHEMA:
+    if not database.has_schema(MERGED_SINCE_SCHEMA):
         return CheckResult(MERGED_CUSTOMERS, OK, "none is known to hold leads of several renters")
     merged = "FROM customer WHERE merged AND erased_at IS NULL"
     if not (count := database.value(f"SELECT count(*) {merged}")):

@@ -6,6 +6,7 @@ from jobs.doctor.units import duration_text
 from models.check_result import DRY_RUNS, OK, UNREGISTERED_ORIGINS, WARNING, CheckResult
 from models.clock import utc_text
 from models.daily_count import DRY_RUNS as DRY_RUN_COUNT
+from models.daily_count import day_of
 from models.storage.sqlite.inspect import ReadOnlyDatabase
 from models.unregistered_origins import OriginCount, merge_days
 
@@ -28,7 +29,7 @@ WHERE removed_at IS NULL
 
 def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     """Check for forms that were sent lately from origins that no building has."""
-    if not database.has_known_schema or (database.schema or 0) < FIRST_SCHEMA:
+    if not database.has_schema(FIRST_SCHEMA):
         return CheckResult(UNREGISTERED_ORIGINS, OK, "there are no leads yet that name one")
     websites: dict[int, list[str]] = {}
     for row in database.rows(_WEBSITES):
@@ -51,10 +52,9 @@ def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
 def check_dry_runs(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     """Check for dry runs today and yesterday: a website in use that sends them stores no lead."""
     count = 0
-    if database.has_known_schema and (database.schema or 0) >= FIRST_SCHEMA:
-        since = f"{now - timedelta(days=1):%Y-%m-%d}"
+    if database.has_schema(FIRST_SCHEMA):
         total = "SELECT coalesce(sum(count), 0) FROM daily_count WHERE name = ? AND day >= ?"
-        count = database.value(total, DRY_RUN_COUNT, since)
+        count = database.value(total, DRY_RUN_COUNT, day_of(now - timedelta(days=1)))
     if not count:
         return CheckResult(DRY_RUNS, OK, "none since yesterday")
     found = f"{count} since yesterday: requests that were checked and not stored"

@@ -75,6 +75,10 @@ class ReadOnlyDatabase:
         """True if the tables that this program knows are there."""
         return 0 < (self.schema or 0) <= NEWEST
 
+    def has_schema(self, first: int) -> bool:
+        """Return True if the schema is a known one, and at least this one."""
+        return self.has_known_schema and (self.schema or 0) >= first
+
     def value(self, statement: str, *values: object) -> Any:
         """Return the first row of a query: its value, or all of its values if it has several."""
         return self._connection.execute(statement, values).get

@@ -5,7 +5,7 @@ Customers are matched by another key of their phone. Those that the older key me
 
 import apsw
 
-from models.email_address import comparison_key
+from models.email_address import stored_comparison_key
 from models.phone import phone_key
 
 STATEMENTS = """
@@ -114,17 +114,10 @@ def _is_merged(connection: apsw.Connection, customer_id: int) -> bool:
         (customer_id,),
     )
     return any(
-        _email_key(_text(email)).encode() != of_email
+        stored_comparison_key(_text(email)).encode() != of_email
         and (phone is None or not of_phone or (phone_key(_text(phone)) or "").encode() != of_phone)
         for email, phone, of_email, of_phone in leads
     )
-
-
-def _email_key(text: str) -> str:
-    try:
-        return comparison_key(text)
-    except ValueError:
-        return text.strip().lower()
 
 
 def _text(value: bytes) -> str:
