@@ -23,6 +23,7 @@ from handlers.api.admission import MAX_BODY_BYTES
 from handlers.api.context import ApiContext, StoredCallback
 from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
+from handlers.connection_shares import ConnectionShares
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
 from handlers.log import LogHandler, configure
@@ -132,12 +133,13 @@ class Server:
         if settings.backup_keep:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
+        limiter = RateLimiter(settings.rate_limit, settings.rate_limit_exceptions)
         api = ApiContext(
             record_lead=self._record_lead,
             count_today=self._count_today,
             read_building=lambda id: storage.read(show_building, id, clock.now()),
             secret=self._secret,
-            limiter=RateLimiter(settings.rate_limit, settings.rate_limit_exceptions),
+            limiter=limiter,
             allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,
             is_loopback_only=settings.listens_on_loopback,
@@ -154,7 +156,7 @@ class Server:
         )
         self._http = LimitedHTTPServer(
             self._make_router(context),
-            max_connections=max_connections_allowed(),
+            shares=ConnectionShares(max_connections_allowed(), limiter, settings.trusted_proxies),
             timeout_seconds=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
         )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import tornado.web
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
@@ -22,6 +21,8 @@ from handlers.api.leads import OLDER_PATH, PATH, LeadsHandler
 from handlers.base import NotFound, log_request
 from handlers.docs import Docs, OpenApi
 from handlers.health import Livez, Readiness, Readyz
+from handlers.http_connection import LimitedConnection
+from handlers.page_request import BodylessRequest, PageLimiter, Refused
 from handlers.static import StaticFiles
 from handlers.thank_you import PATH as THANK_YOU
 from handlers.thank_you import ThankYouHandler
@@ -32,7 +33,7 @@ SLASHES = re.compile("//+")
 ABSOLUTE_FORM = re.compile("https?://(?P<authority>[^/?#]*)(?P<rest>.*)", re.IGNORECASE)
 
 Page = tuple[str, type[tornado.web.RequestHandler], dict[str, Any]]
-MakeApiHandler = Callable[[ApiContext, HTTP1Connection], ApiHandler]
+MakeApiHandler = Callable[[ApiContext, LimitedConnection], ApiHandler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +85,65 @@ class Router(HTTPServerConnectionDelegate):
         pages: Sequence[Page],
         leads: MakeApiHandler = LeadsHandler,
         unknown: MakeApiHandler = ApiHandler,
+        unlimited: str | None = None,
     ) -> None:
-        """leads: makes the handler of the two paths of leads; unknown: of any other path under /api."""
+        """leads: makes the handler of the two paths of leads; unknown: of any other path under /api.
+
+        unlimited: the pages under this path take bodies, and have no limit.
+        """
         self._api = api
         self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)
         self._unknown = unknown
-        self._pages = tornado.web.Application(
-            list(pages),
-            default_handler_class=NotFound,
-            log_function=log_request,
-            in_flight=api.in_flight,
-            access_log=api.access_log,
+        self._unlimited = unlimited
+        self._page_limiter = PageLimiter(api)
+        self._pages, self._refused = (
+            tornado.web.Application(
+                routes,
+                default_handler_class=default,
+                log_function=log_request,
+                in_flight=api.in_flight,
+                access_log=api.access_log,
+            )
+            for routes, default in ((list(pages), NotFound), ([], Refused))
         )
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return a delegate that chooses the handler once it knows the path; Tornado calls this."""
 
-        def route(path: str) -> HTTPMessageDelegate:
+        connection = cast(LimitedConnection, request_conn)
+
+        def route(start_line: RequestStartLine, headers: HTTPHeaders) -> HTTPMessageDelegate:
+            path = start_line.path.partition("?")[0]
             make = self._api_handlers.get(path)
             if make is None:
                 path = SLASHES.sub("/", path)
                 if path != API and not path.startswith(API + "/"):
-                    return self._pages.start_request(server_conn, request_conn)
+                    return self._page(server_conn, connection, start_line, headers)
                 path = path.removesuffix("/").removesuffix(".json")
                 make = self._api_handlers.get(path, self._unknown)
-            return make(self._api, cast(HTTP1Connection, request_conn))
+            return make(self._api, connection)
 
         return _RoutedRequest(route)
+
+    def _page(
+        self,
+        server_conn: object,
+        connection: LimitedConnection,
+        start_line: RequestStartLine,
+        headers: HTTPHeaders,
+    ) -> HTTPMessageDelegate:
+        takes_bodies = self._unlimited is not None and start_line.path.startswith(self._unlimited)
+        if not takes_bodies:
+            self._page_limiter.judge(connection, start_line, headers)
+        pages = self._pages if connection.refusal is None else self._refused
+        page = pages.start_request(server_conn, connection)
+        return page if takes_bodies and connection.refusal is None else BodylessRequest(page, connection)
 
 
 class _RoutedRequest(HTTPMessageDelegate):
     """Passes each part of a request on to the handler of its path, which the headers name."""
 
-    def __init__(self, route: Callable[[str], HTTPMessageDelegate]) -> None:
+    def __init__(self, route: Callable[[RequestStartLine, HTTPHeaders], HTTPMessageDelegate]) -> None:
         self._route = route
 
     def headers_received(
@@ -125,7 +152,7 @@ class _RoutedRequest(HTTPMessageDelegate):
         assert isinstance(start_line, RequestStartLine)
         if (match := ABSOLUTE_FORM.fullmatch(start_line.path)) is not None:
             start_line = _in_origin_form(start_line, headers, match["authority"], match["rest"])
-        self._handler = self._route(start_line.path.partition("?")[0])
+        self._handler = self._route(start_line, headers)
         return self._handler.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:

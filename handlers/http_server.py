@@ -4,7 +4,6 @@ import asyncio
 import logging
 import resource
 import socket
-from asyncio import Future
 from collections.abc import Awaitable, Iterable
 from typing import Any, cast
 
@@ -17,17 +16,20 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream
 
-from handlers.chunked_body import ChunkedConnection
+from handlers.api.rate_limit import Address
+from handlers.client_stream import ClientStream, Holder
+from handlers.connection_shares import ConnectionShares
+from handlers.http_connection import LimitedConnection
 
 log = logging.getLogger("leads.http")
 
-MAX_CONNECTIONS = 10_000
+MAX_CONNECTIONS = 4_000
 BACKLOG = 1_024  # connections in the system's queue; a client beyond them retries only after a second
 RESERVED_DESCRIPTORS = 64  # for the database, the mail server, the partner, a backup
 MAX_ACCEPTED_AT_ONCE = 128  # before other events of the loop are handled
 RETRY_ACCEPT_SECONDS = 1.0
+EVICTED_AFTER_SECONDS = 0.5  # without a request; a client sends its request at once when it has connected
 # Longer than a client takes to send its next request once it has its answer.
 SINGLE_CLIENT_SECONDS = 0.02
 
@@ -46,22 +48,28 @@ def max_connections_allowed() -> int:
 
 
 class LimitedHTTPServer(HTTPServer):
-    """HTTP server with at most `max_connections` at once. Further ones wait in the system's queue.
+    """HTTP server with a bounded number of connections.
 
-    Without a limit Tornado runs out of file descriptors, and then only repeats the failing accept.
+    A further one takes the place of the connection that has waited longest for its client, of the address
+    that holds the most. If none has waited long enough, it waits in the system's queue. Without a limit
+    Tornado runs out of file descriptors, and then only repeats the failing accept.
     """
 
     def initialize(  # type: ignore[override]
-        self, *args: Any, max_connections: int, timeout_seconds: float, **kwargs: Any
+        self,
+        *args: Any,
+        shares: ConnectionShares,
+        timeout_seconds: float,
+        **kwargs: Any,
     ) -> None:
         """timeout_seconds: for a request's headers, again for its body, and again to read an answer."""
         super().initialize(*args, **kwargs)
         self.conn_params.header_timeout = None  # `_close_timed_out` does this
-        self._max_connections = max_connections
+        self._shares = shares
         self._timeout = timeout_seconds
         # The earliest deadline first, because every timeout is equally long.
-        self._deadlines: dict[IOStream, float] = {}
-        self._latest: IOStream | None = None  # the connection of the latest request
+        self._deadlines: dict[ClientStream, float] = {}
+        self._latest: ClientStream | None = None  # the connection of the latest request
         self._latest_at = self._other_latest_at = -SINGLE_CLIENT_SECONDS
         self._listeners: list[socket.socket] = []
         self._accepting = False
@@ -90,17 +98,19 @@ class LimitedHTTPServer(HTTPServer):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return the delegate of a connection's next request; Tornado calls this before it reads on."""
         # Tornado makes the connection itself, and can't be given another class for it.
-        connection = cast(HTTP1Connection, request_conn)
-        connection.__class__ = ChunkedConnection
-        delegate = super().start_request(server_conn, connection)
-        return _IncomingRequest(delegate, connection.stream, self)
+        cast(HTTP1Connection, request_conn).__class__ = LimitedConnection
+        client = cast(LimitedConnection, request_conn).client
+        client.start_request()
+        client.count_for(None)
+        delegate = super().start_request(server_conn, request_conn)
+        return _IncomingRequest(delegate, client, self)
 
-    def start_timeout(self, stream: IOStream) -> None:
+    def start_timeout(self, stream: ClientStream) -> None:
         """Start the client's timeout anew, for headers, body or answer."""
         self._deadlines.pop(stream, None)
         self._deadlines[stream] = self._loop.time() + self._timeout
 
-    def request_received(self, stream: IOStream) -> None:
+    def request_received(self, stream: ClientStream) -> None:
         """Stop the client's timeout: its whole request has arrived."""
         self._deadlines.pop(stream, None)
         if stream is not self._latest:
@@ -112,9 +122,38 @@ class LimitedHTTPServer(HTTPServer):
         """True if only one connection has sent requests for the last SINGLE_CLIENT_SECONDS."""
         return self._latest_at - self._other_latest_at > SINGLE_CLIENT_SECONDS
 
-    def stop_timeout(self, stream: IOStream) -> None:
+    def stop_timeout(self, stream: ClientStream) -> None:
         """Stop the client's timeout."""
         self._deadlines.pop(stream, None)
+
+    def count_for(self, stream: ClientStream, address: Address | None) -> None:
+        """Count a proxy's connection for this address from now on; None: for nobody.
+
+        It is closed if the address holds its share already, and none of that can go.
+        """
+        holder = self._shares.holder_of(address)
+        if holder.is_full and holder is not stream.holder:
+            self._close(self._oldest_waiting(holder) or stream)
+        self._shares.move(stream, holder)
+
+    def _oldest_waiting(self, holder: Holder) -> ClientStream | None:
+        """Return the holder's connection that has waited longest for its client.
+
+        Return None if none has waited for EVICTED_AFTER_SECONDS.
+        """
+        latest = self._loop.time() + self._timeout - EVICTED_AFTER_SECONDS
+        for stream, deadline in self._deadlines.items():  # in the order of their waiting
+            if deadline > latest:
+                break
+            if stream.holder is holder:
+                return stream
+        return None
+
+    def _close(self, stream: ClientStream) -> None:
+        # Tornado calls `on_close` only later.
+        self._shares.remove(stream)
+        self.stop_timeout(stream)
+        stream.close()
 
     def _close_timed_out(self) -> None:
         # One timer for all connections: a timer for each request costs about 10 % of a request.
@@ -130,7 +169,9 @@ class LimitedHTTPServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         """Accept again, as a connection has ended; Tornado calls this."""
         super().on_close(server_conn)
-        self.stop_timeout(cast(HTTP1ServerConnection, server_conn).stream)
+        stream = cast(ClientStream, cast(HTTP1ServerConnection, server_conn).stream)
+        self.stop_timeout(stream)
+        self._shares.remove(stream)
         self._resume()
 
     def _resume(self) -> None:
@@ -145,10 +186,15 @@ class LimitedHTTPServer(HTTPServer):
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(MAX_ACCEPTED_AT_ONCE):
-            if len(self._connections) >= self._max_connections:
-                self._warn("there are as many as there is room for")
-                return self._pause()  # `on_close` resumes
+        kept = 0
+        for _ in range(BACKLOG):
+            oldest = None
+            if self._shares.is_full:
+                oldest = self._oldest_waiting(self._shares.biggest_holder())
+                if oldest is None:
+                    self._warn("there are as many as there is room for")
+                    self._loop.call_later(EVICTED_AFTER_SECONDS / 4, self._resume)
+                    return self._pause()  # `on_close` resumes as well
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -157,51 +203,36 @@ class LimitedHTTPServer(HTTPServer):
                 self._warn(error.strerror or "")
                 self._loop.call_later(RETRY_ACCEPT_SECONDS, self._resume)
                 return self._pause()
-            self.handle_stream(_ClientStream(connection, self, max_buffer_size=self.max_buffer_size), address)
+            holder = self._shares.holder_of_peer(address[0])
+            if holder.is_full:
+                oldest = self._oldest_waiting(holder)
+                if oldest is None:
+                    connection.close()
+                    continue
+            if oldest is not None:
+                self._close(oldest)
+            stream = ClientStream(connection, self, max_buffer_size=self.max_buffer_size)
+            self._shares.add(stream, holder)
+            self.handle_stream(stream, address)
+            kept += 1
+            if kept == MAX_ACCEPTED_AT_ONCE:
+                return None
         return None
 
     def _warn(self, reason: str) -> None:
         now = self._loop.time()
         if now - self._warned_at >= RETRY_ACCEPT_SECONDS:
             self._warned_at = now
-            facts = {"reason": reason, "connections": len(self._connections)}
+            facts = {"reason": reason, "connections": self._shares.total}
             log.warning("no more connections are taken for now", extra=facts)
-
-
-class _ClientStream(IOStream):
-    """Client connection: TCP_NODELAY is always on, and the client has a timeout to read an answer."""
-
-    def __init__(self, connection: socket.socket, server: LimitedHTTPServer, **options: Any) -> None:
-        super().__init__(connection, **options)
-        super().set_nodelay(True)
-        self._server = server
-        self._sent: Future[None] = Future()
-        self._sent.set_result(None)
-
-    def write(self, data: bytes | memoryview) -> "Future[None]":
-        """Send the data. If the client does not take all of it at once, its timeout starts."""
-        if not self.writing() and not self.closed():
-            # Nearly always the socket takes all of it. Tornado's write takes three times as long.
-            try:
-                sent = self.socket.send(data)
-            except OSError:  # Tornado's write raises it again
-                sent = 0
-            if sent == len(data):
-                return self._sent
-            data = memoryview(data)[sent:]
-        future = super().write(data)
-        if self.writing():
-            self._server.start_timeout(self)
-        return future
-
-    def set_nodelay(self, value: bool) -> None:
-        """Do nothing: Tornado turns it on and off around each answer, which takes two system calls."""
 
 
 class _IncomingRequest(HTTPMessageDelegate):
     """A request that is still arriving: starts and stops its client's timeout on the server."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, stream: IOStream, server: LimitedHTTPServer) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, stream: ClientStream, server: LimitedHTTPServer
+    ) -> None:
         self._delegate, self._stream, self._server = delegate, stream, server
         server.start_timeout(stream)
 

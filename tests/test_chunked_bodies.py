@@ -200,7 +200,7 @@ async def test_C30_chunks_of_a_refused_request_are_read_to_their_end(harness: Se
 async def test_C30_chunks_sent_without_a_pause_delay_no_other_request(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunked_body, "YIELD_BYTES", 10_000)
+    monkeypatch.setattr(chunked_body, "SLICE_BYTES", 32)
     pauses, sleep = [], asyncio.sleep
 
     async def count(seconds: float) -> None:

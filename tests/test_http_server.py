@@ -230,7 +230,7 @@ async def test_server_paused_without_descriptors_stops(
 
 @pytest.mark.parametrize(
     ("soft", "hard", "room"),
-    [(80, 200, 200 - RESERVED_DESCRIPTORS), (80, 65, 1), (40, 40, 1), (90, 20_000, 10_000)],
+    [(80, 200, 200 - RESERVED_DESCRIPTORS), (80, 65, 1), (40, 40, 1), (90, 20_000, 4_000)],
 )
 def test_connection_limit_follows_descriptor_limit(soft: int, hard: int, room: int) -> None:
     if hard > resource.getrlimit(resource.RLIMIT_NOFILE)[1] != resource.RLIM_INFINITY:

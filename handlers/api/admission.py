@@ -3,13 +3,13 @@
 import re
 import sys
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import RequestStartLine
 
 from handlers.api.context import ApiContext
 from handlers.api.form_navigation import is_form_navigation, is_unattended
 from handlers.api.rate_limit import Address, RateLimitResult, is_proxy, source_address
 from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
+from handlers.http_connection import LimitedConnection
 from models.origin import is_origin, page_origin
 from models.storage import StorageError
 
@@ -36,6 +36,7 @@ class Admission:
 
     __slots__ = (
         "_api",
+        "_connection",
         "_headers",
         "_origin",
         "_peer",
@@ -53,12 +54,13 @@ class Admission:
     def __init__(
         self,
         api: ApiContext,
-        connection: HTTP1Connection,
+        connection: LimitedConnection,
         start_line: RequestStartLine,
         headers: dict[str, str],
         response_headers: dict[str, str],
     ) -> None:
         self._api = api
+        self._connection = connection
         self._peer = connection.context.remote_ip  # type: ignore[attr-defined]
         self._protocol = connection.context.protocol  # type: ignore[attr-defined]
         self._start_line = start_line
@@ -80,6 +82,7 @@ class Admission:
         self.source = source_address(
             self._peer, self._headers.get("X-Forwarded-For"), self._api.trusted_proxies
         )
+        self._connection.client.count_for(self.source)
         origin = self._origin
         if origin is not None and self._api.allowlist.knows(origin, self._requested_origin()):
             self._allow(origin)
@@ -126,7 +129,7 @@ class Admission:
     def check_request(self, methods: tuple[str, ...]) -> None:
         """Check framing, size, Host, path and method. methods: those of the path; () if it is unknown.
 
-        Raises 400, 404, 405, 413 or 415.
+        Raises 400, 404, 405, 413, 415 or 431.
         """
         self._check_framing()
         host = self._headers.get("Host", "localhost" if self._start_line.version == "HTTP/1.0" else "")
@@ -147,6 +150,8 @@ class Admission:
         headers = self._headers
         announced, coding = headers.get("Content-Length", "0"), headers.get("Transfer-Encoding")
         self.is_drainable = False
+        if self._connection.refusal is not None:
+            raise self._connection.refusal
         if not DIGITS.fullmatch(announced):
             raise BadRequest("malformed Content-Length")
         if coding is not None and (coding.lower() != "chunked" or "Content-Length" in headers):

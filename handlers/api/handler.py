@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, ParamSpec, cast
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
@@ -30,8 +29,8 @@ from tornado.httputil import (
 
 from handlers.api.admission import MAX_BODY_BYTES, MAX_DRAINED_BYTES, Admission
 from handlers.api.context import ApiContext
-from handlers.chunked_body import ChunkedConnection
 from handlers.errors import ApiError, BadRequest, InternalError, TooLarge
+from handlers.http_connection import LimitedConnection
 
 log = logging.getLogger("leads.http")
 
@@ -48,7 +47,7 @@ class ApiHandler(HTTPMessageDelegate):
     methods: tuple[str, ...] = ()
     request_headers: Sequence[str] = ("Content-Type", "Accept", "Idempotency-Key")  # that a page may send
 
-    def __init__(self, api: ApiContext, connection: HTTP1Connection) -> None:
+    def __init__(self, api: ApiContext, connection: LimitedConnection) -> None:
         self.api = api
         self.request_id = f"{random.getrandbits(128):032x}"  # unique, but no secret
         self.body = bytearray()
@@ -78,7 +77,7 @@ class ApiHandler(HTTPMessageDelegate):
         self.query = start_line.path.partition("?")[2]
         self._connection.set_max_body_size(sys.maxsize)  # Admission checks it; Tornado sends a bare 400
         if "Transfer-Encoding" in self.headers:
-            cast(ChunkedConnection, self._connection).on_malformed = self._refuse_body
+            self._connection.on_malformed = self._refuse_body
         self.admission = Admission(
             self.api, self._connection, start_line, self.headers, self.response_headers
         )
@@ -129,8 +128,18 @@ class ApiHandler(HTTPMessageDelegate):
 
     def _check_request(self) -> None:
         self.run(self.admission.check_request, self.methods)
-        if self._error is not None and not self.admission.is_drainable:
-            self._send_error(self._error)
+        if self._error is not None:
+            self._drop_headers()
+            if not self.admission.is_drainable:
+                self._send_error(self._error)
+
+    def _drop_headers(self) -> None:
+        # The body of a refused request may take long, and its headers much memory.
+        self._connection.refuse_body()
+        language = self.headers.get("Accept-Language")
+        self.headers.clear()
+        if language is not None:
+            self.headers["Accept-Language"] = language
 
     def post(self) -> None:
         """Answer an admitted POST, now or later; the body is in `body`. May raise ApiError."""

@@ -10,6 +10,14 @@ from models.setting_values import Network, Rate
 
 NS = 1_000_000_000
 MAX_BUCKETS = 65_536
+LOCAL_NETWORKS: tuple[Network, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        ("127.0.0.0/8", "::1/128")  # loopback
+        + ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")  # private
+        + ("169.254.0.0/16", "fe80::/10"),  # link-local
+    )
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -44,12 +52,21 @@ class RateLimiter:
         self._max_buckets = max_buckets
         self._full_at: dict[bytes, int] = {}
 
+    def multiplied(self, factor: int) -> "RateLimiter":
+        """Return a limiter with buckets of its own, and this factor times the rates."""
+        rate, *others = (
+            Rate(factor * rate.requests, rate.seconds)
+            for rate in (self._rate, *(rate for _, rate in self._exceptions))
+        )
+        networks = (network for network, _ in self._exceptions)
+        return RateLimiter(rate, list(zip(networks, others, strict=True)), self._max_buckets)
+
     def take(self, address: Address, now_ns: int, tokens: int = 1) -> RateLimitResult:
         """Take tokens from an address's bucket if it has them. 0 takes none; -1 returns one.
 
         An IPv6 address shares the bucket of its /64 (C28). now_ns: monotonic time.
         """
-        key, rate = _key(address), self._rate_of(address)
+        key, rate = network_key(address), self._rate_of(address)
         interval = rate.seconds * NS // rate.requests  # in which one token is added
         window = interval * rate.requests  # in which an empty bucket fills
         before = max(self._full_at.get(key, now_ns), now_ns)
@@ -109,7 +126,7 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
     It is the peer, unless that is a trusted proxy. `X-Forwarded-For` is read from the right, as long as the
     writer of an entry is a trusted proxy. An unreadable peer is 0.0.0.0.
     """
-    source = _peer_address(peer)
+    source = peer_address(peer)
     if forwarded_for is None:
         return source
     for entry in reversed(forwarded_for.split(",")):
@@ -133,12 +150,18 @@ def source_network(address: Address) -> str:
 
 def is_proxy(peer: str, trusted_proxies: Sequence[Network]) -> bool:
     """Return True if the peer is a trusted proxy."""
-    return bool(trusted_proxies) and _is_in(_peer_address(peer), trusted_proxies)
+    return bool(trusted_proxies) and _is_in(peer_address(peer), trusted_proxies)
 
 
 @functools.lru_cache(1_024)  # most requests share their peer with an earlier one
-def _peer_address(peer: str) -> Address:
+def peer_address(peer: str) -> Address:
+    """Return the address of a socket's peer; 0.0.0.0 if it has none."""
     return _parse(peer) or ipaddress.IPv4Address(0)
+
+
+def is_local(address: Address) -> bool:
+    """Return True for an address of this machine or of a private network: a proxy may stand there."""
+    return _is_in(address, LOCAL_NETWORKS)
 
 
 def _is_in(address: Address, networks: Sequence[Network]) -> bool:
@@ -160,8 +183,9 @@ def _parse(text: str) -> Address | None:
     return address
 
 
-def _key(address: Address) -> bytes:
-    # Providers give a household or a phone a whole /64 (C28).
+def network_key(address: Address) -> bytes:
+    """Return the bytes of an IPv4 address, or of the /64 of an IPv6 address (C28)."""
+    # Providers give a household or a phone a whole /64.
     return address.packed if address.version == 4 else address.packed[:8]
 
 

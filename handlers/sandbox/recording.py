@@ -7,7 +7,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
 from handlers.api.admission import MAX_BODY_BYTES, THROTTLED
@@ -16,6 +15,7 @@ from handlers.api.handler import ApiHandler
 from handlers.api.leads import LeadsHandler
 from handlers.api.preferences import DRY_RUN, parse_preferences
 from handlers.errors import ApiError, InternalError, Unavailable
+from handlers.http_connection import LimitedConnection
 from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_facts
 from handlers.sandbox.faults import API, CUT, SLOW, Fault, Faults, InvalidFault, parse_fault
 from handlers.sandbox.preview import preview_lead
@@ -62,7 +62,7 @@ class RecordedHandler(ApiHandler):
 
     request_headers = (*ApiHandler.request_headers, "Prefer")
 
-    def __init__(self, recorder: Recorder, api: ApiContext, connection: HTTP1Connection) -> None:
+    def __init__(self, recorder: Recorder, api: ApiContext, connection: LimitedConnection) -> None:
         super().__init__(api, connection)
         self._recorder = recorder
         self._response_fault: Fault | None = None  # delays or cuts the response

@@ -1,0 +1,68 @@
+"""LimitedConnection: one request of a client, with limits on its head and on its chunks."""
+
+from asyncio import Future
+from typing import cast
+
+from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
+
+from handlers.chunked_body import ChunkedConnection
+from handlers.client_stream import HEAD_ENDS, MAX_HEAD_BYTES, ClientStream
+from handlers.errors import ApiError
+
+MAX_HEADER_LINES = 100
+MAX_TARGET = 1_000  # characters of a first line without an end, of which the path is read
+MAX_THROTTLED = 100  # a client that goes on after so many answers of 429 in a row is disconnected
+READ_OF_REFUSED = (b"host", b"origin", b"x-forwarded-for")  # when there are too many headers
+# What Tornado needs of the headers once they are judged.
+FRAMING = ("Connection", "Content-Length", "Expect", "Transfer-Encoding")
+
+
+class LimitedConnection(ChunkedConnection):
+    """HTTP connection that parses at most MAX_HEADER_LINES headers, of MAX_HEAD_BYTES.
+
+    refusal: why the request is refused, if its head shows that. The handler answers with it.
+    """
+
+    refusal: ApiError | None = None
+
+    @property
+    def client(self) -> ClientStream:
+        """The client's stream."""
+        return cast(ClientStream, self.stream)
+
+    def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        is_whole = len(data) <= MAX_HEAD_BYTES and data.endswith(HEAD_ENDS)
+        if is_whole and data.count(b"\n") <= MAX_HEADER_LINES + 2:
+            return super()._parse_headers(data)
+        self.refusal = ApiError(
+            431,
+            "the request's headers are too large "
+            f"(maximum is {MAX_HEAD_BYTES} bytes in {MAX_HEADER_LINES} lines)",
+        )
+        # Who asks, and for what, is read all the same.
+        first, *lines = data[:MAX_HEAD_BYTES].lstrip(b"\r\n").split(b"\n", MAX_HEADER_LINES)
+        if not lines:
+            first = first[:MAX_TARGET] + b" HTTP/1.1"
+        wanted = (line for line in lines[:-1] if line.partition(b":")[0].lower() in READ_OF_REFUSED)
+        return super()._parse_headers(b"\n".join((first, *wanted)) + b"\n\n")
+
+    def refuse_body(self) -> None:
+        """Keep little of the request: its body will not be used."""
+        super().refuse_body()
+        headers = self._request_headers
+        if headers is not None:
+            for name in [name for name in headers if name not in FRAMING]:
+                del headers[name]
+
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> "Future[None]":
+        """Send the head of the answer, and maybe its body."""
+        client = self.client
+        client.throttled = client.throttled + 1 if cast(ResponseStartLine, start_line).code == 429 else 0
+        if client.throttled > MAX_THROTTLED or self.refusal is not None:
+            self._disconnect_on_finish = True
+        return super().write_headers(start_line, headers, chunk)

@@ -1,0 +1,94 @@
+"""Requests to pages: they are limited, and their bodies are not read."""
+
+import sys
+from collections.abc import Awaitable
+
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+
+from handlers.api.admission import THROTTLED
+from handlers.api.context import ApiContext
+from handlers.api.rate_limit import Address, source_address
+from handlers.base import Handler
+from handlers.errors import ApiError
+from handlers.http_connection import LimitedConnection
+
+# A page of the reference takes about ten requests.
+REQUESTS_A_PAGE = 10
+UNLIMITED = ("/livez", "/readyz")  # balancers ask for these without a pause
+MAX_DRAINED_BYTES = 64 * 1024  # so much of a body is read before the answer, so that its client can read that
+
+
+class PageLimiter:
+    """Limiter of the pages. Its rates are REQUESTS_A_PAGE times those of the API, whose buckets it leaves."""
+
+    def __init__(self, api: ApiContext) -> None:
+        self._limiter = api.limiter.multiplied(REQUESTS_A_PAGE)
+        self._trusted_proxies, self._clock = api.trusted_proxies, api.clock
+
+    def judge(
+        self, connection: LimitedConnection, start_line: RequestStartLine, headers: HTTPHeaders
+    ) -> None:
+        """Set the connection's refusal if the request is over the limit, or has a body that nothing takes."""
+        peer = connection.context.remote_ip  # type: ignore[attr-defined]
+        source = source_address(peer, headers.get("X-Forwarded-For"), self._trusted_proxies)
+        connection.client.count_for(source)
+        connection.refusal = (
+            connection.refusal
+            or self._throttled(source, start_line.path.partition("?")[0])
+            or _unwanted_body(start_line.method, headers)
+        )
+
+    def _throttled(self, source: Address, path: str) -> ApiError | None:
+        if path in UNLIMITED:
+            return None
+        result = self._limiter.take(source, self._clock.monotonic_ns())
+        return None if result.allowed else ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
+
+
+def _unwanted_body(method: str, headers: HTTPHeaders) -> ApiError | None:
+    # A page refuses any other method by itself.
+    has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+    if not has_body or method not in ("GET", "HEAD"):
+        return None
+    return ApiError(413, "this path takes no body; leads are POSTed to /api/v1/website_leads")
+
+
+class Refused(Handler):
+    """Answer to a request that its head shows to be refused."""
+
+    def prepare(self) -> None:
+        raise self.request.connection.refusal  # type: ignore[union-attr]
+
+
+class BodylessRequest(HTTPMessageDelegate):
+    """Passes a request on to its page, without its body. A page that takes no POST refuses the method."""
+
+    def __init__(self, page: HTTPMessageDelegate, connection: LimitedConnection) -> None:
+        self._page, self._connection = page, connection
+        self._finished = False
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """Pass the head on. A request with a long body, or in chunks, is answered at once."""
+        length = headers.get("Content-Length", "0")
+        is_short = length.isdecimal() and len(length) < 10 and int(length) <= MAX_DRAINED_BYTES
+        headers.pop("Content-Type", None)  # Tornado would parse the empty body by it
+        self._page.headers_received(start_line, headers)
+        if "Transfer-Encoding" in headers or not is_short:
+            self._connection.set_max_body_size(sys.maxsize)  # else Tornado sends a bare 400
+            self._connection.refuse_body()
+            self.finish()
+        return None
+
+    def data_received(self, chunk: bytes) -> None:
+        """Throw a part of the body away."""
+
+    def finish(self) -> None:
+        """Answer."""
+        if not self._finished:
+            self._finished = True
+            self._page.finish()
+
+    def on_connection_close(self) -> None:
+        self._page.on_connection_close()
