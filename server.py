@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,13 +28,15 @@ from handlers.log import LogHandler, configure
 from jobs.adapter import Adapter
 from jobs.backup import NightlyBackup
 from jobs.clock_monitor import monitor_clock
+from jobs.daily_counter import FLUSH_SECONDS, DailyCounter
+from jobs.disk_monitor import CHECK_SECONDS, DiskMonitor
 from jobs.dispatcher import Dispatcher
 from jobs.doctor import run_checks
 from jobs.email.adapter import EmailAdapter
 from jobs.june_homes import JuneHomesAdapter
 from models.building import list_buildings, registered_origins, show_building
 from models.clock import Clock
-from models.daily_count import add_counts
+from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
@@ -44,7 +45,7 @@ from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
-from models.storage import OutcomeUnknown, Overloaded
+from models.storage import OutcomeUnknown
 from models.storage.sqlite.storage import SqliteStorage
 
 log = logging.getLogger("leads.server")
@@ -132,12 +133,18 @@ class Server:
         if settings.backup_keep:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
+        self.counter, space_budget = DailyCounter(storage, clock), SpaceBudget()
+        self.disk_monitor = DiskMonitor(partial(measure_disk, settings.data_dir), space_budget)
+        self._scheduler.add_job(self.counter.flush, "interval", seconds=FLUSH_SECONDS)
+        self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
         api = ApiContext(
             record_lead=self._record_lead,
-            count_today=self._count_today,
+            count_today=self.counter.count,
+            count_buffered=self.counter.count_buffered,
             read_building=lambda id: storage.read(show_building, id, clock.now()),
             secret=self._secret,
             limiter=RateLimiter(settings.rate_limit, settings.rate_limit_exceptions),
+            space_budget=space_budget,
             allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
             trusted_proxies=settings.trusted_proxies,
             is_loopback_only=settings.listens_on_loopback,
@@ -177,10 +184,6 @@ class Server:
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
 
-    def _count_today(self, name: str) -> None:
-        with suppress(Overloaded):  # a count is not worth an error
-            self.storage.submit(add_counts, (name, self._clock.now()), lambda result: None, linger=True)
-
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
         for job in self._scheduler.get_jobs():
@@ -199,6 +202,7 @@ class Server:
         self._clock_monitor.cancel()
         self._scheduler.shutdown(wait=False)
         await self.dispatcher.stop(finish_seconds)
+        await self.counter.flush()
         await self.storage.close()
         log.info("stopped", extra={"cut_off_requests": cut_off})
 
