@@ -22,6 +22,7 @@ from handlers.api.admission import MAX_BODY_BYTES
 from handlers.api.context import ApiContext, StoredCallback
 from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
+from handlers.api.undeclared_proxies import UndeclaredProxies
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
 from handlers.log import LogHandler, configure
@@ -137,6 +138,7 @@ class Server:
         self.disk_monitor = DiskMonitor(partial(measure_disk, settings.data_dir), space_budget)
         self._scheduler.add_job(self.counter.flush, "interval", seconds=FLUSH_SECONDS)
         self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
+        proxies = settings.trusted_proxies
         api = ApiContext(
             record_lead=self._record_lead,
             count_today=self.counter.count,
@@ -145,8 +147,9 @@ class Server:
             secret=self._secret,
             limiter=RateLimiter(settings.rate_limit, settings.rate_limit_exceptions),
             space_budget=space_budget,
+            undeclared_proxies=UndeclaredProxies(proxies, self.counter.count, clock),
             allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
-            trusted_proxies=settings.trusted_proxies,
+            trusted_proxies=proxies,
             is_loopback_only=settings.listens_on_loopback,
             clock=clock,
             in_flight=self._in_flight,

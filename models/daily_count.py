@@ -11,6 +11,7 @@ from models.storage.rows import Row
 # Names of counts.
 DRY_RUNS = "dry_runs"
 REFUSED_FOR_SPACE = "refused_for_space"  # leads that a nearly full disk had no room for
+UNDECLARED_PROXY = "undeclared_proxy "  # begins a name, which ends with the address of a peer
 
 KEPT_DAYS = 30
 
@@ -39,6 +40,11 @@ def add_counts(events: Sequence[tuple[str, datetime, int]]) -> Sequence[None]:
     oldest = min(at for _, at, _ in events) - timedelta(days=KEPT_DAYS)
     DailyCount.delete().where(DailyCount.day < day_of(oldest)).execute()
     return [None] * len(events)
+
+
+def undeclared_proxy_count(address: str) -> str:
+    """Return the name of the count of hours in which this peer forwarded requests, undeclared."""
+    return UNDECLARED_PROXY + address
 
 
 def day_of(at: datetime) -> str:

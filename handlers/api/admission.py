@@ -84,6 +84,7 @@ class Admission:
         if origin is not None and self._api.allowlist.knows(origin, self._requested_origin()):
             self._allow(origin)
         result = self._take(0 if self.is_preflight and self.origin_allowed else 1)
+        self._api.undeclared_proxies.note(self._peer, self._headers, may_write=result.allowed)
         if not result.allowed:
             raise ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
 

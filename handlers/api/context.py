@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from handlers.access_log import AccessLog
 from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
+from handlers.api.undeclared_proxies import UndeclaredProxies
 from models.building import BuildingDict
 from models.clock import Clock
 from models.disk_space import SpaceBudget
@@ -34,6 +35,7 @@ class ApiContext:
     secret: InstallationSecret
     limiter: RateLimiter
     space_budget: SpaceBudget
+    undeclared_proxies: UndeclaredProxies
     allowlist: Allowlist
     trusted_proxies: tuple[Network, ...]
     is_loopback_only: bool

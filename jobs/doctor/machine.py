@@ -17,6 +17,7 @@ from jobs.doctor.traffic import (
     check_dry_runs,
     check_origins,
     check_refused_for_space,
+    check_undeclared_proxies,
 )
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
@@ -30,6 +31,7 @@ from models.check_result import (
     OUTBOX,
     PROBLEM,
     SCHEMA,
+    UNDECLARED_PROXY,
     UNNOTIFIED,
     UNREGISTERED_ORIGINS,
     WARNING,
@@ -72,6 +74,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
             UNNOTIFIED,
             UNREGISTERED_ORIGINS,
             DRY_RUNS,
+            UNDECLARED_PROXY,
             MERGED_CUSTOMERS,
         ):
             if has_problem:
@@ -107,6 +110,11 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         results.append(ask_at_rest_or_in_use(path, lambda database: check_origins(database, now)))
     with reporting_failure(DRY_RUNS, results):
         results.append(ask_at_rest_or_in_use(path, lambda database: check_dry_runs(database, now)))
+    with reporting_failure(UNDECLARED_PROXY, results):
+        trusted = settings.trusted_proxies
+        results.append(
+            ask_at_rest_or_in_use(path, lambda database: check_undeclared_proxies(database, trusted, now))
+        )
     with reporting_failure(DISK_SPACE, results):
         refused = ask_at_rest_or_in_use(path, lambda database: check_refused_for_space(database, now))
         if refused is not None:

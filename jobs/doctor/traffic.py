@@ -1,7 +1,9 @@
-"""Checks of requests: forms from origins that no building has, dry runs, and leads that were refused for
-lack of space.
+"""Checks of requests: forms from origins that no building has, dry runs, leads that were refused for lack of
+space, and proxies that are not declared.
 """
 
+import ipaddress
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from jobs.doctor.units import duration_text
@@ -9,6 +11,7 @@ from models.check_result import (
     DISK_SPACE,
     DRY_RUNS,
     OK,
+    UNDECLARED_PROXY,
     UNREGISTERED_ORIGINS,
     WARNING,
     CheckResult,
@@ -16,6 +19,8 @@ from models.check_result import (
 from models.clock import utc_text
 from models.daily_count import DRY_RUNS as DRY_RUN_COUNT
 from models.daily_count import REFUSED_FOR_SPACE, day_of
+from models.daily_count import UNDECLARED_PROXY as UNDECLARED_PROXY_COUNT
+from models.setting_values import Network
 from models.storage.sqlite.inspect import ReadOnlyDatabase
 from models.unregistered_origins import OriginCount, merge_days
 
@@ -76,6 +81,33 @@ def check_refused_for_space(database: ReadOnlyDatabase, now: datetime) -> CheckR
     found = f"{count} leads refused since yesterday: it was nearly full, and their addresses had sent much"
     fix = "make room; if an address is that of a website's server, add it to LEADS_RATE_LIMIT_EXCEPTIONS"
     return CheckResult(DISK_SPACE, WARNING, found, fix)
+
+
+def check_undeclared_proxies(
+    database: ReadOnlyDatabase, trusted: Sequence[Network], now: datetime
+) -> CheckResult:
+    """Check for local peers that forwarded requests today or yesterday, and are no trusted proxies now."""
+    addresses = [
+        address
+        for name in _since_yesterday(database, now)
+        if name.startswith(UNDECLARED_PROXY_COUNT)
+        and not _is_in(address := name.removeprefix(UNDECLARED_PROXY_COUNT), trusted)
+    ]
+    if not addresses:
+        return CheckResult(UNDECLARED_PROXY, OK, "no request came through an undeclared one since yesterday")
+    more = f" and {len(addresses) - NAMED} more" if len(addresses) > NAMED else ""
+    return CheckResult(
+        UNDECLARED_PROXY,
+        WARNING,
+        f"requests came through {', '.join(addresses[:NAMED])}{more}, undeclared: "
+        "all of its clients share one rate limit, and consent is recorded with its address",
+        "if that is your proxy, set LEADS_TRUSTED_PROXIES="
+        f"{','.join([*map(str, trusted), *addresses[:NAMED]])} and start the server again",
+    )
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    return any(ipaddress.ip_address(address) in network for network in networks)
 
 
 def _since_yesterday(database: ReadOnlyDatabase, now: datetime) -> dict[str, int]:
