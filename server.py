@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from handlers.api.admission import MAX_BODY_BYTES
 from handlers.api.context import ApiContext, StoredCallback
 from handlers.api.cors import Allowlist
 from handlers.api.rate_limit import RateLimiter
+from handlers.api.undeclared_proxies import UndeclaredProxies
 from handlers.connection_shares import ConnectionShares
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
@@ -30,13 +30,15 @@ from handlers.log import LogHandler, configure
 from jobs.adapter import Adapter
 from jobs.backup import NightlyBackup
 from jobs.clock_monitor import monitor_clock
+from jobs.daily_counter import FLUSH_SECONDS, DailyCounter
+from jobs.disk_monitor import CHECK_SECONDS, DiskMonitor
 from jobs.dispatcher import Dispatcher
 from jobs.doctor import run_checks
 from jobs.email.adapter import EmailAdapter
 from jobs.june_homes import JuneHomesAdapter
 from models.building import list_buildings, registered_origins, show_building
 from models.clock import Clock
-from models.daily_count import add_counts
+from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
@@ -45,7 +47,7 @@ from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
-from models.storage import OutcomeUnknown, Overloaded
+from models.storage import OutcomeUnknown
 from models.storage.sqlite.storage import SqliteStorage
 
 log = logging.getLogger("leads.server")
@@ -133,15 +135,23 @@ class Server:
         if settings.backup_keep:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
+        self.counter, space_budget = DailyCounter(storage, clock), SpaceBudget()
+        self.disk_monitor = DiskMonitor(partial(measure_disk, settings.data_dir), space_budget)
+        self._scheduler.add_job(self.counter.flush, "interval", seconds=FLUSH_SECONDS)
+        self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
         limiter = RateLimiter(settings.rate_limit, settings.rate_limit_exceptions)
+        proxies = settings.trusted_proxies
         api = ApiContext(
             record_lead=self._record_lead,
-            count_today=self._count_today,
+            count_today=self.counter.count,
+            count_buffered=self.counter.count_buffered,
             read_building=lambda id: storage.read(show_building, id, clock.now()),
             secret=self._secret,
             limiter=limiter,
+            space_budget=space_budget,
+            undeclared_proxies=UndeclaredProxies(proxies, self.counter.count, clock),
             allowlist=Allowlist(lambda: storage.read(registered_origins), settings.public_url, clock),
-            trusted_proxies=settings.trusted_proxies,
+            trusted_proxies=proxies,
             is_loopback_only=settings.listens_on_loopback,
             clock=clock,
             in_flight=self._in_flight,
@@ -156,7 +166,7 @@ class Server:
         )
         self._http = LimitedHTTPServer(
             self._make_router(context),
-            shares=ConnectionShares(max_connections_allowed(), limiter, settings.trusted_proxies),
+            shares=ConnectionShares(max_connections_allowed(), limiter, proxies),
             timeout_seconds=SLOW_CLIENT_SECONDS,
             max_body_size=MAX_BODY_BYTES,
         )
@@ -179,10 +189,6 @@ class Server:
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
 
-    def _count_today(self, name: str) -> None:
-        with suppress(Overloaded):  # a count is not worth an error
-            self.storage.submit(add_counts, (name, self._clock.now()), lambda result: None, linger=True)
-
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
         for job in self._scheduler.get_jobs():
@@ -201,6 +207,7 @@ class Server:
         self._clock_monitor.cancel()
         self._scheduler.shutdown(wait=False)
         await self.dispatcher.stop(finish_seconds)
+        await self.counter.flush()
         await self.storage.close()
         log.info("stopped", extra={"cut_off_requests": cut_off})
 

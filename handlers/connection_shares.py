@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from handlers.api.rate_limit import Address, RateLimiter, is_local, is_proxy, network_key, peer_address
+from handlers.api.rate_limit import RateLimiter
 from handlers.client_stream import ClientStream, Holder
+from handlers.source_address import Address, is_local, is_proxy, network_key, peer_address
 from models.setting_values import Network
 
 MAX_SHARE = 64  # connections of one address; a browser opens six

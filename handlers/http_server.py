@@ -17,10 +17,10 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from handlers.api.rate_limit import Address
 from handlers.client_stream import ClientStream, Holder
 from handlers.connection_shares import ConnectionShares
 from handlers.http_connection import LimitedConnection
+from handlers.source_address import Address
 
 log = logging.getLogger("leads.http")
 

@@ -7,10 +7,10 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 
 from handlers.api.admission import THROTTLED
 from handlers.api.context import ApiContext
-from handlers.api.rate_limit import Address, source_address
 from handlers.base import Handler
 from handlers.errors import ApiError
 from handlers.http_connection import LimitedConnection
+from handlers.source_address import Address, source_address
 
 # A page of the reference takes about ten requests.
 REQUESTS_A_PAGE = 10

@@ -12,6 +12,7 @@ SMTP_LOGIN, PARTNER, PUBLIC_URL, CERTIFICATES = "smtp_login", "partner", "public
 LAST_BACKUP, OUTBOX, UNNOTIFIED = "last_backup", "outbox", "unnotified_leads"
 UNREGISTERED_ORIGINS = "unregistered_origins"
 DRY_RUNS = "dry_runs"
+UNDECLARED_PROXY = "undeclared_proxy"
 MERGED_CUSTOMERS = "merged_customers"
 
 # The title of each check by its id, in the order of a report. Scripts may rely on the ids: they never change.
@@ -29,6 +30,7 @@ TITLES = {
     UNNOTIFIED: "leads untold",
     UNREGISTERED_ORIGINS: "web origins",
     DRY_RUNS: "dry runs",
+    UNDECLARED_PROXY: "proxy",
     MERGED_CUSTOMERS: "customers",
 }
 

@@ -8,7 +8,10 @@ from peewee import CompositeKey, IntegerField, TextField
 
 from models.storage.rows import Row
 
-DRY_RUNS = "dry_runs"  # the name of a count
+# Names of counts.
+DRY_RUNS = "dry_runs"
+REFUSED_FOR_SPACE = "refused_for_space"  # leads that a nearly full disk had no room for
+UNDECLARED_PROXY = "undeclared_proxy "  # begins a name, which ends with the address of a peer
 
 KEPT_DAYS = 30
 
@@ -24,16 +27,24 @@ class DailyCount(Row):
         primary_key = CompositeKey("day", "name")
 
 
-def add_counts(events: Sequence[tuple[str, datetime]]) -> Sequence[None]:
-    """Count events, each given with its name and instant. An operation of the writer."""
-    for (name, day), count in Counter((name, day_of(at)) for name, at in events).items():
+def add_counts(events: Sequence[tuple[str, datetime, int]]) -> Sequence[None]:
+    """Count events, given by name, instant and number. An operation of the writer."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, at, number in events:
+        counts[name, day_of(at)] += number
+    for (name, day), count in counts.items():
         DailyCount.insert(day=day, name=name, count=count).on_conflict(
             conflict_target=(DailyCount.day, DailyCount.name),
             update={DailyCount.count: DailyCount.count + count},
         ).execute()
-    oldest = min(at for _, at in events) - timedelta(days=KEPT_DAYS)
+    oldest = min(at for _, at, _ in events) - timedelta(days=KEPT_DAYS)
     DailyCount.delete().where(DailyCount.day < day_of(oldest)).execute()
     return [None] * len(events)
+
+
+def undeclared_proxy_count(address: str) -> str:
+    """Return the name of the count of hours in which this peer forwarded requests, undeclared."""
+    return UNDECLARED_PROXY + address
 
 
 def day_of(at: datetime) -> str:

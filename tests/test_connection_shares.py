@@ -10,8 +10,7 @@ import pytest
 from conftest import LEADS, ServerHarness, StartHarness, until
 from tornado.ioloop import IOLoop
 
-from handlers import connection_shares, http_server
-from handlers.api import rate_limit
+from handlers import connection_shares, http_server, source_address
 from handlers.api.rate_limit import RateLimiter
 from handlers.connection_shares import ConnectionShares
 from models.setting_values import Rate, parse_networks
@@ -26,7 +25,7 @@ REQUEST = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(LEAD)}\r\n\
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares of four connections. Of this machine's addresses, only 127.0.0.1 may exceed them."""
     monkeypatch.setattr(connection_shares, "MAX_SHARE", SHARE)
-    monkeypatch.setattr(rate_limit, "LOCAL_NETWORKS", parse_networks("127.0.0.1"))
+    monkeypatch.setattr(source_address, "LOCAL_NETWORKS", parse_networks("127.0.0.1"))
 
 
 @pytest.fixture(autouse=True)

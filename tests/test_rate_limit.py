@@ -8,7 +8,8 @@ from conftest import LEADS, StartHarness, SteppedClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.api.rate_limit import NS, RateLimiter, source_address
+from handlers.api.rate_limit import NS, RateLimiter
+from handlers.source_address import source_address
 from models.setting_values import Rate, parse_networks, parse_rate_exceptions
 
 LEAD = {"tour_request": {"requestor_email": "jane@renter.test"}}

@@ -7,9 +7,10 @@ from tornado.httputil import RequestStartLine
 
 from handlers.api.context import ApiContext
 from handlers.api.form_navigation import is_form_navigation, is_unattended
-from handlers.api.rate_limit import Address, RateLimitResult, is_proxy, source_address
+from handlers.api.rate_limit import RateLimitResult
 from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
 from handlers.http_connection import LimitedConnection
+from handlers.source_address import Address, is_proxy, source_address
 from models.origin import is_origin, page_origin
 from models.storage import StorageError
 
@@ -87,6 +88,7 @@ class Admission:
         if origin is not None and self._api.allowlist.knows(origin, self._requested_origin()):
             self._allow(origin)
         result = self._take(0 if self.is_preflight and self.origin_allowed else 1)
+        self._api.undeclared_proxies.note(self._peer, self._headers, may_write=result.allowed)
         if not result.allowed:
             raise ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
 

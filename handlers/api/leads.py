@@ -12,14 +12,14 @@ from handlers.api.form_navigation import is_program_form
 from handlers.api.handler import ApiHandler
 from handlers.api.page import page_policy, refusal_page
 from handlers.api.preferences import DRY_RUN, parse_preferences
-from handlers.api.rate_limit import source_network
 from handlers.api.submission import RequestMetadata, read_submission
 from handlers.api.text import clean_text
 from handlers.api.validation import MAX_KEY_LENGTH, NO_KEYS
 from handlers.errors import ApiError, BadRequest, Unavailable
+from handlers.source_address import source_network
 from handlers.thank_you import ThankYou, return_url, thank_you_url, tour_text
 from models.building import BuildingDict, origins_of
-from models.daily_count import DRY_RUNS
+from models.daily_count import DRY_RUNS, REFUSED_FOR_SPACE
 from models.errors import NotFound
 from models.idempotency import KeyedRequest
 from models.intake import KeyReused, Recorded, Submission
@@ -30,6 +30,10 @@ log = logging.getLogger("leads.http")
 
 PATH, OLDER_PATH = "/api/v1/website_leads", "/api/v1/tour_requests"
 MAX_HEADER_LENGTH = 1_000  # characters of a request header that a lead keeps
+LOW_SPACE = (
+    "the disk of this server is nearly full, and this address has stored a lot today; the lead was not stored"
+)
+LOW_SPACE_RETRY_SECONDS = 600  # an operator has to make room first, or the day to end
 
 
 class LeadsHandler(ApiHandler):
@@ -38,6 +42,7 @@ class LeadsHandler(ApiHandler):
     route = PATH
     methods = ("POST",)
     _submission: Submission
+    _body_bytes: int
     _return_to: object = None  # the page that a form without JavaScript asks to be redirected to
 
     def post(self) -> None:
@@ -47,6 +52,10 @@ class LeadsHandler(ApiHandler):
         if DRY_RUN in parse_preferences(self.headers.get("Prefer", "")):
             self.dry_run(self._submission)
             return
+        if not self.api.space_budget.allows(self._submission.source, self._submission.received_at):
+            self.api.count_buffered(REFUSED_FOR_SPACE)
+            raise Unavailable(LOW_SPACE, LOW_SPACE_RETRY_SECONDS)
+        self._body_bytes = len(self.body)
         try:
             self.api.record_lead(self._submission, self._stored)
         except Overloaded:
@@ -81,6 +90,9 @@ class LeadsHandler(ApiHandler):
         self.log_fields["lead"] = lead.lead_id
         if lead.replayed:
             self.log_fields["again"] = True
+        else:
+            submission = self._submission
+            self.api.space_budget.add(submission.source, self._body_bytes, submission.received_at)
         if lead.not_told:
             log.warning(
                 "nobody is told of a lead",

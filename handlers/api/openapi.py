@@ -29,8 +29,8 @@ _ANSWERS = {
     422: "This Idempotency-Key was used with another body before.",
     429: "Too many requests from this address. Wait for the seconds in Retry-After.",
     500: "The server failed. Its log has the details under the request's id.",
-    503: "The server can't store leads now. Nothing was stored, unless the message says that the lead may "
-    "be. Retry after the seconds in Retry-After.",
+    503: "The server can't store leads now, or no more from this address as its disk is nearly full. Nothing "
+    "was stored, unless the message says that the lead may be. Retry after the seconds in Retry-After.",
 }
 
 

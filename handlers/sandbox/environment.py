@@ -39,6 +39,7 @@ class SandboxEnvironment:
         self.clock.reset()
         await self.context.storage.write(reset_database, self.clock.now())
         self.context.api.limiter.refill()
+        self.context.api.space_budget.forget()
         self.context.api.allowlist.forget()
         self.context.readiness.forget()
         self.request_log.clear()

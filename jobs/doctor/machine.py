@@ -1,7 +1,6 @@
 """Checks of this machine: the database, its clock, the room on its disks, its backups."""
 
 import os
-import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +13,12 @@ from jobs.doctor.database import (
     in_use_since,
     newest_lead_at,
 )
-from jobs.doctor.traffic import check_dry_runs, check_origins
+from jobs.doctor.traffic import (
+    check_dry_runs,
+    check_origins,
+    check_refused_for_space,
+    check_undeclared_proxies,
+)
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     CLOCK,
@@ -27,6 +31,7 @@ from models.check_result import (
     OUTBOX,
     PROBLEM,
     SCHEMA,
+    UNDECLARED_PROXY,
     UNNOTIFIED,
     UNREGISTERED_ORIGINS,
     WARNING,
@@ -34,6 +39,7 @@ from models.check_result import (
     reporting_failure,
 )
 from models.clock import Clock
+from models.disk_space import BUDGET_BYTES, MAX_RESERVE_BYTES, measure_disk
 from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.settings import Settings
 from models.storage import DatabaseUnusable
@@ -44,7 +50,6 @@ from models.storage.sqlite.inspect import ask_at_rest_or_in_use
 
 MIN_FREE_BYTES = 100 * 2**20
 MIN_FREE_FILES = 1_000
-LOW_FREE_BYTES = 2**30
 COPIES = 2  # of the database that need room beside it: a backup, an erasure and a restore make one each
 BACKUP_TOO_OLD = timedelta(hours=48)  # two nightly backups failed
 CLOCK_TOLERANCE = timedelta(seconds=60)
@@ -63,7 +68,15 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     if readable:
         results += _check_content(path, settings, clock)
     else:
-        for check_id in (SCHEMA, OUTBOX, UNNOTIFIED, UNREGISTERED_ORIGINS, DRY_RUNS, MERGED_CUSTOMERS):
+        for check_id in (
+            SCHEMA,
+            OUTBOX,
+            UNNOTIFIED,
+            UNREGISTERED_ORIGINS,
+            DRY_RUNS,
+            UNDECLARED_PROXY,
+            MERGED_CUSTOMERS,
+        ):
             if has_problem:
                 unknown = "not known, as the database has a problem"
                 results.append(CheckResult(check_id, WARNING, unknown, "see 'database'"))
@@ -97,6 +110,15 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         results.append(ask_at_rest_or_in_use(path, lambda database: check_origins(database, now)))
     with reporting_failure(DRY_RUNS, results):
         results.append(ask_at_rest_or_in_use(path, lambda database: check_dry_runs(database, now)))
+    with reporting_failure(UNDECLARED_PROXY, results):
+        trusted = settings.trusted_proxies
+        results.append(
+            ask_at_rest_or_in_use(path, lambda database: check_undeclared_proxies(database, trusted, now))
+        )
+    with reporting_failure(DISK_SPACE, results):
+        refused = ask_at_rest_or_in_use(path, lambda database: check_refused_for_space(database, now))
+        if refused is not None:
+            results.append(refused)
     with reporting_failure(MERGED_CUSTOMERS, results):
         results.append(ask_at_rest_or_in_use(path, check_merged_customers))
     return results
@@ -118,13 +140,15 @@ def check_clock(newest_lead: datetime | None, now: datetime) -> CheckResult:
 
 def _check_disks(settings: Settings) -> list[CheckResult]:
     size = size_with_wal(settings.data_dir / FILE_NAME)
-    places = {"the data": _existing(settings.data_dir), "backups": _existing(settings.backup_dir)}
-    if len({folder.stat().st_dev for folder in places.values()}) == 1:
-        places = {"the data and backups": places["the data"]}
-    return [
-        check_space(f"{name}, in {folder}", shutil.disk_usage(folder).free, size, _free_files(folder))
-        for name, folder in places.items()
-    ]
+    data, backups = _existing(settings.data_dir), _existing(settings.backup_dir)
+    space = measure_disk(data)
+    is_one = data.stat().st_dev == backups.stat().st_dev
+    place = f"{'the data and backups' if is_one else 'the data'}, in {data}"
+    results = [check_space(place, space.free_bytes, size, _free_files(data), space.reserve_bytes)]
+    if not is_one:
+        free = measure_disk(backups).free_bytes
+        results.append(check_space(f"backups, in {backups}", free, size, _free_files(backups)))
+    return results
 
 
 def _free_files(folder: Path) -> int | None:
@@ -133,18 +157,25 @@ def _free_files(folder: Path) -> int | None:
     return status.f_favail if status.f_files else None
 
 
-def check_space(place: str, free: int, database_size: int, free_files: int | None = None) -> CheckResult:
+def check_space(
+    place: str, free: int, database_size: int, free_files: int | None = None, reserve: int = 0
+) -> CheckResult:
     """Check a disk's free bytes, and how many more files it can hold, beside a database of this size.
 
-    place: what the disk is for, as text. free_files: None if there is no limit.
+    place: what the disk is for, as text. free_files: None if there is no limit. reserve: bytes that the
+    server keeps for addresses that have stored little.
     """
     if free_files is not None and free_files < MIN_FREE_FILES:
         found = f"room for only {free_files} more files for {place}, whatever their size"
         return CheckResult(
             DISK_SPACE, PROBLEM, found, "remove files there that are not needed, even small ones"
         )
-    enough = max(LOW_FREE_BYTES, COPIES * database_size)
+    # Never below a reserve, so the warning comes before the server refuses a lead.
+    enough = max(MAX_RESERVE_BYTES, COPIES * database_size)
     found = f"{size_text(free)} free for {place}"
+    if free < enough and reserve:
+        when = "now" if free < reserve else f"below {size_text(reserve)}"
+        found += f"; {when} the server refuses leads of addresses with over {size_text(BUDGET_BYTES)} today"
     if free < MIN_FREE_BYTES:
         fix = "make room now: on a full disk no lead is stored; 'backup list' shows what could go elsewhere"
         return CheckResult(DISK_SPACE, PROBLEM, found, fix)

@@ -8,9 +8,7 @@ import asyncio
 import http.client
 import re
 import ssl
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -22,6 +20,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
+from jobs.daemon_threads import DaemonThreads
 from jobs.doctor.machine import CLOCK_TOLERANCE, SET_THE_CLOCK
 from jobs.doctor.units import duration_text
 from jobs.email.smtp import check_login, peer_certificate
@@ -64,26 +63,9 @@ def check_network(settings: Settings, clock: Clock, deadline: float = DEADLINE_S
     return asyncio.run(_check_all(settings, clock, deadline))
 
 
-class _DaemonThreads(ThreadPoolExecutor):
-    """An executor whose threads do not delay the end of the process: the system's resolver may take half a
-    minute for a name, and can't be interrupted.
-    """
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(work(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()
-        return future
-
-
 async def _check_all(settings: Settings, clock: Clock, deadline: float) -> list[CheckResult]:
-    asyncio.get_running_loop().set_default_executor(_DaemonThreads())
+    # The system's resolver may take half a minute for a name, and can't be interrupted.
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
     by_check = await asyncio.gather(
         _run_check(SMTP_LOGIN, _check_smtp_login(settings.smtp_url, deadline)),
         _run_check(PARTNER, _check_partner(settings.june_homes_url, clock, deadline)),

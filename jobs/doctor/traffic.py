@@ -1,12 +1,26 @@
-"""Checks of what websites send: forms from origins that no building has, and dry runs."""
+"""Checks of requests: forms from origins that no building has, dry runs, leads that were refused for lack of
+space, and proxies that are not declared.
+"""
 
+import ipaddress
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from jobs.doctor.units import duration_text
-from models.check_result import DRY_RUNS, OK, UNREGISTERED_ORIGINS, WARNING, CheckResult
+from models.check_result import (
+    DISK_SPACE,
+    DRY_RUNS,
+    OK,
+    UNDECLARED_PROXY,
+    UNREGISTERED_ORIGINS,
+    WARNING,
+    CheckResult,
+)
 from models.clock import utc_text
 from models.daily_count import DRY_RUNS as DRY_RUN_COUNT
-from models.daily_count import day_of
+from models.daily_count import REFUSED_FOR_SPACE, day_of
+from models.daily_count import UNDECLARED_PROXY as UNDECLARED_PROXY_COUNT
+from models.setting_values import Network
 from models.storage.sqlite.inspect import ReadOnlyDatabase
 from models.unregistered_origins import OriginCount, merge_days
 
@@ -51,12 +65,55 @@ def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
 
 def check_dry_runs(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     """Check for dry runs today and yesterday: a website in use that sends them stores no lead."""
-    count = 0
-    if database.has_schema(FIRST_SCHEMA):
-        total = "SELECT coalesce(sum(count), 0) FROM daily_count WHERE name = ? AND day >= ?"
-        count = database.value(total, DRY_RUN_COUNT, day_of(now - timedelta(days=1)))
+    count = _since_yesterday(database, now).get(DRY_RUN_COUNT)
     if not count:
         return CheckResult(DRY_RUNS, OK, "none since yesterday")
     found = f"{count} since yesterday: requests that were checked and not stored"
     fix = "if a website in use sends them, remove its header 'Prefer: dry-run'"
     return CheckResult(DRY_RUNS, WARNING, found, fix)
+
+
+def check_refused_for_space(database: ReadOnlyDatabase, now: datetime) -> CheckResult | None:
+    """Return how many leads were refused since yesterday for lack of disk space; None if none was."""
+    count = _since_yesterday(database, now).get(REFUSED_FOR_SPACE)
+    if not count:
+        return None
+    found = f"{count} leads refused since yesterday: it was nearly full, and their addresses had sent much"
+    fix = "make room; if an address is that of a website's server, add it to LEADS_RATE_LIMIT_EXCEPTIONS"
+    return CheckResult(DISK_SPACE, WARNING, found, fix)
+
+
+def check_undeclared_proxies(
+    database: ReadOnlyDatabase, trusted: Sequence[Network], now: datetime
+) -> CheckResult:
+    """Check for local peers that forwarded requests today or yesterday, and are no trusted proxies now."""
+    addresses = [
+        address
+        for name in _since_yesterday(database, now)
+        if name.startswith(UNDECLARED_PROXY_COUNT)
+        and not _is_in(address := name.removeprefix(UNDECLARED_PROXY_COUNT), trusted)
+    ]
+    if not addresses:
+        return CheckResult(UNDECLARED_PROXY, OK, "no request came through an undeclared one since yesterday")
+    more = f" and {len(addresses) - NAMED} more" if len(addresses) > NAMED else ""
+    return CheckResult(
+        UNDECLARED_PROXY,
+        WARNING,
+        f"requests came through {', '.join(addresses[:NAMED])}{more}, undeclared: "
+        "all of its clients share one rate limit, and consent is recorded with its address",
+        "if that is your proxy, set LEADS_TRUSTED_PROXIES="
+        f"{','.join([*map(str, trusted), *addresses[:NAMED]])} and start the server again",
+    )
+
+
+def _is_in(address: str, networks: Sequence[Network]) -> bool:
+    return any(ipaddress.ip_address(address) in network for network in networks)
+
+
+def _since_yesterday(database: ReadOnlyDatabase, now: datetime) -> dict[str, int]:
+    """Return the counts of today and yesterday, by name."""
+    if not database.has_schema(FIRST_SCHEMA):
+        return {}
+    counts = "SELECT name, sum(count) AS events FROM daily_count WHERE day >= ? GROUP BY name ORDER BY name"
+    rows = database.rows(counts, day_of(now - timedelta(days=1)))
+    return {row["name"]: row["events"] for row in rows}

@@ -1,11 +1,11 @@
 """Whether a lead could be stored now, found out by storing something."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 
 from peewee import IntegerField
 
+from models.disk_space import measure_disk
 from models.storage import StorageError
 from models.storage.rows import Row, UtcDateTimeField
 from models.storage.sqlite.connection import database
@@ -40,7 +40,6 @@ def check_storage(now: datetime) -> None:
 def _free_bytes() -> int:
     """Return how much room the database's file system has left for this process."""
     try:
-        found = os.statvfs(Path(database.database).parent)
+        return measure_disk(Path(database.database).parent).free_bytes
     except OSError as error:
         raise StorageError(f"the disk can't be asked how full it is: {error.strerror}") from error
-    return found.f_bavail * found.f_frsize
