@@ -28,6 +28,7 @@ JSON = "application/json"
         ("POST", "/api/typo", "{}", {}, 404, "status-404"),
         ("POST", LEADS, "x" * 70_000, {}, 413, "status-413"),
         ("POST", LEADS, "{}", {"Content_Encoding": "gzip"}, 415, "status-415"),
+        ("POST", LEADS, "{}", {"X_Long": "x" * 20_000}, 431, "status-431"),
     ],
 )
 async def test_C34_an_error_links_to_its_explanation(

@@ -276,3 +276,8 @@ def test_pages_of_the_sandbox_have_no_limit() -> None:
     with started("sandbox", rate_limit="1/1000") as program:
         sandbox = Sandbox(program.url)
         assert all(sandbox.requests.all() == [] for _ in range(2 * REQUESTS_A_PAGE))
+
+
+async def test_refused_client_that_expects_100_continue_is_answered_at_once(harness: ServerHarness) -> None:
+    head = b"POST /api/none HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\nExpect: 100-continue\r\n\r\n"
+    assert status_of(await harness.raw(head)) == 404

@@ -159,7 +159,8 @@ class Admission:
         if coding is not None and (coding.lower() != "chunked" or "Content-Length" in headers):
             raise BadRequest("malformed Transfer-Encoding")
         size = int(announced) if len(announced) <= 18 else sys.maxsize
-        self.is_drainable = size <= MAX_DRAINED_BYTES
+        # A client that expects 100 (Continue) sends no body before an answer.
+        self.is_drainable = size <= MAX_DRAINED_BYTES and "Expect" not in headers
         if size > MAX_BODY_BYTES:
             raise TooLarge(MAX_BODY_BYTES)
 

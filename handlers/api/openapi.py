@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
+from handlers.client_stream import MAX_HEAD_BYTES
+from handlers.http_connection import MAX_HEADER_LINES
 from handlers.api.leads import OLDER_PATH, PATH
 from handlers.api.validation import MAX_KEY_LENGTH, SCHEMA
 from models.version import VERSION
@@ -28,6 +30,7 @@ _ANSWERS = {
     415: "The body is compressed. Send it without a Content-Encoding header.",
     422: "This Idempotency-Key was used with another body before.",
     429: "Too many requests from this address. Wait for the seconds in Retry-After.",
+    431: f"The headers are larger than {MAX_HEAD_BYTES} bytes, or have more than {MAX_HEADER_LINES} lines.",
     500: "The server failed. Its log has the details under the request's id.",
     503: "The server can't store leads now, or no more from this address as its disk is nearly full. Nothing "
     "was stored, unless the message says that the lead may be. Retry after the seconds in Retry-After.",
