@@ -1,5 +1,6 @@
 """Pages for integrators: the API reference with its samples, and the OpenAPI document."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from handlers.static import POLICY
 HERE = Path(__file__).parent
 SAMPLE_URL, SAMPLE_TOKEN = "http://127.0.0.1:8080", "demo"  # replaced in the samples
 NO_TOKEN = "YOUR-TOKEN"
+PAGES_KEPT = 4  # in memory; without a public URL the client's Host makes a page of its own
 
 _PAGE = Loader(str(HERE / "templates")).load("docs.html")
 
@@ -64,19 +66,22 @@ class Docs(Handler):
 
     def get(self) -> None:
         url = _url(self, self._public_url)
-        token = self._token or NO_TOKEN
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY)
-        self.finish(
-            _PAGE.generate(
-                url=url,
-                token=token,
-                can_run=self._token is not None,
-                samples=[(sample, filled(sample, url, token)) for sample in SAMPLES],
-                fields=field_rows(),
-                answers=answer_rows(),
-            )
-        )
+        self.finish(_page(url, self._token))
+
+
+@functools.lru_cache(PAGES_KEPT)  # a page takes ten times as long to make as to send
+def _page(url: str, token: str | None) -> bytes:
+    shown = token or NO_TOKEN
+    return _PAGE.generate(
+        url=url,
+        token=shown,
+        can_run=token is not None,
+        samples=[(sample, filled(sample, url, shown)) for sample in SAMPLES],
+        fields=field_rows(),
+        answers=answer_rows(),
+    )
 
 
 def field_rows() -> list[tuple[str, str, str]]:
@@ -116,7 +121,12 @@ class OpenApi(Handler):
     def get(self) -> None:
         # The document is public, and some tools that read it run in a browser.
         self.set_header("Access-Control-Allow-Origin", "*")
-        self.write_json(200, document(_url(self, self._public_url)))
+        self.finish(_document(_url(self, self._public_url)))
+
+
+@functools.lru_cache(PAGES_KEPT)
+def _document(url: str) -> str:
+    return json.dumps(document(url), ensure_ascii=False)
 
 
 def _url(handler: Handler, public_url: str) -> str:
