@@ -21,6 +21,7 @@ from handlers.access_log import AccessLog
 from handlers.api.admission import MAX_BODY_BYTES
 from handlers.api.context import ApiContext, StoredCallback
 from handlers.api.cors import Allowlist
+from handlers.api.large_bodies import LargeBodies
 from handlers.api.rate_limit import RateLimiter
 from handlers.api.undeclared_proxies import UndeclaredProxies
 from handlers.connection_shares import ConnectionShares
@@ -155,6 +156,7 @@ class Server:
             is_loopback_only=settings.listens_on_loopback,
             clock=clock,
             in_flight=self._in_flight,
+            large_bodies=LargeBodies(),
             access_log=self._access_log,
         )
         context = AppContext(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Callable
 
 import pytest
 from conftest import LEADS, ServerHarness, StartHarness, until
@@ -11,6 +12,7 @@ from leads_sandbox import Sandbox
 from server_process import started
 
 from handlers import client_stream
+from handlers.api.large_bodies import LARGE_BODY_BYTES, LargeBodies
 from handlers.client_stream import FREE_READS, MAX_HEAD_BYTES, ClientStream
 from handlers.http_connection import MAX_HEADER_LINES, MAX_THROTTLED
 from handlers.page_request import REQUESTS_A_PAGE
@@ -278,3 +280,27 @@ def test_pages_of_the_sandbox_have_no_limit() -> None:
 async def test_refused_client_that_expects_100_continue_is_answered_at_once(harness: ServerHarness) -> None:
     head = b"POST /api/none HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\nExpect: 100-continue\r\n\r\n"
     assert status_of(await harness.raw(head)) == 404
+
+
+async def test_one_large_body_is_read_in_a_turn_of_the_loop() -> None:
+    queue, read = LargeBodies(), []
+    for number in range(3):
+        queue.submit(lambda number=number: read.append(number))  # type: ignore[misc]
+    for turn in range(3):
+        assert read == [*range(turn)]
+        await asyncio.sleep(0)
+    assert read == [0, 1, 2]
+    queue.submit(lambda: read.append(3))
+    await asyncio.sleep(0)
+    assert read == [0, 1, 2, 3]
+
+
+async def test_large_body_waits_for_its_turn(harness: ServerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[], None]] = []
+    monkeypatch.setattr(LargeBodies, "submit", lambda self, call: waiting.append(call))
+    large = asyncio.ensure_future(harness.request("POST", LEADS, BODY.decode().ljust(LARGE_BODY_BYTES + 1)))
+    await until(lambda: bool(waiting))
+    assert await harness.lead() == 1  # meanwhile
+    assert (await harness.request("POST", LEADS, BODY.decode().ljust(LARGE_BODY_BYTES))).code == 201
+    waiting[0]()
+    assert json.loads((await large).body) == {"id": 3}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from handlers.access_log import AccessLog
 from handlers.api.cors import Allowlist
+from handlers.api.large_bodies import LargeBodies
 from handlers.api.rate_limit import RateLimiter
 from handlers.api.undeclared_proxies import UndeclaredProxies
 from models.building import BuildingDict
@@ -41,4 +42,5 @@ class ApiContext:
     is_loopback_only: bool
     clock: Clock
     in_flight: set[object]
+    large_bodies: LargeBodies
     access_log: AccessLog

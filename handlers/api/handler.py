@@ -29,6 +29,7 @@ from tornado.httputil import (
 
 from handlers.api.admission import MAX_BODY_BYTES, MAX_DRAINED_BYTES, Admission
 from handlers.api.context import ApiContext
+from handlers.api.large_bodies import LARGE_BODY_BYTES
 from handlers.errors import ApiError, BadRequest, InternalError, TooLarge
 from handlers.http_connection import LimitedConnection
 
@@ -104,8 +105,10 @@ class ApiHandler(HTTPMessageDelegate):
             self.run(self._send_error, self._error)
         elif self.method == "OPTIONS":
             self.run(self._write_options)
-        else:
+        elif len(self.body) <= LARGE_BODY_BYTES:
             self.run(self.post)
+        else:
+            self.api.large_bodies.submit(functools.partial(self.run, self.post))
 
     def _refuse_body(self, reason: str) -> None:
         # The rest can't be read, so the answer is sent at once.
