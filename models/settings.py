@@ -13,6 +13,7 @@ from models.setting_values import (
     Network,
     Rate,
     SmtpServer,
+    UnusableValue,
     is_loopback,
     parse_count,
     parse_log_format,
@@ -168,11 +169,12 @@ def load(
         text, origin = given[name]
         try:
             values[name] = setting_metadata(name)["parse"](text.strip())
-        except ValueError:
+        except ValueError as error:
             shown = "its value" if setting_metadata(name)["secret"] else repr(masked(name, text))
             where = f"{origin}: {name}" if origin.startswith("the file") else origin
+            why = f": {error}" if isinstance(error, UnusableValue) else ""
             raise SettingError(
-                f"{where}: {shown} can't be used; it takes {setting_metadata(name)['takes']}"
+                f"{where}: {shown} can't be used{why}; it takes {setting_metadata(name)['takes']}"
             ) from None
     if values["june_homes_url"] and not values["june_homes_secret"]:
         raise SettingError(

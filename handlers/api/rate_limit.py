@@ -10,6 +10,7 @@ from models.setting_values import Network, Rate
 
 NS = 1_000_000_000
 MAX_BUCKETS = 65_536
+MAX_FORWARDED = 32  # entries of X-Forwarded-For that are read, from the right; few proxies stand in a row
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -112,7 +113,7 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
     source = _peer_address(peer)
     if forwarded_for is None:
         return source
-    for entry in reversed(forwarded_for.split(",")):
+    for entry in reversed(forwarded_for.rsplit(",", MAX_FORWARDED)):  # the rest, in one piece, is no address
         if not _is_in(source, trusted_proxies):
             break
         address = _parse(entry)
