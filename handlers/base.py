@@ -40,7 +40,7 @@ class Handler(tornado.web.RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("X-Request-Id", self.request_id)
 
-    def compute_etag(self) -> None:
+    def compute_etag(self) -> str | None:
         """Return None: no answer is cached."""
 
     def data_received(self, chunk: bytes) -> None:
@@ -61,9 +61,19 @@ class Handler(tornado.web.RequestHandler):
                 error = ApiError(status_code, HTTPStatus(status_code).phrase.lower())
         if error.loggable is not None:
             self.log_fields["refused"] = error.loggable
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self._methods()))
         for name, value in error.headers.items():
             self.set_header(name, value)
         self.write_json(status_code, error.body)
+
+    def _methods(self) -> list[str]:
+        """Return the methods that this handler defines; RequestHandler itself answers each with 405."""
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(tornado.web.RequestHandler, method.lower())
+        ]
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if not isinstance(value, tornado.web.HTTPError):
