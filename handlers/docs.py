@@ -63,7 +63,7 @@ class Docs(Handler):
         self._public_url, self._token = public_url, token
 
     def get(self) -> None:
-        url = _url(self, self._public_url)
+        url = self._public_url or self.own_url()
         token = self._token or NO_TOKEN
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY)
@@ -116,8 +116,4 @@ class OpenApi(Handler):
     def get(self) -> None:
         # The document is public, and some tools that read it run in a browser.
         self.set_header("Access-Control-Allow-Origin", "*")
-        self.write_json(200, document(_url(self, self._public_url)))
-
-
-def _url(handler: Handler, public_url: str) -> str:
-    return public_url or f"{handler.request.protocol}://{handler.request.host}"
+        self.write_json(200, document(self._public_url or self.own_url()))

@@ -1,15 +1,13 @@
 """Static files and their errors: odd paths, methods, ranges and caching. Errors of pages are JSON."""
 
 import io
-import json
 import logging
 import socket
-from email.parser import BytesParser
-from email.policy import HTTP
 
 import pytest
 from conftest import ServerHarness, StartHarness
 from leads_sandbox import Sandbox
+from raw_request import Answer, ask
 
 from handlers.access_log import AccessLog
 from handlers.log import LogHandler, TextFormatter
@@ -48,31 +46,6 @@ ODD_PATHS = [
     "%",
     "%zz",
 ]
-
-
-class Answer:
-    """An answer as it was sent."""
-
-    def __init__(self, raw: bytes) -> None:
-        line, _, rest = raw.partition(b"\r\n")
-        head, _, self.body = rest.partition(b"\r\n\r\n")
-        self.status = int(line.split()[1])
-        self.headers = BytesParser(policy=HTTP).parse(io.BytesIO(head + b"\r\n\r\n"), headersonly=True)
-
-    def is_json_error(self) -> bool:
-        """Return True if it is an error like those of the API's, with the headers of every answer."""
-        headers = self.headers
-        assert headers["Content-Type"] == "application/json" and headers["Server"] is None
-        assert headers["X-Content-Type-Options"] == "nosniff" and len(headers["X-Request-Id"]) == 32
-        assert headers["Set-Cookie"] is None
-        error = json.loads(self.body)
-        return list(error) == ["error"] and isinstance(error["error"], str)
-
-
-async def ask(harness: ServerHarness, path: str, method: str = "GET", headers: str = "") -> Answer:
-    """Send a request with a target that is sent as it is. headers: lines, each with its line break."""
-    request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
-    return Answer(await harness.raw(request.encode()))
 
 
 def send(sandbox: Sandbox, request: str) -> Answer:
@@ -154,12 +127,12 @@ async def test_a_range_outside_of_the_file_is_416_in_json(harness: ServerHarness
 
 
 async def test_a_file_has_an_access_log_line_without_its_path(
-    start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
+    start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = io.StringIO()
     log = AccessLog(LogHandler(lines, TextFormatter()))
     monkeypatch.setattr("server.AccessLog", lambda: log)
-    logging.getLogger("leads").setLevel(logging.INFO)
+    caplog.set_level(logging.INFO, "leads")
     harness = await start_harness()
     for path in ("icon.svg", "secret-name%00"):
         answer = await ask(harness, f"/static/{path}")

@@ -59,7 +59,7 @@ class IndexHandler(SandboxHandler):
         self.write_json(
             200,
             {
-                "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
+                "leads_url": self.own_url() + PATH,
                 "buildings": buildings,
                 "add_website": 'POST /sandbox/api/buildings/ID/websites {"url": URL}',
                 "clock": _clock_as_dict(environment),
