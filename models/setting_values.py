@@ -16,6 +16,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # IPv4 addresses as IPv6 writes them. A peer with such an address counts as its IPv4 address (C28).
 IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 ALL_IPV6 = ipaddress.IPv6Network("::/0")
+PARAMETER = re.compile("([^=&;]*=)?[^&;]+")
+USER_INFO = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?//)?([^/]*)@", re.IGNORECASE)
 WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]*\]):[0-9]+")
 
 
@@ -105,9 +107,11 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
     if not text:
         return None
     parts = urlsplit(text)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     starttls = query.pop("starttls", "auto")
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or query or parts.path.strip("/"):
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError
+    if query or parts.fragment or parts.path.strip("/"):
         raise ValueError
     if starttls not in ("always", "auto", "never"):
         raise ValueError
@@ -127,11 +131,31 @@ def parse_partner_url(text: str) -> str:
     parts = urlsplit(text)
     if text and not (
         parts.hostname
+        and text.isprintable()  # urlsplit drops line breaks, and the HTTP client would send them
+        and " " not in text
         and parts.port != 0  # it raises ValueError for a port that is no number
         and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname)))
     ):
         raise ValueError
     return text
+
+
+def masked_url(text: str) -> str:
+    """Return a URL with *** for what may be secret: password, user without one, query's values, fragment."""
+    before, mark, fragment = text.partition("#")
+    address, question, query = before.partition("?")
+    return (
+        USER_INFO.sub(lambda found: f"{found[1] or ''}{_masked_user_info(found[2])}@", address)
+        + question
+        + PARAMETER.sub(lambda found: f"{found[1] or ''}***", query)
+        + mark
+        + (fragment and "***")
+    )
+
+
+def _masked_user_info(text: str) -> str:
+    user, _, password = text.partition(":")
+    return f"{user}:***" if password else "***"  # some services take their key as the user
 
 
 def parse_signing_secret(text: str) -> bytes:

@@ -100,11 +100,79 @@ def test_secrets_are_masked_wherever_they_are_shown() -> None:
         ("june_homes_secret", "whsec_x://y", "***"),
         ("june_homes_secret", "", ""),
         ("public_url", "https://leads.test:8443", "https://leads.test:8443"),
+        ("public_url", "https://leads.test/a?key=abc", "https://leads.test/a?key=***"),
+        ("public_url", "ann:secret@leads.test", "ann:***@leads.test"),
+        ("june_homes_url", "", ""),
+        ("june_homes_url", "https://june.test/leads", "https://june.test/leads"),
+        ("june_homes_url", "https://june.test:8443/a?key=abc", "https://june.test:8443/a?key=***"),
+        ("june_homes_url", "https://june.test?key=a=b&b;c=%26&d=", "https://june.test?key=***&***;c=***&***"),
+        ("june_homes_url", "https://june.test/?abc", "https://june.test/?***"),
+        ("june_homes_url", "https://june.test/?key=a@b", "https://june.test/?key=***"),
+        ("june_homes_url", "https://june.test/?#", "https://june.test/?#"),
+        ("june_homes_url", "https://june.test/@us?key=1#abc?d=e", "https://june.test/@us?key=***#***"),
+        ("june_homes_url", "https://june.test/#abc", "https://june.test/#***"),
+        ("june_homes_url", "https://key@june.test/", "https://***@june.test/"),
+        ("june_homes_url", "https://key:@june.test/", "https://***@june.test/"),
+        ("june_homes_url", "https://u:a@b:c@june.test/?k=v", "https://u:***@june.test/?k=***"),
+        ("june_homes_url", "HTTPS://u:abc@june.test?k=v", "HTTPS://u:***@june.test?k=***"),
         ("mail_from", "leads@maple.test", "leads@maple.test"),
     ],
 )
 def test_masking_hides_only_the_secret(name: str, text: str, shown: str) -> None:
     assert masked(name, text) == shown
+
+
+PARTNER_SECRETS = ("hunter2", "k3y", "fr4gment")
+PARTNER_URL = "https://june:hunter2@june.test/leads?key=k3y&k3y#fr4gment"
+
+
+def test_secrets_of_the_partner_url_are_shown_nowhere(tmp_path: Path) -> None:
+    given = {"june_homes_url": PARTNER_URL, "june_homes_secret": SECRET, "data_dir": str(tmp_path)}
+    file = tmp_path / "leads.toml"
+    file.write_text(f'june_homes_url = "{PARTNER_URL}"\njune_homes_secret = "{SECRET}"\n')
+    for shown in (
+        run("config", "show", **given),
+        run("config", "show", "--json", **given),
+        run("config", "show", "--june-homes-url", PARTNER_URL, june_homes_secret=SECRET),
+        run("config", "show", "--config", str(file)),
+    ):
+        assert shown.returncode == 0
+        assert "https://june:***@june.test/leads?key=***&***#***" in shown.stdout
+        assert not any(secret in shown.stdout + shown.stderr for secret in PARTNER_SECRETS)
+    assert not any(secret in repr(load(given, {})) for secret in PARTNER_SECRETS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        PARTNER_URL.replace("https", "ftp"),
+        PARTNER_URL.replace("https", "http"),
+        PARTNER_URL.replace("https://", ""),
+        PARTNER_URL.replace("june.test", "june.test:port"),
+        PARTNER_URL.replace("@june.test", "/@june.test"),
+        PARTNER_URL.replace("k3y", "k3y k3y"),
+        PARTNER_URL.replace("k3y", "k3y\nk3y"),
+        PARTNER_URL.replace("https://", "https://["),
+        "hunter2",
+    ],
+)
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+def test_an_error_of_the_partner_url_shows_no_secret(url: str, source: str, tmp_path: Path) -> None:
+    file = tmp_path / "leads.toml"
+    file.write_text(f"june_homes_url = {json.dumps(url)}")
+    sources = {"flag": ({"june_homes_url": url}, {}), "variable": ({}, {"LEADS_JUNE_HOMES_URL": url})}
+    flags, variables = sources.get(source, ({}, {"LEADS_CONFIG": str(file)}))
+    with pytest.raises(SettingError) as refused:
+        load(flags, variables)
+    message = str(refused.value)
+    assert "its value can't be used; it takes an https:// URL" in message
+    assert not any(secret in message for secret in PARTNER_SECRETS)
+
+
+@pytest.mark.parametrize("url", ["smtp://u:1#hunter2@mail.test", "smtp://u:1?hunter2@mail.test"])
+def test_a_password_that_ends_the_host_of_a_mail_server_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="LEADS_SMTP_URL: its value can't be used"):
+        load({}, {"LEADS_SMTP_URL": url})
 
 
 def test_the_default_mail_sender_is_the_smtp_user() -> None:
