@@ -48,6 +48,7 @@ from models.outbox.destination import EMAIL, JUNE_HOMES
 from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
+from models.spam import forget_texts
 from models.storage import OutcomeUnknown
 from models.storage.sqlite.storage import SqliteStorage
 
@@ -95,6 +96,7 @@ class Server:
         self.storage.start()
         await self.storage.write(open_outbox, frozenset(self._adapters))
         await self.storage.write(key_old_records, self._secret.keys())
+        await self.storage.write(forget_texts)
         await self.storage.write(cap_due_times, self._clock.now())
         await self._log_what_needs_attention()
         self.dispatcher.start()

@@ -9,7 +9,8 @@ from typing import Any
 import tornado.web
 
 from handlers.access_log import AccessLog
-from handlers.errors import ApiError, InternalError
+from handlers.errors import ApiError, BadRequest, InternalError
+from models.origin import MAX_ORIGIN_LENGTH
 
 log = logging.getLogger("leads.http")
 
@@ -40,11 +41,18 @@ class Handler(tornado.web.RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("X-Request-Id", self.request_id)
 
-    def compute_etag(self) -> None:
+    def compute_etag(self) -> str | None:
         """Return None: no answer is cached."""
 
     def data_received(self, chunk: bytes) -> None:
         """Do nothing: Tornado calls this only on handlers that stream the body."""
+
+    def own_url(self) -> str:
+        """Return the URL of the server that the request was addressed to. Raises BadRequest."""
+        host = self.request.host
+        if len(host) > MAX_ORIGIN_LENGTH:
+            raise BadRequest("malformed Host")
+        return f"{self.request.protocol}://{host}"
 
     def write_json(self, status: int, body: Any) -> None:
         """Finish with a status, and a value as JSON."""
@@ -61,9 +69,19 @@ class Handler(tornado.web.RequestHandler):
                 error = ApiError(status_code, HTTPStatus(status_code).phrase.lower())
         if error.loggable is not None:
             self.log_fields["refused"] = error.loggable
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self._methods()))
         for name, value in error.headers.items():
             self.set_header(name, value)
         self.write_json(status_code, error.body)
+
+    def _methods(self) -> list[str]:
+        """Return the methods that this handler defines; RequestHandler itself answers each with 405."""
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(tornado.web.RequestHandler, method.lower())
+        ]
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if not isinstance(value, tornado.web.HTTPError):

@@ -65,7 +65,7 @@ class Docs(Handler):
         self._public_url, self._token = public_url, token
 
     def get(self) -> None:
-        url = _url(self, self._public_url)
+        url = self._public_url or self.own_url()
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", POLICY)
         self.finish(_page(url, self._token))
@@ -121,13 +121,9 @@ class OpenApi(Handler):
     def get(self) -> None:
         # The document is public, and some tools that read it run in a browser.
         self.set_header("Access-Control-Allow-Origin", "*")
-        self.finish(_document(_url(self, self._public_url)))
+        self.finish(_document(self._public_url or self.own_url()))
 
 
 @functools.lru_cache(PAGES_KEPT)
 def _document(url: str) -> str:
     return json.dumps(document(url), ensure_ascii=False)
-
-
-def _url(handler: Handler, public_url: str) -> str:
-    return public_url or f"{handler.request.protocol}://{handler.request.host}"

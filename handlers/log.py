@@ -11,10 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from models.shown_text import printable
+
 # Attributes that every record has. Any other was given with `extra`.
 RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-_UNQUOTED = re.compile(r'[^\s"=\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+')
+_UNQUOTED = re.compile(r'[^\s"=\x00-\x1f\x7f]+')
 
 
 class Formatter(logging.Formatter):
@@ -111,4 +113,5 @@ def _second(seconds: int) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return text if _UNQUOTED.fullmatch(text) else json.dumps(text)
+    is_plain = _UNQUOTED.fullmatch(text) and (text.isascii() or text == printable(text))
+    return text if is_plain else json.dumps(text)

@@ -8,6 +8,7 @@ from models.setting_values import Network, parse_networks
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+MAX_FORWARDED = 32  # entries of X-Forwarded-For that are read, from the right; few proxies stand in a row
 # Of this machine and of private networks: a proxy may stand there.
 LOCAL_NETWORKS = parse_networks(
     "127.0.0.0/8, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16, 100.64.0.0/10, "
@@ -24,7 +25,7 @@ def source_address(peer: str, forwarded_for: str | None, trusted_proxies: Sequen
     source = peer_address(peer)
     if forwarded_for is None:
         return source
-    for entry in reversed(forwarded_for.split(",")):
+    for entry in reversed(forwarded_for.rsplit(",", MAX_FORWARDED)):  # the rest, in one piece, is no address
         if not _is_in(source, trusted_proxies):
             break
         address = _parse(entry)

@@ -41,6 +41,9 @@ def make_private(path: Path, content: bytes = b"") -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the file's SHA-256 in hexadecimal. Raises OSError."""
+    """Return the file's SHA-256 in hexadecimal. Raises OSError.
+
+    It needs no key: nothing in a whole database can be guessed from it.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

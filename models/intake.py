@@ -23,6 +23,7 @@ from models.idempotency import (
 from models.lead import JUNE_HOMES_SOURCE, Lead
 from models.outbox.delivery import NewDelivery, enqueue
 from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.secret import PROCESS_KEYS, SecretKeys
 from models.slot import Slot
 from models.spam import (
     UNATTENDED,
@@ -74,6 +75,7 @@ class Submission:
     sms_consent: SmsConsent | None = None
     spam_signals: SpamSignals | None = None
     keyed_request: KeyedRequest | None = None  # None: a repeated request makes another lead
+    secret: SecretKeys = PROCESS_KEYS  # what the digest of the message is made with
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,9 @@ def _store(
         return []
     customers = find_or_create([s.renter for s in submissions], [s.received_at for s in submissions])
     checks = [
-        spam_check_of(s.spam_signals, s.message, buildings.get(s.building_keys), customer.id, s.source)
+        spam_check_of(
+            s.spam_signals, s.message, buildings.get(s.building_keys), customer.id, s.source, s.secret
+        )
         for s, customer in zip(submissions, customers, strict=True)
     ]
     suspected = [

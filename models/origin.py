@@ -6,6 +6,11 @@ from urllib.parse import urlsplit
 
 import idna
 
+from models.shown_text import cut
+
+MAX_ORIGIN_LENGTH = 260  # characters: https://, a host of 253 as DNS allows, almost any port
+MAX_QUOTED_LENGTH = 500  # characters of a URL in an error
+
 HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
@@ -18,7 +23,10 @@ def origin_of(url: str) -> str:
         parts = urlsplit(url.strip())
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from None
+        reason = cut(str(error), MAX_QUOTED_LENGTH)
+        raise ValueError(f"{cut(url, MAX_QUOTED_LENGTH)!r} is not a URL: {reason}") from None
+    if len(host) > MAX_ORIGIN_LENGTH:
+        host = ""
     try:
         host = idna.encode(host, uts46=True).decode() if not host.isascii() else host
         if ":" in host or host.rpartition(".")[2].isdigit():
@@ -28,10 +36,12 @@ def origin_of(url: str) -> str:
             raise ValueError
     except ValueError:  # an IDNAError is one
         host = ""
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
-        raise ValueError(f"{url!r} is not a website's URL; write it like https://www.example.com")
-    default = {"http": 80, "https": 443}[parts.scheme]
-    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    origin = f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+    if default is None or not host or "@" in parts.netloc or len(origin) > MAX_ORIGIN_LENGTH:
+        shown = cut(url, MAX_QUOTED_LENGTH)
+        raise ValueError(f"{shown!r} is not a website's URL; write it like https://www.example.com")
+    return origin
 
 
 def page_origin(url: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -11,6 +12,17 @@ from models.origin import origin_of
 MIN_SECRET_BYTES = 16
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# IPv4 addresses as IPv6 writes them. A peer with such an address counts as its IPv4 address (C28).
+IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+ALL_IPV6 = ipaddress.IPv6Network("::/0")
+PARAMETER = re.compile("([^=&;]*=)?[^&;]+")
+USER_INFO = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?//)?([^/]*)@", re.IGNORECASE)
+WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]*\]):[0-9]+")
+
+
+class UnusableValue(ValueError):
+    """A value that can't be used. The message is one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +59,47 @@ def parse_rate(text: str) -> Rate:
 
 def parse_networks(text: str) -> tuple[Network, ...]:
     """'127.0.0.1, 10.0.0.0/8' → networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def parse_rate_exceptions(text: str) -> tuple[tuple[Network, Rate], ...]:
     """'10.0.0.0/8=3000/300, 192.0.2.7=20/60' → limits by network, the narrowest first. Raises ValueError."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    limits = [(ipaddress.ip_network(net.strip()), parse_rate(rate)) for net, _, rate in pairs]
-    return tuple(sorted(limits, key=lambda limit: -limit[0].prefixlen))
+    limits: dict[Network, Rate] = {}
+    for part in filter(str.strip, text.split(",")):
+        name, _, rate = part.partition("=")
+        network = _network(name.strip())
+        if network in limits:
+            raise UnusableValue(f"{str(network)!r} has two limits")
+        limits[network] = parse_rate(rate)
+    return tuple(sorted(limits.items(), key=lambda limit: -limit[0].prefixlen))
+
+
+def _network(text: str) -> Network:
+    """Return the network as the peers' addresses are compared with it. Raises UnusableValue.
+
+    An IPv4-mapped network is its IPv4 network. What no peer's address can be in is refused.
+    """
+    if "%" in text:
+        raise UnusableValue(f"{text!r} has a zone; write the address without it")
+    if match := WITH_PORT.fullmatch(text):
+        raise UnusableValue(f"{text!r} has a port; write {match[1].strip('[]')}")
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise UnusableValue(
+            f"{text!r} is neither an address nor a network; names of hosts are not looked up"
+        ) from None
+    if ipaddress.ip_address(text.partition("/")[0]) != network.network_address:
+        raise UnusableValue(f"{text!r} is an address inside of {network}; write one of the two")
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(IPV4_MAPPED):
+        in_ipv4 = network.network_address.packed[-4:], network.prefixlen - IPV4_MAPPED.prefixlen
+        network = ipaddress.IPv4Network(in_ipv4)
+    elif isinstance(network, ipaddress.IPv6Network) and network != ALL_IPV6:
+        if network.supernet_of(IPV4_MAPPED):
+            raise UnusableValue(f"{text!r} has all IPv4 addresses inside; write 0.0.0.0/0 for these")
+    if network.num_addresses == 1 and network.network_address.is_unspecified:
+        raise UnusableValue(f"{text!r} is no client's address; all addresses are 0.0.0.0/0 and ::/0")
+    return network
 
 
 def parse_smtp_url(text: str) -> SmtpServer | None:
@@ -62,9 +107,11 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
     if not text:
         return None
     parts = urlsplit(text)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     starttls = query.pop("starttls", "auto")
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or query or parts.path.strip("/"):
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError
+    if query or parts.fragment or parts.path.strip("/"):
         raise ValueError
     if starttls not in ("always", "auto", "never"):
         raise ValueError
@@ -84,11 +131,31 @@ def parse_partner_url(text: str) -> str:
     parts = urlsplit(text)
     if text and not (
         parts.hostname
+        and text.isprintable()  # urlsplit drops line breaks, and the HTTP client would send them
+        and " " not in text
         and parts.port != 0  # it raises ValueError for a port that is no number
         and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname)))
     ):
         raise ValueError
     return text
+
+
+def masked_url(text: str) -> str:
+    """Return a URL with *** for what may be secret: password, user without one, query's values, fragment."""
+    before, mark, fragment = text.partition("#")
+    address, question, query = before.partition("?")
+    return (
+        USER_INFO.sub(lambda found: f"{found[1] or ''}{_masked_user_info(found[2])}@", address)
+        + question
+        + PARAMETER.sub(lambda found: f"{found[1] or ''}***", query)
+        + mark
+        + (fragment and "***")
+    )
+
+
+def _masked_user_info(text: str) -> str:
+    user, _, password = text.partition(":")
+    return f"{user}:***" if password else "***"  # some services take their key as the user
 
 
 def parse_signing_secret(text: str) -> bytes:

@@ -13,7 +13,9 @@ from models.setting_values import (
     Network,
     Rate,
     SmtpServer,
+    UnusableValue,
     is_loopback,
+    masked_url,
     parse_count,
     parse_log_format,
     parse_mail_from,
@@ -76,6 +78,7 @@ class Settings:
         parse_partner_url,
         "an https:// URL (http:// to this machine only)",
         "where June Homes takes leads",
+        secret=True,
     )
     june_homes_secret: bytes = _setting(
         "",
@@ -168,11 +171,12 @@ def load(
         text, origin = given[name]
         try:
             values[name] = setting_metadata(name)["parse"](text.strip())
-        except ValueError:
+        except ValueError as error:
             shown = "its value" if setting_metadata(name)["secret"] else repr(masked(name, text))
             where = f"{origin}: {name}" if origin.startswith("the file") else origin
+            why = f": {error}" if isinstance(error, UnusableValue) else ""
             raise SettingError(
-                f"{where}: {shown} can't be used; it takes {setting_metadata(name)['takes']}"
+                f"{where}: {shown} can't be used{why}; it takes {setting_metadata(name)['takes']}"
             ) from None
     if values["june_homes_url"] and not values["june_homes_secret"]:
         raise SettingError(
@@ -226,7 +230,9 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def masked(name: str, text: str) -> str:
-    """Return a setting's text with *** for its secret part: all of a secret, or the password in a URL."""
-    if setting_metadata(name)["secret"] and name != "smtp_url":
-        return text and "***"
-    return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)
+    """Return a setting's text with *** for its secret parts: all of a secret, or those of a URL."""
+    if name == "smtp_url":  # its user and its query, which says nothing but starttls, are no secrets
+        return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)
+    if name.endswith("_url"):
+        return masked_url(text)
+    return text and "***" if setting_metadata(name)["secret"] else text

@@ -6,7 +6,6 @@ a reason: password managers and browsers fill it in too. Leads that another webs
 visitors are always quarantined.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,11 +19,14 @@ from models.building import HOLD, OFF, Building
 from models.building_match import BuildingRef
 from models.customer import Customer
 from models.lead import Lead
+from models.secret import SecretKeys
 from models.storage.cached_query import CachedInsert, CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
 
 HONEYPOT = "the field that nobody sees was filled in"
 UNATTENDED = "no person pressed the button of its form, or the form stood in a frame"
+
+PURPOSE = "spam text"  # of the digests
 
 MIN_FILL_SECONDS = 3.0  # no person reads and fills in a form faster
 FLOOD_COUNT = 5  # so many leads of a sender with the same text may reach a building within FLOOD_WINDOW
@@ -41,7 +43,7 @@ class RecentText(Row):
     """The digest of a recent lead's message, kept for buildings that have a defence."""
 
     building = ForeignKeyField(Building)
-    digest = BlobField()
+    digest = BlobField()  # with the installation's secret: a short message could be guessed
     lead = ForeignKeyField(Lead)
     customer = ForeignKeyField(Customer)
     source = TextField(null=True)
@@ -63,10 +65,12 @@ class SpamSignals:
 
 @dataclass(frozen=True, slots=True)
 class SentText:
-    """The digest of a message to a building, and its sender. source: None if many clients share it."""
+    """The digests of a message to a building, and its sender. digests: by each key of the secret, the newest
+    first. source: None if many clients share it.
+    """
 
     building_id: int
-    digest: bytes
+    digests: Sequence[bytes]
     customer_id: int
     source: str | None
 
@@ -89,11 +93,12 @@ def spam_check_of(
     building: BuildingRef | None,
     customer_id: int,
     source: str | None,
+    secret: SecretKeys,
 ) -> SpamCheck:
     """Return the check of a lead with these signals and this message, to this building."""
     if building is None or building.spam_defence == OFF:
         return SpamCheck(signals, message, False, None)
-    text = SentText(building.id, _digest(message), customer_id, source) if message else None
+    text = SentText(building.id, _digests(message, secret), customer_id, source) if message else None
     return SpamCheck(signals, message, True, text)
 
 
@@ -122,13 +127,21 @@ def _spam_reason(check: SpamCheck, earlier: Counts, now: datetime) -> str | None
 def remember_texts(leads: Iterable[tuple[int, SpamCheck]], now: datetime) -> None:
     """Store the digests of these leads' messages where there is a defence, and delete old ones."""
     rows = [
-        (text.building_id, text.digest, lead_id, text.customer_id, text.source, now)
+        (text.building_id, text.digests[0], lead_id, text.customer_id, text.source, now)
         for lead_id, text in ((lead_id, check.text) for lead_id, check in leads)
         if text is not None
     ]
     if rows:
         _FORGET.run(now - FLOOD_WINDOW, now)
         _REMEMBER.run(rows)
+
+
+def forget_texts() -> None:
+    """Delete all digests. Versions up to 0.1.0 stored them without a secret, and nothing tells which.
+
+    A flood that goes on is found again after a few leads.
+    """
+    RecentText.delete().execute()
 
 
 def why_quarantined(suspected: str | None, building: Building | BuildingRef | None) -> str | None:
@@ -142,10 +155,13 @@ def _is_flood(text: SentText, earlier: Counts, now: datetime) -> bool:
 
     Many renters may send the ready-made text of a form, so those of other senders don't count.
     """
-    ((stored,),) = _SAME_SENDER.run(
-        text.building_id, text.digest, now - FLOOD_WINDOW, now, text.customer_id, text.source
-    )
-    return bool(stored + _count_in_batch(text, earlier) >= FLOOD_COUNT)
+    count = _count_in_batch(text, earlier)
+    for digest in text.digests:
+        ((stored,),) = _SAME_SENDER.run(
+            text.building_id, digest, now - FLOOD_WINDOW, now, text.customer_id, text.source
+        )
+        count += stored
+    return count >= FLOOD_COUNT
 
 
 def _count_of_sender(
@@ -187,7 +203,7 @@ _REMEMBER = CachedInsert(
 
 def _count_in_batch(text: SentText, earlier: Counts) -> int:
     """Return how many of this batch's texts are the same and of one sender with this one; add this one."""
-    same, customer, source = (text.building_id, text.digest), text.customer_id, text.source
+    same, customer, source = (text.building_id, text.digests[0]), text.customer_id, text.source
     of_customer, of_source, of_both = (
         (*same, customer, None),
         (*same, None, source),
@@ -202,6 +218,6 @@ def _count_in_batch(text: SentText, earlier: Counts) -> int:
     return count
 
 
-def _digest(message: str) -> bytes:
+def _digests(message: str, secret: SecretKeys) -> list[bytes]:
     # Case and spacing make no difference.
-    return hashlib.sha256(" ".join(message.casefold().split()).encode()).digest()
+    return secret.digests(PURPOSE, " ".join(message.casefold().split()).encode())

@@ -554,6 +554,23 @@ async def test_unreachable_servers_are_problems_named_without_their_secrets(tmp_
     assert PASSWORD not in said.said and SECRET not in said.said
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["http://{}@127.0.0.1:{}", "https://{}@127.0.0.1:{}", "https://{}@none.invalid:{}", "https://{}@a..b:{}"],
+)
+async def test_no_result_shows_a_secret_of_the_partner_url(tmp_path: Path, place: str) -> None:
+    async with Web(302).listening() as url:
+        place = place.format("june:hunter2", url.rpartition(":")[2])
+        said = await report(
+            data_dir=str(tmp_path),
+            june_homes_url=f"{place}/leads?key=k3y&k3y#fr4gment",
+            june_homes_secret=SECRET,
+        )
+    [result] = said.of("partner")
+    assert result["state"] in (PROBLEM, WARNING)
+    assert not any(secret in said.said for secret in ("hunter2", "k3y", "fr4gment"))
+
+
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()

@@ -182,3 +182,32 @@ async def test_C24_unreachable_partner_is_held(start_harness: StartHarness, cloc
     assert "can't be reached" in (await harness.destination("june_homes"))["waits_because"]
     await harness.restart()  # with an address that works
     assert [d["state"] for d in await harness.settled(kind="june_homes")] == ["delivered"]
+
+
+@pytest.mark.parametrize(
+    "reply", [301, 400, 401, 404, 500, 503, "unreachable", "no TLS", "no name", "no host"]
+)
+async def test_no_reason_and_no_log_line_shows_a_secret_of_the_partner_url(
+    start_harness: StartHarness, caplog: pytest.LogCaptureFixture, reply: int | str
+) -> None:
+    harness = await start_harness()
+    base = harness.partner.url.removeprefix("http://")
+    places = {
+        "unreachable": "http://june:hunter2@127.0.0.1:1/leads",
+        "no TLS": f"https://june:hunter2@{base}",
+        "no name": "https://june:hunter2@none.invalid/leads",
+        "no host": "https://june:hunter2@a..b/leads",
+    }
+    place = places.get(str(reply), f"http://june:hunter2@{base}")
+    await harness.restart(june_homes_url=f"{place}?key=k3y&k3y#fr4gment")
+    if isinstance(reply, int):
+        harness.partner.replies = [(reply, {"Location": f"{place}?key=k3y"})]
+    await harness.building()
+    await harness.lead(token="maple", listing_source="june_homes")
+    (delivery,) = await harness.settled(kind="june_homes")
+    shown = json.dumps([delivery, await harness.destination("june_homes")])
+    logged = json.dumps(
+        [{**vars(record), "said": record.getMessage()} for record in caplog.records], default=str
+    )
+    assert delivery["attempts"] == 1 and "reason" in delivery
+    assert not any(secret in shown + logged for secret in ("hunter2", "k3y", "fr4gment"))

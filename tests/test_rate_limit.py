@@ -103,12 +103,22 @@ def test_C28_many_addresses_do_not_evict_an_empty_bucket() -> None:
         ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("fe80::1%eth0", "203.0.113.9", "fe80::1"),
         ("not an address", None, "0.0.0.0"),
+        ("10.0.0.1", "1.2.3.4, " * 9_000 + "203.0.113.9", "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9" + ", 10.0.0.2" * 9_000, "10.0.0.2"),  # no one has so many proxies
     ],
 )
 def test_C30_source_is_the_peer_or_forwarded_by_trusted_proxies(
     peer: str, forwarded: str | None, source: str
 ) -> None:
     assert source_address(peer, forwarded, parse_networks("10.0.0.0/8")) == ip(source)
+
+
+@pytest.mark.parametrize("proxies", ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104", "10.0.0.1, ::ffff:7f00:1"])
+async def test_C30_proxy_given_as_ipv4_mapped_is_trusted(start_harness: StartHarness, proxies: str) -> None:
+    limits = "::ffff:203.0.113.0/120=7/60"
+    harness = await start_harness(trusted_proxies=proxies, rate_limit_exceptions=limits)
+    response = await harness.post(LEAD, X_Forwarded_For="203.0.113.9")
+    assert response.headers["RateLimit-Limit"] == "7"
 
 
 async def test_C28_default_limit_counts_every_request(

@@ -3,18 +3,23 @@
 import hashlib
 import json
 import shutil
+import sqlite3
 import stat
+import zlib
+from contextlib import closing
 from pathlib import Path
 
 import orjson
 import pytest
-from command_line import Commands
+from command_line import ACTOR, Commands
 from conftest import ServerHarness, StartHarness, SteppedClock
 from test_plain_forms import send, thanked
 from tornado.httpclient import HTTPResponse
 
+from models.building_actions import update_building
 from models.idempotency import IdempotencyKey
 from models.secret import FILE_NAME, InstallationSecret, rotate_secret
+from models.spam import FLOOD_COUNT, RecentText
 from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.restore import restore_backup
 
@@ -197,3 +202,110 @@ def unkeyed(lead: object, key: str) -> list[bytes]:
     """Return the digests of a key and a body as schema 5 stored them."""
     body = orjson.dumps(lead, option=orjson.OPT_SORT_KEYS)
     return [hashlib.sha256(text).digest() for text in (f"building 1\n{key}".encode(), body)]
+
+
+MESSAGE = "Is 4B  still FREE?"
+RENTER = {
+    "requestor_name": "Jane Doe",
+    "requestor_email": "jane@renter.test",
+    "requestor_phone": "+1 718 555 0143",
+    "message": MESSAGE,
+}
+
+
+async def defend(harness: ServerHarness, building: int = 1) -> None:
+    change = {"spam_defence": "hold"}
+    await harness.change(lambda: update_building(ACTOR, building, change, harness.clock.now()))
+
+
+async def digests_of_texts(harness: ServerHarness) -> list[bytes]:
+    rows = await harness.server.storage.read(lambda: list(RecentText.select().order_by(RecentText.lead)))
+    return [bytes(row.digest) for row in rows]
+
+
+def plain_digests(*texts: str) -> set[bytes]:
+    """Return the digests that somebody could make of these texts without a secret, raw and as text."""
+    made: set[bytes] = set()
+    for text in texts:
+        for form in {text, text.lower(), text.casefold(), " ".join(text.casefold().split())}:
+            for name in (
+                "md5",
+                "sha1",
+                "sha224",
+                "sha256",
+                "sha384",
+                "sha512",
+                "blake2b",
+                "blake2s",
+                "sha3_256",
+            ):
+                digest = hashlib.new(name, form.encode())
+                made |= {digest.digest(), digest.hexdigest().encode()}
+            made.add(str(zlib.crc32(form.encode())).encode())
+    return made
+
+
+async def test_no_stored_digest_of_a_renters_data_can_be_made_without_the_secret(
+    harness: ServerHarness,
+) -> None:
+    await defend(harness)
+    lead = {"token": "maple", "tour_request": RENTER}
+    assert id_of(await harness.post(lead, **KEY)) == 1
+    guesses = plain_digests(
+        *RENTER.values(),
+        "+17185550143",
+        *("one-form", "building 1\none-form", "127.0.0.1", "source 127.0.0.1\none-form"),
+        orjson.dumps(lead, option=orjson.OPT_SORT_KEYS).decode(),
+    )
+    stored: set[bytes] = set()
+    with closing(sqlite3.connect(harness.data_dir / "leads.db")) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            for row in database.execute(f'SELECT * FROM "{table}"'):
+                stored |= {v if isinstance(v, bytes) else str(v).encode() for v in row}
+    assert MESSAGE.encode() in stored and any(len(value) == 32 for value in stored)
+    assert not stored & guesses
+
+
+async def test_a_text_has_another_digest_in_each_installation(start_harness: StartHarness) -> None:
+    digests = []
+    for _ in range(2):
+        harness = await start_harness(rate_limit="100000/1")
+        await harness.building()
+        await defend(harness)
+        for message in (MESSAGE, MESSAGE.lower(), "Another"):
+            await harness.lead(token="maple", message=message)
+        digests += await digests_of_texts(harness)
+    assert digests[0] == digests[1] and digests[3] == digests[4]
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize("rotations", [1, 2])
+async def test_a_flood_is_known_across_a_rotation(start_harness: StartHarness, rotations: int) -> None:
+    harness = await start_harness(rate_limit="100000/1")
+    await harness.building()
+    await defend(harness)
+
+    async def suspected() -> bool:
+        lead = await harness.lead(token="maple", message=MESSAGE)
+        return (await harness.stored(lead))["suspected"] is not None
+
+    assert not any([await suspected() for _ in range(3)])
+    for _ in range(rotations):
+        rotate_secret(harness.data_dir, harness.clock.now())
+    assert not any([await suspected() for _ in range(FLOOD_COUNT - 3)])
+    assert await suspected()
+    assert len(set(await digests_of_texts(harness))) == 2
+
+
+async def test_a_start_forgets_digests_that_were_made_without_the_secret(harness: ServerHarness) -> None:
+    await defend(harness)
+    lead = await harness.lead(token="maple", message=MESSAGE)
+    plain = hashlib.sha256(" ".join(MESSAGE.casefold().split()).encode()).digest()
+
+    def as_before() -> None:
+        RecentText.update(digest=plain).where(RecentText.lead == lead).execute()
+
+    await harness.change(as_before)
+    assert await digests_of_texts(harness) == [plain]
+    await harness.restart(rate_limit="100000/1")
+    assert await digests_of_texts(harness) == []

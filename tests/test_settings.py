@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from server_process import ROOT, run, started
 
-from models.setting_values import Rate
+from models.setting_values import Rate, parse_networks, parse_rate_exceptions
 from models.settings import SettingError, load, masked, setting_metadata, setting_names
 
 SMTP = "smtp://mailer@maple.test:pa:s@s@mail.test:587?starttls=always"
@@ -100,11 +100,79 @@ def test_secrets_are_masked_wherever_they_are_shown() -> None:
         ("june_homes_secret", "whsec_x://y", "***"),
         ("june_homes_secret", "", ""),
         ("public_url", "https://leads.test:8443", "https://leads.test:8443"),
+        ("public_url", "https://leads.test/a?key=abc", "https://leads.test/a?key=***"),
+        ("public_url", "ann:secret@leads.test", "ann:***@leads.test"),
+        ("june_homes_url", "", ""),
+        ("june_homes_url", "https://june.test/leads", "https://june.test/leads"),
+        ("june_homes_url", "https://june.test:8443/a?key=abc", "https://june.test:8443/a?key=***"),
+        ("june_homes_url", "https://june.test?key=a=b&b;c=%26&d=", "https://june.test?key=***&***;c=***&***"),
+        ("june_homes_url", "https://june.test/?abc", "https://june.test/?***"),
+        ("june_homes_url", "https://june.test/?key=a@b", "https://june.test/?key=***"),
+        ("june_homes_url", "https://june.test/?#", "https://june.test/?#"),
+        ("june_homes_url", "https://june.test/@us?key=1#abc?d=e", "https://june.test/@us?key=***#***"),
+        ("june_homes_url", "https://june.test/#abc", "https://june.test/#***"),
+        ("june_homes_url", "https://key@june.test/", "https://***@june.test/"),
+        ("june_homes_url", "https://key:@june.test/", "https://***@june.test/"),
+        ("june_homes_url", "https://u:a@b:c@june.test/?k=v", "https://u:***@june.test/?k=***"),
+        ("june_homes_url", "HTTPS://u:abc@june.test?k=v", "HTTPS://u:***@june.test?k=***"),
         ("mail_from", "leads@maple.test", "leads@maple.test"),
     ],
 )
 def test_masking_hides_only_the_secret(name: str, text: str, shown: str) -> None:
     assert masked(name, text) == shown
+
+
+PARTNER_SECRETS = ("hunter2", "k3y", "fr4gment")
+PARTNER_URL = "https://june:hunter2@june.test/leads?key=k3y&k3y#fr4gment"
+
+
+def test_secrets_of_the_partner_url_are_shown_nowhere(tmp_path: Path) -> None:
+    given = {"june_homes_url": PARTNER_URL, "june_homes_secret": SECRET, "data_dir": str(tmp_path)}
+    file = tmp_path / "leads.toml"
+    file.write_text(f'june_homes_url = "{PARTNER_URL}"\njune_homes_secret = "{SECRET}"\n')
+    for shown in (
+        run("config", "show", **given),
+        run("config", "show", "--json", **given),
+        run("config", "show", "--june-homes-url", PARTNER_URL, june_homes_secret=SECRET),
+        run("config", "show", "--config", str(file)),
+    ):
+        assert shown.returncode == 0
+        assert "https://june:***@june.test/leads?key=***&***#***" in shown.stdout
+        assert not any(secret in shown.stdout + shown.stderr for secret in PARTNER_SECRETS)
+    assert not any(secret in repr(load(given, {})) for secret in PARTNER_SECRETS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        PARTNER_URL.replace("https", "ftp"),
+        PARTNER_URL.replace("https", "http"),
+        PARTNER_URL.replace("https://", ""),
+        PARTNER_URL.replace("june.test", "june.test:port"),
+        PARTNER_URL.replace("@june.test", "/@june.test"),
+        PARTNER_URL.replace("k3y", "k3y k3y"),
+        PARTNER_URL.replace("k3y", "k3y\nk3y"),
+        PARTNER_URL.replace("https://", "https://["),
+        "hunter2",
+    ],
+)
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+def test_an_error_of_the_partner_url_shows_no_secret(url: str, source: str, tmp_path: Path) -> None:
+    file = tmp_path / "leads.toml"
+    file.write_text(f"june_homes_url = {json.dumps(url)}")
+    sources = {"flag": ({"june_homes_url": url}, {}), "variable": ({}, {"LEADS_JUNE_HOMES_URL": url})}
+    flags, variables = sources.get(source, ({}, {"LEADS_CONFIG": str(file)}))
+    with pytest.raises(SettingError) as refused:
+        load(flags, variables)
+    message = str(refused.value)
+    assert "its value can't be used; it takes an https:// URL" in message
+    assert not any(secret in message for secret in PARTNER_SECRETS)
+
+
+@pytest.mark.parametrize("url", ["smtp://u:1#hunter2@mail.test", "smtp://u:1?hunter2@mail.test"])
+def test_a_password_that_ends_the_host_of_a_mail_server_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="LEADS_SMTP_URL: its value can't be used"):
+        load({}, {"LEADS_SMTP_URL": url})
 
 
 def test_the_default_mail_sender_is_the_smtp_user() -> None:
@@ -136,6 +204,67 @@ def test_an_invalid_value_is_refused_with_what_the_setting_takes(name: str, text
     assert f"LEADS_{name.upper()}: " in str(refused.value) and setting_metadata(name)["takes"] in str(
         refused.value
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:127.0.0.1", "127.0.0.1/32"),
+        ("::FFFF:7f00:1", "127.0.0.1/32"),
+        ("0:0:0:0:0:ffff:10.0.0.0/104", "10.0.0.0/8"),
+        (" ::ffff:10.0.0.0/104 ,", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:128.0.0.0/97", "128.0.0.0/1"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::1", "::1/128"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_C28_an_ipv4_mapped_network_is_its_ipv4_network(text: str, network: str) -> None:
+    assert [str(each) for each in parse_networks(text)] == [network]
+    limit = text.replace(" ,", "=20/60 ,") if "," in text else f"{text}=20/60"
+    assert [(str(each), rate) for each, rate in parse_rate_exceptions(limit)] == [(network, Rate(20, 60))]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("::fffe:0:0/95", "has all IPv4 addresses inside; write 0.0.0.0/0 for these"),
+        ("::/80", "has all IPv4 addresses inside"),
+        ("::ffff:0:0/95", "is an address inside of ::fffe:0:0/95; write one of the two"),
+        ("10.0.0.1/8", "is an address inside of 10.0.0.0/8; write one of the two"),
+        ("::ffff:10.0.0.1/104", "is an address inside of ::ffff:a00:0/104"),
+        ("fe80::1%eth0", "has a zone; write the address without it"),
+        ("fe80::/10%1", "has a zone"),
+        ("127.0.0.1:80", "has a port; write 127.0.0.1"),
+        ("[::1]:8080", "has a port; write ::1"),
+        ("0.0.0.0", "is no client's address; all addresses are 0.0.0.0/0 and ::/0"),
+        ("::", "is no client's address"),
+        ("::ffff:0.0.0.0", "is no client's address"),
+        ("proxy.test", "is neither an address nor a network; names of hosts are not looked up"),
+        ("localhost", "is neither an address nor a network; names of hosts are not looked up"),
+        ("10.0.0.0/33", "is neither an address nor a network"),
+        ("10.0.0.0/", "is neither an address nor a network"),
+        ("127.0.0.1 10.0.0.1", "is neither an address nor a network"),
+        ("127.0.0.1\n10.0.0.1", "is neither an address nor a network"),
+        ("\u0661.0.0.1", "is neither an address nor a network"),
+        ("*", "is neither an address nor a network"),
+    ],
+)
+def test_a_network_that_no_peer_is_in_is_refused(text: str, why: str) -> None:
+    for name, value in (("trusted_proxies", text), ("rate_limit_exceptions", f"{text}=20/60")):
+        with pytest.raises(SettingError) as refused:
+            load({}, {f"LEADS_{name.upper()}": f"192.0.2.1{value.replace(text, '')}, {value}"})
+        message = str(refused.value)
+        assert f"can't be used: {text!r} {why}" in message and "\n" not in message
+        assert message.endswith(f"; it takes {setting_metadata(name)['takes']}")
+
+
+@pytest.mark.parametrize("again", ["10.0.0.0/8=2/2", "::ffff:10.0.0.0/104=2/2"])
+def test_two_limits_of_one_network_are_refused(again: str) -> None:
+    with pytest.raises(SettingError, match="'10.0.0.0/8' has two limits"):
+        load({"rate_limit_exceptions": f"10.0.0.0/8=1/1,{again}"}, {})
 
 
 def test_a_misspelt_setting_is_refused_in_every_source(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from handlers.api.rate_limit import RateLimitResult
 from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
 from handlers.http_connection import LimitedConnection
 from handlers.source_address import Address, is_proxy, source_address
-from models.origin import is_origin, page_origin
+from models.origin import MAX_ORIGIN_LENGTH, is_origin, page_origin
+from models.shown_text import cut
 from models.storage import StorageError
 
 MAX_BODY_BYTES = 64 * 1024
@@ -25,7 +26,8 @@ EXPOSED = (
     "X-Request-Id"
 )
 DIGITS = re.compile("[0-9]+")
-HOST = re.compile(r"[\w.:\[\]%~!$&'()*+;=-]+", re.ASCII)
+HOST = re.compile(r"[\w.:\[\]%%~!$&'()*+;=-]{1,%d}" % MAX_ORIGIN_LENGTH, re.ASCII)
+MAX_METHOD_LENGTH = 20  # characters of a method in an error
 
 
 class Admission:
@@ -107,8 +109,8 @@ class Admission:
             if self.is_form_navigation:
                 return
             # A real origin is the name of a host. Any other text could be anything, so it is not logged.
-            quotes_client = not is_origin(origin)
-            raise ApiError(403, f"origin {origin} is not registered for any building", quotes_client)
+            quotes_client, shown = not is_origin(origin), cut(origin, MAX_ORIGIN_LENGTH)
+            raise ApiError(403, f"origin {shown} is not registered for any building", quotes_client)
         self._allow(origin)
         if self.is_preflight:
             self._take(-1)
@@ -144,7 +146,7 @@ class Admission:
         method, allowed = self._start_line.method, (*methods, "OPTIONS")
         if method not in allowed:
             allow = ", ".join(allowed)
-            message = f"{method} is not allowed here; allowed: {allow}"
+            message = f"{cut(method, MAX_METHOD_LENGTH)} is not allowed here; allowed: {allow}"
             raise ApiError(405, message, quotes_client=True, Allow=allow)
         self._check_coding()
 

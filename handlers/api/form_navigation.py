@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from handlers.api.form import FORM_TYPES, URLENCODED, media_type
 
+MAX_ACCEPT_LENGTH = 1_000  # characters of the header that are read
 FRAMES = ("iframe", "frame", "embed", "object", "fencedframe")
 
 
@@ -18,7 +19,8 @@ def is_form_navigation(method: str, headers: Mapping[str, str]) -> bool:
     mode = headers.get("Sec-Fetch-Mode")
     if mode is not None:
         return mode == "navigate"
-    ranges = [part.partition(";")[0].strip().lower() for part in headers.get("Accept", "").split(",")]
+    accepted = headers.get("Accept", "")[:MAX_ACCEPT_LENGTH].split(",")
+    ranges = [part.partition(";")[0].strip().lower() for part in accepted]
     return bool(headers.get("Origin")) and "text/html" in ranges and "application/json" not in ranges
 
 

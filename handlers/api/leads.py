@@ -23,7 +23,8 @@ from models.daily_count import DRY_RUNS, REFUSED_FOR_SPACE
 from models.errors import NotFound
 from models.idempotency import KeyedRequest
 from models.intake import KeyReused, Recorded, Submission
-from models.origin import page_origin
+from models.origin import MAX_ORIGIN_LENGTH, page_origin
+from models.shown_text import cut
 from models.storage import OutcomeUnknown, Overloaded, StorageError, WriteResult
 
 log = logging.getLogger("leads.http")
@@ -150,13 +151,15 @@ class LeadsHandler(ApiHandler):
         """Return what is kept of the request besides its body. Raises BadRequest."""
         headers, source = self.headers, self.admission.source
         source_ip = str(source)
-        origin = clean_text(headers.get("Origin", "")[:MAX_HEADER_LENGTH])
+        # The mark of a cut: the beginning of a longer text must not pass for an origin.
+        origin = clean_text(cut(headers.get("Origin", ""), MAX_ORIGIN_LENGTH))
         return RequestMetadata(
             request_id=self.request_id,
             received_at=self.api.clock.now(),
             source_ip=source_ip,
             user_agent=clean_text(headers.get("User-Agent", "")[:MAX_HEADER_LENGTH]),
             host=clean_text(headers.get("Host", "")[:MAX_HEADER_LENGTH]),
+            secret=self.api.secret.keys(),
             keyed_request=self._keyed_request(document, source_ip),
             source=None if self.api.limiter.has_own_rate(source) else source_network(source),
             origin=origin,
@@ -168,7 +171,7 @@ class LeadsHandler(ApiHandler):
 
     def _page_host(self, origin: str | None) -> str | None:
         """Return the host of the page with the form, with its port, by Origin, else by Referer (C13)."""
-        for url in filter(None, (origin, self.headers.get("Referer"))):
+        for url in filter(None, (origin, self.headers.get("Referer", "")[:MAX_HEADER_LENGTH])):
             if page := page_origin(url):
                 return page.partition("//")[2]
         return None

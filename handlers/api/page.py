@@ -10,6 +10,8 @@ from tornado.template import Loader
 from handlers.api.validation import TOUR_REQUEST
 from handlers.errors import ApiError
 
+MAX_LANGUAGES_LENGTH = 1_000  # characters of Accept-Language that are read
+
 # The page loads nothing but its own style, and has no script.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
@@ -185,7 +187,8 @@ def _field_text(error: ApiError, words: Words) -> str | None:
 
 def _words(accept_language: str) -> Words:
     """Return the texts in the first of the browser's languages that there is, else in English."""
-    preferred = (part.partition(";")[0].strip()[:2].lower() for part in accept_language.split(","))
+    languages = accept_language[:MAX_LANGUAGES_LENGTH].split(",")
+    preferred = (part.partition(";")[0].strip()[:2].lower() for part in languages)
     return next((_LANGUAGES[code] for code in preferred if code in _LANGUAGES), _ENGLISH)
 
 

@@ -15,6 +15,7 @@ from models.email_address import clean_address, comparison_key, restore_plus
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.phone import phone_key
+from models.secret import PROCESS_KEYS, SecretKeys
 from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 
@@ -37,6 +38,7 @@ class RequestMetadata:
     unregistered_origin: str | None = None
     is_unattended: bool = False
     is_program_form: bool = False  # a program's urlencoded form, which may have lost the plus signs
+    secret: SecretKeys = PROCESS_KEYS
 
 
 def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Submission:
@@ -94,6 +96,7 @@ def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Subm
         unregistered_origin=metadata.unregistered_origin,
         is_unattended=metadata.is_unattended,
         source=metadata.source,
+        secret=metadata.secret,
     )
 
 

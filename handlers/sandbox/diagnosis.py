@@ -15,16 +15,22 @@ from models.building import BuildingDict, show_building
 from models.building_match import BuildingKeys, match_buildings
 from models.intake import unnotified_reason_of
 from models.lead import Lead
+from models.shown_text import cut
 from models.spam import why_quarantined
 
 _ALL_RULES = (*ORIGIN_RULES, *RULES, *SLOT_RULES)  # the most telling first
+MAX_SENTENCE_LENGTH = 2_000  # characters; a sentence may quote what the client sent
 DUPLICATE_WITHIN = timedelta(seconds=10)
 
 
 def diagnose(request: RecordedRequest, facts: Facts) -> list[dict[str, str]]:
     """Return the code and the sentence of each mistake found, in the order of the rules."""
     decoded = _decode(request, facts)
-    return [{"code": code_of(rule), "says": says} for rule in _ALL_RULES for says in rule(decoded)]
+    return [
+        {"code": code_of(rule), "says": cut(says, MAX_SENTENCE_LENGTH)}
+        for rule in _ALL_RULES
+        for says in rule(decoded)
+    ]
 
 
 def _decode(request: RecordedRequest, facts: Facts) -> DecodedRequest:

@@ -14,13 +14,14 @@ from handlers.sandbox.request_log import MAILS, PARTNER_CALLS, RequestLog
 from models.building import BuildingDict
 from models.building_actions import FIELDS, WEBSITES
 from models.errors import Invalid
+from models.shown_text import printable
 
 
 class SandboxEnvironment:
     """Everything around a sandbox server that a test can observe or control."""
 
     def __init__(self, notify: Callable[[str], None]) -> None:
-        """notify: is called with one line for each mail and each partner call."""
+        """notify: is called with one printable line for each mail and each partner call."""
         self._notify = notify
         self.clock = SandboxClock()
         self.faults = Faults()
@@ -64,7 +65,7 @@ class SandboxEnvironment:
 
     def _on_mail(self, mail: dict[str, Any]) -> None:
         self.request_log.add_outgoing(MAILS, mail)
-        self._notify(f"mail     to {', '.join(mail['to'])}: {mail['subject']}")
+        self._notify(printable(f"mail     to {', '.join(mail['to'])}: {mail['subject']}"))
 
     def _on_partner_call(self, call: dict[str, Any]) -> None:
         self.request_log.add_outgoing(PARTNER_CALLS, call)

@@ -1,11 +1,13 @@
 """Pages of the sandbox: the request log for people, and a JSON API for tests."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from tornado.web import RedirectHandler, RequestHandler
 
 from handlers.api.leads import PATH
+from handlers.base import Handler
 from handlers.errors import ApiError, BadRequest
 from handlers.sandbox.base import SandboxHandler
 from handlers.sandbox.environment import SandboxEnvironment
@@ -26,7 +28,7 @@ def sandbox_pages(environment: SandboxEnvironment) -> list[tuple[str, type[Reque
     """Return the routes that only a sandbox has."""
     options = {"environment": environment}
     return [
-        (r"/", RedirectHandler, {"url": "/sandbox", "permanent": False}),
+        (r"/", StartHandler, {"url": "/sandbox", "permanent": False}),
         (r"/sandbox/?", StaticFile, {"name": "index.html", "folder": STATIC}),
         (r"/sandbox/static/(.*)", StaticFiles, {"folder": STATIC}),
         (r"/sandbox/api/?", IndexHandler, options),
@@ -44,6 +46,10 @@ def sandbox_pages(environment: SandboxEnvironment) -> list[tuple[str, type[Reque
     ]
 
 
+class StartHandler(Handler, RedirectHandler):
+    """GET: a redirect to the page of the sandbox."""
+
+
 class IndexHandler(SandboxHandler):
     """GET: the state of the sandbox, and its other addresses."""
 
@@ -53,7 +59,7 @@ class IndexHandler(SandboxHandler):
         self.write_json(
             200,
             {
-                "leads_url": f"{self.request.protocol}://{self.request.host}{PATH}",
+                "leads_url": self.own_url() + PATH,
                 "buildings": buildings,
                 "add_website": 'POST /sandbox/api/buildings/ID/websites {"url": URL}',
                 "clock": _clock_as_dict(environment),
@@ -125,7 +131,7 @@ class OutgoingHandler(SandboxHandler):
 
     async def get(self) -> None:
         text = self.get_query_argument("lead", None)
-        if text is not None and not text.isdecimal():
+        if text is not None and not re.fullmatch("[0-9]{1,18}", text):
             raise BadRequest("lead is the id of a lead")
         lead_id = None if text is None else int(text)
 

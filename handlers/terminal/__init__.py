@@ -73,6 +73,8 @@ def main(argv: Sequence[str], programs: Mapping[str, Program], run_checks: docto
     except OSError as error:
         _abandon_output()
         return _refuse(": ".join(filter(None, (error.filename, error.strerror))) or str(error))
+    except UnicodeEncodeError:  # nothing in the database is such a text
+        return _refuse("an argument is not valid UTF-8")
     except StorageError as error:
         outcome = (
             "it may be changed or not, look" if isinstance(error, OutcomeUnknown) else "nothing was changed"

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one
-from handlers.terminal.output import Columns, list_rows, moment, note, print_result, printable, show_record
+from handlers.terminal.output import Columns, list_rows, moment, note, print_result, show_record
 from models.customer import Customer, customer_as_dict, find_customer, flag_spam, list_customers
 from models.customer_split import MovedLeads, split_customer
 from models.erasure import erase_customer
 from models.errors import ActionError, Conflict, Invalid
 from models.lead_record import list_leads
+from models.shown_text import printable
 from models.storage import StorageError
 from models.storage.sqlite.scrub import scrub
 

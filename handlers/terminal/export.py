@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from handlers.terminal.output import Row, json_line, note, printable
+from handlers.terminal.output import Row, json_line, note
 from models.errors import Conflict
 from models.lead_dict import LeadDict
 from models.lead_record import count_leads, list_leads
 from models.outbox.destination import KINDS
+from models.shown_text import printable
 from models.storage import BlockingStorage
 
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")

@@ -1,11 +1,11 @@
 """The output of commands: aligned tables and records for people, JSON lines for programs.
 
-Renters' texts reach the operator's terminal here, so control characters are replaced in them.
+Renters' texts reach the operator's terminal here, so what is not visible is replaced or escaped.
 """
 
 import io
+import json
 import os
-import re
 import shutil
 import sys
 import unicodedata
@@ -14,15 +14,14 @@ from typing import Any
 
 import orjson
 
+from models.shown_text import escaped, is_visible, printable
+
 Row = Mapping[str, Any]
 Columns = Mapping[str, str | Callable[[Row], object]]  # heading: a key, dotted if nested, or a function
 
 NOTHING = "-"
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 WIDEST_CELL = 40  # columns on a terminal, so that one long cell leaves room for the others
 GAP = "  "
-# JSON escapes the controls below the space; these are the others that a terminal may interpret.
-CONTROLS_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def prepare_output() -> None:
@@ -39,15 +38,15 @@ def prepare_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def printable(text: str) -> str:
-    """Return the text on one line, with the characters that a terminal interprets replaced."""
-    return "".join(c if c.isprintable() else " " if c in "\r\n\t" else REPLACEMENT for c in text)
-
-
 def json_line(record: Row) -> bytes:
     """Return the record as one line of JSON, in UTF-8, safe to show on a terminal."""
-    text = orjson.dumps(record).decode()
-    return CONTROLS_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode() + b"\n"
+    try:
+        text = orjson.dumps(record).decode()
+    except (
+        orjson.JSONEncodeError
+    ):  # it has a text of the system that is not UTF-8, such as the name of a file
+        text = json.dumps(record)
+    return escaped(text).encode() + b"\n"
 
 
 def say(*lines: str) -> None:
@@ -164,7 +163,7 @@ def _width(text: str) -> int:
 
 
 def _columns(character: str) -> int:
-    if unicodedata.combining(character):
+    if unicodedata.combining(character) or not is_visible(character):  # as in the middle of an emoji
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
