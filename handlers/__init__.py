@@ -15,11 +15,13 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
+from handlers.api.admission import has_malformed_host
 from handlers.api.context import ApiContext
 from handlers.api.handler import ApiHandler
 from handlers.api.leads import OLDER_PATH, PATH, LeadsHandler
 from handlers.base import NotFound, log_request
 from handlers.docs import Docs, OpenApi
+from handlers.errors import BadRequest
 from handlers.health import Livez, Readiness, Readyz
 from handlers.http_connection import LimitedConnection
 from handlers.page_request import BodylessRequest, PageLimiter, Refused
@@ -135,6 +137,9 @@ class Router(HTTPServerConnectionDelegate):
         takes_bodies = self._unlimited is not None and start_line.path.startswith(self._unlimited)
         if not takes_bodies:
             self._page_limiter.judge(connection, start_line, headers)
+        if has_malformed_host(start_line, headers):
+            connection.refusal = connection.refusal or BadRequest("malformed Host")
+            headers["Host"] = "localhost"  # Tornado parses it
         pages = self._pages if connection.refusal is None else self._refused
         page = pages.start_request(server_conn, connection)
         return page if takes_bodies and connection.refusal is None else BodylessRequest(page, connection)

@@ -48,8 +48,12 @@ class SecretKeys:
         return any(hmac.compare_digest(made, signature) for made in self.digests(purpose, message))
 
 
-# For leads that no server took, such as a test's: what they store compares only within this process.
-PROCESS_KEYS = SecretKeys((secrets.token_bytes(KEY_BYTES),))
+_PROCESS_KEYS = SecretKeys((secrets.token_bytes(KEY_BYTES),))
+
+
+def process_keys() -> SecretKeys:
+    """Return keys for leads that no server took, such as a test's: they count in this process alone."""
+    return _PROCESS_KEYS
 
 
 def _digest(key: bytes, purpose: str, message: bytes) -> bytes:

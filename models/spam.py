@@ -8,7 +8,7 @@ visitors are always quarantined.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -93,12 +93,12 @@ def spam_check_of(
     building: BuildingRef | None,
     customer_id: int,
     source: str | None,
-    secret: SecretKeys,
+    secret: Callable[[], SecretKeys],
 ) -> SpamCheck:
     """Return the check of a lead with these signals and this message, to this building."""
     if building is None or building.spam_defence == OFF:
         return SpamCheck(signals, message, False, None)
-    text = SentText(building.id, _digests(message, secret), customer_id, source) if message else None
+    text = SentText(building.id, _digests(message, secret()), customer_id, source) if message else None
     return SpamCheck(signals, message, True, text)
 
 

@@ -248,3 +248,16 @@ async def test_readiness_check_is_cached_shared_and_times_out() -> None:
         assert await readiness.failure() is None
         assert len(asked) <= expected
     assert len(asked) >= 2
+
+
+@pytest.mark.parametrize("path", ["/livez", "/docs", "/static/lead-form.js", "/nothing", "/openapi.json"])
+@pytest.mark.parametrize(
+    "host", ["", "Host: \r\n", "Host: x:" + "9" * 5_000 + "\r\n", "Host: a b\r\n", "Host: a\r\nHost: b\r\n"]
+)
+async def test_malformed_host_of_a_page_is_400_in_json(
+    harness: ServerHarness, caplog: pytest.LogCaptureFixture, path: str, host: str
+) -> None:
+    answer = await harness.raw(f"GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "malformed Host"}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 
 from tornado.httputil import RequestStartLine
 
@@ -28,6 +29,12 @@ EXPOSED = (
 DIGITS = re.compile("[0-9]+")
 HOST = re.compile(r"[\w.:\[\]%%~!$&'()*+;=-]{1,%d}" % MAX_ORIGIN_LENGTH, re.ASCII)
 MAX_METHOD_LENGTH = 20  # characters of a method in an error
+
+
+def has_malformed_host(start_line: RequestStartLine, headers: Mapping[str, str]) -> bool:
+    """Return True if the request's Host can't be one. Only HTTP/1.0 needs none."""
+    host = headers.get("Host", "localhost" if start_line.version == "HTTP/1.0" else "")
+    return HOST.fullmatch(host) is None
 
 
 class Admission:
@@ -136,8 +143,7 @@ class Admission:
         Raises 400, 404, 405, 413, 415 or 431.
         """
         self._check_framing()
-        host = self._headers.get("Host", "localhost" if self._start_line.version == "HTTP/1.0" else "")
-        if not HOST.fullmatch(host):
+        if has_malformed_host(self._start_line, self._headers):
             raise BadRequest("malformed Host")
         if self.is_preflight:
             return

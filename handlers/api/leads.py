@@ -159,7 +159,7 @@ class LeadsHandler(ApiHandler):
             source_ip=source_ip,
             user_agent=clean_text(headers.get("User-Agent", "")[:MAX_HEADER_LENGTH]),
             host=clean_text(headers.get("Host", "")[:MAX_HEADER_LENGTH]),
-            secret=self.api.secret.keys(),
+            secret=self.api.secret.keys,
             keyed_request=self._keyed_request(document, source_ip),
             source=None if self.api.limiter.has_own_rate(source) else source_network(source),
             origin=origin,

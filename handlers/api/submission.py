@@ -1,6 +1,7 @@
 """A lead as it was submitted: made of a decoded body, with each field cleaned and converted."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from models.email_address import clean_address, comparison_key, restore_plus
 from models.idempotency import KeyedRequest
 from models.intake import SmsConsent, Submission
 from models.phone import phone_key
-from models.secret import PROCESS_KEYS, SecretKeys
+from models.secret import SecretKeys, process_keys
 from models.slot import Slot, parse_slot
 from models.spam import SpamSignals
 
@@ -38,7 +39,7 @@ class RequestMetadata:
     unregistered_origin: str | None = None
     is_unattended: bool = False
     is_program_form: bool = False  # a program's urlencoded form, which may have lost the plus signs
-    secret: SecretKeys = PROCESS_KEYS
+    secret: Callable[[], SecretKeys] = process_keys
 
 
 def read_submission(document: dict[str, Any], metadata: RequestMetadata) -> Submission:
