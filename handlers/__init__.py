@@ -87,16 +87,16 @@ class Router(HTTPServerConnectionDelegate):
         pages: Sequence[Page],
         leads: MakeApiHandler = LeadsHandler,
         unknown: MakeApiHandler = ApiHandler,
-        unlimited: str | None = None,
+        test_bench: str | None = None,
     ) -> None:
         """leads: makes the handler of the two paths of leads; unknown: of any other path under /api.
 
-        unlimited: the pages under this path take bodies, and have no limit.
+        test_bench: the pages under this path, such as '/sandbox/', take bodies, and have no limit.
         """
         self._api = api
         self._api_handlers = dict.fromkeys((PATH, OLDER_PATH), leads)
         self._unknown = unknown
-        self._unlimited = unlimited
+        self._test_bench = test_bench
         self._page_limiter = PageLimiter(api)
         self._pages, self._refused = (
             tornado.web.Application(
@@ -134,7 +134,7 @@ class Router(HTTPServerConnectionDelegate):
         start_line: RequestStartLine,
         headers: HTTPHeaders,
     ) -> HTTPMessageDelegate:
-        takes_bodies = self._unlimited is not None and start_line.path.startswith(self._unlimited)
+        takes_bodies = self._test_bench is not None and f"{start_line.path}/".startswith(self._test_bench)
         if not takes_bodies:
             self._page_limiter.judge(connection, start_line, headers)
         if has_malformed_host(start_line, headers):

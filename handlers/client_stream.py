@@ -4,11 +4,13 @@ import socket
 from asyncio import Future, TimerHandle
 from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
+
+from handlers.connection_shares import ConnectionShares, Holder
+from handlers.source_address import Address
 
 MAX_HEAD_BYTES = 16 * 1024  # of a request: its first line and its headers
 HEAD_ENDS = (b"\n\r\n", b"\n\n")
@@ -20,45 +22,29 @@ GATHER_SECONDS = 0.025
 MAX_DISCARDED_BYTES = 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class Holder:
-    """An address with the number of its open connections. share: the most that it may have; None: any."""
-
-    key: bytes
-    share: int | None
-    connections: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        """True if it may have no more connections."""
-        return self.share is not None and self.connections >= self.share
-
-
 class ClientTimeouts(Protocol):
-    """What a stream needs of its server."""
+    """What starts the timeout of a client."""
 
     def start_timeout(self, stream: "ClientStream") -> None:
         """Start the client's timeout anew."""
-
-    def count_for(self, stream: "ClientStream", address: Any) -> None:
-        """Count the connection for this address from now on."""
 
 
 class ClientStream(IOStream):
     """Client connection: TCP_NODELAY is always on, and the client has a timeout to read an answer.
 
-    throttled: how many answers of 429 it has received in a row. holder: the connection is counted for
-    it; None before and after. is_proxy: the peer is a trusted proxy.
+    throttled: how many answers of 429 it has received in a row. holder, is_proxy: as of `Connection`.
     """
 
     throttled = 0
     holder: Holder | None = None
     is_proxy = False
 
-    def __init__(self, connection: socket.socket, server: ClientTimeouts, **options: Any) -> None:
+    def __init__(
+        self, connection: socket.socket, timeouts: ClientTimeouts, shares: ConnectionShares, **options: Any
+    ) -> None:
         super().__init__(connection, **options)
         super().set_nodelay(True)
-        self._server = server
+        self._timeouts, self._shares = timeouts, shares
         self._sent: Future[None] = Future()
         self._sent.set_result(None)
         self._searched = 0  # bytes of the buffer that hold no end of the head
@@ -69,10 +55,9 @@ class ClientStream(IOStream):
         """Begin to count the reads of the next request."""
         self._free_reads = FREE_READS
 
-    def count_for(self, address: Any) -> None:
-        """Count the connection of a trusted proxy for the address that its request comes from."""
-        if self.is_proxy:
-            self._server.count_for(self, address)
+    def claim(self, source: Address) -> bool:
+        """Count the connection for the address that its request comes from; False if that has its share."""
+        return self._shares.claim(self, source)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read a request's head. Tornado's connection calls this, and for nothing else.
@@ -117,7 +102,7 @@ class ClientStream(IOStream):
 
     def _read_gathered(self) -> None:
         self._gathering = None
-        if not self.closed():
+        if not self.closed() and self._state is not None:  # else the stream has not waited for events yet
             super()._handle_events(self.socket, IOLoop.READ)
 
     def _handle_events(self, fd: Any, events: int) -> None:
@@ -142,7 +127,7 @@ class ClientStream(IOStream):
             data = memoryview(data)[sent:]
         future = super().write(data)
         if self.writing():
-            self._server.start_timeout(self)
+            self._timeouts.start_timeout(self)
         return future
 
     def close_fd(self) -> None:

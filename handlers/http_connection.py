@@ -12,7 +12,8 @@ from handlers.errors import ApiError
 MAX_HEADER_LINES = 100
 MAX_TARGET = 1_000  # characters of a first line without an end, of which the path is read
 MAX_THROTTLED = 100  # a client that goes on after so many answers of 429 in a row is disconnected
-READ_OF_REFUSED = (b"host", b"origin", b"x-forwarded-for")  # when there are too many headers
+READ_OF_CUT = (b"host", b"origin")  # when a head has no end
+READ_OF_REFUSED = (*READ_OF_CUT, b"x-forwarded-for")  # when there are too many headers
 # What Tornado needs of the headers once they are judged.
 FRAMING = ("Connection", "Content-Length", "Expect", "Transfer-Encoding")
 
@@ -20,30 +21,39 @@ FRAMING = ("Connection", "Content-Length", "Expect", "Transfer-Encoding")
 class LimitedConnection(ChunkedConnection):
     """HTTP connection that parses at most MAX_HEADER_LINES headers, of MAX_HEAD_BYTES.
 
-    refusal: why the request is refused, if its head shows that. The handler answers with it.
+    refusal: why the request is refused, whatever its handler. The handler answers with it.
     """
 
     refusal: ApiError | None = None
+    _is_cut = False  # the head was too large, and what follows can't be read
 
     @property
     def client(self) -> ClientStream:
         """The client's stream."""
         return cast(ClientStream, self.stream)
 
+    @property
+    def peer(self) -> str:
+        """Address of the socket's peer."""
+        return str(self.context.remote_ip)  # type: ignore[attr-defined]
+
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
         is_whole = len(data) <= MAX_HEAD_BYTES and data.endswith(HEAD_ENDS)
         if is_whole and data.count(b"\n") <= MAX_HEADER_LINES + 2:
             return super()._parse_headers(data)
+        self._is_cut = True
         self.refusal = ApiError(
             431,
             "the request's headers are too large "
             f"(maximum is {MAX_HEAD_BYTES} bytes in {MAX_HEADER_LINES} lines)",
         )
-        # Who asks, and for what, is read all the same.
-        first, *lines = data[:MAX_HEAD_BYTES].lstrip(b"\r\n").split(b"\n", MAX_HEADER_LINES)
+        # Who asks, and for what, is read all the same. The addresses of a head without an end are not: proxies
+        # write the last ones, which are missing. The first ones are the client's own text.
+        first, *lines = data[:MAX_HEAD_BYTES].lstrip(b"\r\n").split(b"\n")
         if not lines:
             first = first[:MAX_TARGET] + b" HTTP/1.1"
-        wanted = (line for line in lines[:-1] if line.partition(b":")[0].lower() in READ_OF_REFUSED)
+        names = READ_OF_REFUSED if is_whole else READ_OF_CUT
+        wanted = (line for line in lines[:-1] if line.partition(b":")[0].lower() in names)
         return super()._parse_headers(b"\n".join((first, *wanted)) + b"\n\n")
 
     def refuse_body(self) -> None:
@@ -63,6 +73,6 @@ class LimitedConnection(ChunkedConnection):
         """Send the head of the answer, and maybe its body."""
         client = self.client
         client.throttled = client.throttled + 1 if cast(ResponseStartLine, start_line).code == 429 else 0
-        if client.throttled > MAX_THROTTLED or self.refusal is not None:
+        if client.throttled > MAX_THROTTLED or self._is_cut:
             self._disconnect_on_finish = True
         return super().write_headers(start_line, headers, chunk)

@@ -17,10 +17,9 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from handlers.client_stream import ClientStream, Holder
-from handlers.connection_shares import ConnectionShares
+from handlers.client_stream import ClientStream
+from handlers.connection_shares import ConnectionShares, Holder
 from handlers.http_connection import LimitedConnection
-from handlers.source_address import Address
 
 log = logging.getLogger("leads.http")
 
@@ -50,8 +49,8 @@ def max_connections_allowed() -> int:
 class LimitedHTTPServer(HTTPServer):
     """HTTP server with a bounded number of connections.
 
-    A further one takes the place of the connection that has waited longest for its client, of the address
-    that holds the most. If none has waited long enough, it waits in the system's queue. Without a limit
+    A further one takes the place of the longest idle one of the address that holds the most. If none has been
+    idle long enough, it waits in the system's queue. Without a limit
     Tornado runs out of file descriptors, and then only repeats the failing accept.
     """
 
@@ -101,9 +100,9 @@ class LimitedHTTPServer(HTTPServer):
         cast(HTTP1Connection, request_conn).__class__ = LimitedConnection
         client = cast(LimitedConnection, request_conn).client
         client.start_request()
-        client.count_for(None)
+        self._shares.wait(client, self._loop.time())
         delegate = super().start_request(server_conn, request_conn)
-        return _IncomingRequest(delegate, client, self)
+        return _IncomingRequest(delegate, client, self, self._shares)
 
     def start_timeout(self, stream: ClientStream) -> None:
         """Start the client's timeout anew, for headers, body or answer."""
@@ -126,28 +125,23 @@ class LimitedHTTPServer(HTTPServer):
         """Stop the client's timeout."""
         self._deadlines.pop(stream, None)
 
-    def count_for(self, stream: ClientStream, address: Address | None) -> None:
-        """Count a proxy's connection for this address from now on; None: for nobody.
+    def _oldest_idle(self, holder: Holder) -> ClientStream | None:
+        """Return the holder's longest idle connection; None if none has been so for EVICTED_AFTER_SECONDS."""
+        return cast(ClientStream | None, holder.oldest_idle(self._loop.time() - EVICTED_AFTER_SECONDS))
 
-        It is closed if the address holds its share already, and none of that can go.
+    def _least_missed(self) -> ClientStream | None:
+        """Return the connection to close for a new one; None if none has waited long enough.
+
+        A request that is still arriving is the last choice.
         """
-        holder = self._shares.holder_of(address)
-        if holder.is_full and holder is not stream.holder:
-            self._close(self._oldest_waiting(holder) or stream)
-        self._shares.move(stream, holder)
-
-    def _oldest_waiting(self, holder: Holder) -> ClientStream | None:
-        """Return the holder's connection that has waited longest for its client.
-
-        Return None if none has waited for EVICTED_AFTER_SECONDS.
-        """
+        biggest = self._shares.biggest_holder()
         latest = self._loop.time() + self._timeout - EVICTED_AFTER_SECONDS
-        for stream, deadline in self._deadlines.items():  # in the order of their waiting
-            if deadline > latest:
-                break
-            if stream.holder is holder:
-                return stream
-        return None
+        arriving = (
+            stream
+            for stream, deadline in self._deadlines.items()  # in the order of their waiting
+            if deadline <= latest and stream.holder is biggest
+        )
+        return self._oldest_idle(biggest) or next(arriving, None)
 
     def _close(self, stream: ClientStream) -> None:
         # Tornado calls `on_close` only later.
@@ -186,15 +180,12 @@ class LimitedHTTPServer(HTTPServer):
             self._loop.remove_reader(listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        kept = 0
-        for _ in range(BACKLOG):
-            oldest = None
-            if self._shares.is_full:
-                oldest = self._oldest_waiting(self._shares.biggest_holder())
-                if oldest is None:
-                    self._warn("there are as many as there is room for")
-                    self._loop.call_later(EVICTED_AFTER_SECONDS / 4, self._resume)
-                    return self._pause()  # `on_close` resumes as well
+        for _ in range(MAX_ACCEPTED_AT_ONCE):
+            least_missed = self._least_missed() if self._shares.is_full else None
+            if self._shares.is_full and least_missed is None:
+                self._warn("there are as many as there is room for")
+                self._loop.call_later(EVICTED_AFTER_SECONDS / 4, self._resume)
+                return self._pause()  # `on_close` resumes as well
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -205,18 +196,15 @@ class LimitedHTTPServer(HTTPServer):
                 return self._pause()
             holder = self._shares.holder_of_peer(address[0])
             if holder.is_full:
-                oldest = self._oldest_waiting(holder)
-                if oldest is None:
+                least_missed = self._oldest_idle(holder)
+                if least_missed is None:
                     connection.close()
                     continue
-            if oldest is not None:
-                self._close(oldest)
-            stream = ClientStream(connection, self, max_buffer_size=self.max_buffer_size)
+            if least_missed is not None:
+                self._close(least_missed)
+            stream = ClientStream(connection, self, self._shares, max_buffer_size=self.max_buffer_size)
             self._shares.add(stream, holder)
             self.handle_stream(stream, address)
-            kept += 1
-            if kept == MAX_ACCEPTED_AT_ONCE:
-                return None
         return None
 
     def _warn(self, reason: str) -> None:
@@ -231,15 +219,20 @@ class _IncomingRequest(HTTPMessageDelegate):
     """A request that is still arriving: starts and stops its client's timeout on the server."""
 
     def __init__(
-        self, delegate: HTTPMessageDelegate, stream: ClientStream, server: LimitedHTTPServer
+        self,
+        delegate: HTTPMessageDelegate,
+        stream: ClientStream,
+        server: LimitedHTTPServer,
+        shares: ConnectionShares,
     ) -> None:
-        self._delegate, self._stream, self._server = delegate, stream, server
+        self._delegate, self._stream, self._server, self._shares = delegate, stream, server, shares
         server.start_timeout(stream)
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self._server.start_timeout(self._stream)
+        self._shares.begin(self._stream)
         return self._delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:

@@ -14,8 +14,11 @@ from handlers.source_address import Address, source_address
 
 # A page of the reference takes about ten requests.
 REQUESTS_A_PAGE = 10
-UNLIMITED = ("/livez", "/readyz")  # balancers ask for these without a pause
-MAX_DRAINED_BYTES = 64 * 1024  # so much of a body is read before the answer, so that its client can read that
+HEALTH_CHECKS = ("/livez", "/readyz")  # have no limit: balancers ask for these without a pause
+READING = ("GET", "HEAD")
+MAX_SHORT_BODY_BYTES = (
+    64 * 1024
+)  # so much of a body is read before the answer, so that its client can read that
 
 
 class PageLimiter:
@@ -29,26 +32,27 @@ class PageLimiter:
         self, connection: LimitedConnection, start_line: RequestStartLine, headers: HTTPHeaders
     ) -> None:
         """Set the connection's refusal if the request is over the limit, or has a body that nothing takes."""
-        peer = connection.context.remote_ip  # type: ignore[attr-defined]
-        source = source_address(peer, headers.get("X-Forwarded-For"), self._trusted_proxies)
-        connection.client.count_for(source)
+        forwarded_for = headers.get("X-Forwarded-For")
+        source = source_address(connection.peer, forwarded_for, self._trusted_proxies)
+        has_share = connection.client.claim(source)
+        is_health_check = start_line.path.partition("?")[0] in HEALTH_CHECKS and start_line.method in READING
         connection.refusal = (
-            connection.refusal
-            or self._throttled(source, start_line.path.partition("?")[0])
+            (None if is_health_check else self._throttled(source, has_share))
+            or connection.refusal
             or _unwanted_body(start_line.method, headers)
         )
 
-    def _throttled(self, source: Address, path: str) -> ApiError | None:
-        if path in UNLIMITED:
-            return None
+    def _throttled(self, source: Address, has_share: bool) -> ApiError | None:
         result = self._limiter.take(source, self._clock.monotonic_ns())
-        return None if result.allowed else ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
+        if result.allowed and has_share:
+            return None
+        return ApiError(429, THROTTLED, Retry_After=str(max(1, result.retry_after)))
 
 
 def _unwanted_body(method: str, headers: HTTPHeaders) -> ApiError | None:
     # A page refuses any other method by itself.
     has_body = headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-    if not has_body or method not in ("GET", "HEAD"):
+    if not has_body or method not in READING:
         return None
     return ApiError(413, "this path takes no body; leads are POSTed to /api/v1/website_leads")
 
@@ -72,7 +76,7 @@ class BodylessRequest(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         """Pass the head on. A request with a long body, or in chunks, is answered at once."""
         length = headers.get("Content-Length", "0")
-        is_short = length.isdecimal() and len(length) < 10 and int(length) <= MAX_DRAINED_BYTES
+        is_short = length.isdecimal() and len(length) < 10 and int(length) <= MAX_SHORT_BODY_BYTES
         headers.pop("Content-Type", None)  # Tornado would parse the empty body by it
         self._page.headers_received(start_line, headers)
         if "Transfer-Encoding" in headers or not is_short:

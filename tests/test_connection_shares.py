@@ -1,9 +1,11 @@
 """One address holds a bounded share of the connections, and no other client waits for it (C30)."""
 
 import asyncio
-import ipaddress
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -59,12 +61,22 @@ class Client:
         return self
 
     async def request(self, headers: bytes = b"") -> bool:
-        """Send a lead; return True if it was answered 201, False if the server has closed the connection."""
+        """Send a lead; return True if it was answered 201."""
+        return (await self.answer(headers)).startswith(b"HTTP/1.1 201 ")
+
+    async def end_request(self, end: bytes) -> bool:
+        """Send the end of a lead; return True if it was answered 201."""
+        return (await self.answer(sent=end)).startswith(b"HTTP/1.1 201 ")
+
+    async def answer(self, headers: bytes = b"", sent: bytes | None = None) -> bytes:
+        """Send a lead, or these bytes, and return the answer; b'' if the server has closed the connection."""
         try:
-            self._writer.write(REQUEST.replace(b"Host: x\r\n", b"Host: x\r\n" + headers))
-            return (await self._reader.readuntil(b"}")).startswith(b"HTTP/1.1 201 ")
+            self._writer.write(sent or REQUEST.replace(b"Host: x\r\n", b"Host: x\r\n" + headers))
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            size = int(re.search(rb"Content-Length: (\d+)", head)[1])  # type: ignore[index]
+            return head + await self._reader.readexactly(size)
         except (OSError, asyncio.IncompleteReadError):
-            return False
+            return b""
 
     async def is_closed(self) -> bool:
         """Wait until the server has closed the connection."""
@@ -142,23 +154,51 @@ async def test_C30_connection_is_free_again_once_it_is_closed(start_harness: Sta
         assert all([await client.request() for client in clients])
         await Client.close_all()
         await until(lambda: harness.server._http._shares.total == 0)
-    assert list(harness.server._http._shares._holders) == [b""]
+    assert [*harness.server._http._shares._holders] == [b""]
 
 
 HALF = REQUEST[:-5].replace(b"Host: x\r\n", b"Host: x\r\nX-Forwarded-For: %s\r\n")
 
 
 async def test_C30_requests_through_a_trusted_proxy_count_for_their_sender(
-    at_once: None, start_harness: StartHarness
+    start_harness: StartHarness,
 ) -> None:
     harness = await start_harness(trusted_proxies="127.0.0.2")
     spoofed = b"198.51.100.1, 203.0.113.9"
-    first, *held = await open_clients(harness, STRANGER, SHARE, HALF % spoofed)
-    await Client(harness, STRANGER).open(HALF % b"203.0.113.9")
-    assert await first.is_closed()
+    await open_clients(harness, STRANGER, SHARE, HALF % spoofed)
+    await until(lambda: any(holder.is_full for holder in harness.server._http._shares._holders.values()))
+    one_more = await Client(harness, STRANGER).open()
+    throttled = await one_more.answer(b"X-Forwarded-For: 203.0.113.9\r\n")
+    assert throttled.startswith(b"HTTP/1.1 429 ") and b"Retry-After: 1\r\n" in throttled
+    assert await one_more.request(b"X-Forwarded-For: 203.0.113.10\r\n")  # on the same connection
     others = [await Client(harness, STRANGER).open() for _ in range(3 * SHARE)]
     for number, client in enumerate(others):
         assert await client.request(b"X-Forwarded-For: 203.0.113.%d\r\n" % (10 + number))
+
+
+async def test_C32_stored_lead_is_answered_though_its_address_has_its_share(
+    start_harness: StartHarness,
+) -> None:
+    harness = await start_harness(trusted_proxies="127.0.0.2")
+    clients = [await Client(harness, STRANGER).open() for _ in range(3 * SHARE)]
+    asked = (client.answer(b"X-Forwarded-For: 203.0.113.9\r\n") for client in clients)
+    statuses = Counter([int(answer[9:12]) for answer in await asyncio.gather(*asked)])
+    assert statuses.keys() <= {201, 429} and statuses.total() == 3 * SHARE
+    assert len(await harness.leads()) == statuses[201]
+
+
+async def test_C30_request_that_is_arriving_is_closed_for_no_idle_connection(
+    at_once: None, start_harness: StartHarness
+) -> None:
+    harness = await start_harness()
+    arriving = await Client(harness, STRANGER).open(REQUEST[:-5])
+    oldest, *idle = await open_clients(harness, STRANGER, SHARE - 1)
+    shares = harness.server._http._shares
+    await until(lambda: any(len(holder.idle) == SHARE - 1 for holder in shares._holders.values()))
+    for _ in range(3):  # each takes the place of an idle one
+        assert await (await Client(harness, STRANGER).open()).request()
+    assert await oldest.is_closed()
+    assert await arriving.end_request(REQUEST[-5:])
 
 
 async def test_C30_proxys_connection_counts_for_nobody_between_requests(start_harness: StartHarness) -> None:
@@ -182,16 +222,14 @@ async def test_full_server_closes_the_oldest_idle_of_the_biggest_holder(
     assert all([await client.request() for client in (*honest, flood[0])])
 
 
-def test_C30_ipv6_addresses_of_one_64_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_C30_ipv6_addresses_of_one_64_share() -> None:
     shares = ConnectionShares(1_000, RateLimiter(Rate(1, 1)), ())
-    first, second, mapped = map(
-        ipaddress.ip_address, ("2001:db8:1:2::1", "2001:db8:1:2:3::4", "2001:db8:1:3::1")
-    )
-    holder = shares.holder_of(first)
-    shares._count(holder, 1)
-    assert shares.holder_of(second) is holder and shares.holder_of(mapped) is not holder
-    shares._count(holder, SHARE - 1)
-    assert holder.is_full
+    for number in range(SHARE):
+        assert not shares.holder_of_peer("2001:db8:1:2:3::4").is_full
+        shares.add(SimpleNamespace(), shares.holder_of_peer(f"2001:db8:1:2::{number}"))
+    assert shares.holder_of_peer("2001:db8:1:2:3::4").is_full
+    assert not shares.holder_of_peer("2001:db8:1:3::1").is_full
+    assert shares.holder_of_peer("::ffff:203.0.113.1").key == shares.holder_of_peer("203.0.113.1").key
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.1.2.3", "192.168.1.9", "fd00::1", "fe80::1%eth0"])

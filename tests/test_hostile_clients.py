@@ -13,10 +13,14 @@ from server_process import started
 
 from handlers import client_stream
 from handlers.api.large_bodies import LARGE_BODY_BYTES, LargeBodies
+from handlers.api.rate_limit import RateLimiter
 from handlers.client_stream import FREE_READS, MAX_HEAD_BYTES, ClientStream
+from handlers.connection_shares import ConnectionShares
 from handlers.http_connection import MAX_HEADER_LINES, MAX_THROTTLED
 from handlers.page_request import REQUESTS_A_PAGE
+from models.setting_values import Rate
 
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 BODY = json.dumps({"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}).encode()
 START = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\nConnection: close\r\n".encode()
 ORIGIN = b"Origin: https://maple.test\r\n"
@@ -304,3 +308,73 @@ async def test_large_body_waits_for_its_turn(harness: ServerHarness, monkeypatch
     assert (await harness.request("POST", LEADS, BODY.decode().ljust(LARGE_BODY_BYTES))).code == 201
     waiting[0]()
     assert json.loads((await large).body) == {"id": 3}
+
+
+def statuses_of(answers: bytes) -> list[int]:
+    """Return the status of each answer in these bytes."""
+    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d+) ", answers)]
+
+
+async def test_C30_too_large_head_takes_no_token_of_a_spoofed_address(start_harness: StartHarness) -> None:
+    harness = await start_harness(trusted_proxies="127.0.0.1", rate_limit="3/1000")
+    spoofed = b"GET /api/none HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.9\r\n"
+    # HAProxy appends a line of its own behind those of its client.
+    head = with_lines(spoofed, 101)[:-2] + b"X-Forwarded-For: 198.51.100.7\r\n\r\n"
+    for _ in range(3):
+        assert statuses_of(await harness.raw(head)) == [431]
+    lead = START + b"X-Forwarded-For: 203.0.113.9\r\n\r\n" + BODY
+    assert statuses_of(await harness.raw(lead)) == [201]
+
+
+async def test_connection_stays_usable_after_a_throttled_page(start_harness: StartHarness) -> None:
+    harness = await start_harness(rate_limit="1/80000")
+    page = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert statuses_of(await harness.raw(page * 12 + LIVEZ)) == [*[404] * 10, 429, 429, 200]
+
+
+async def test_pages_limit_requests_to_health_checks_that_are_none(start_harness: StartHarness) -> None:
+    harness = await start_harness(rate_limit="1/80000")
+    assert {(await harness.request("POST", "/livez", "x")).code for _ in range(12)} == {405, 429}
+
+
+async def test_pages_limit_too_large_heads(start_harness: StartHarness) -> None:
+    harness = await start_harness(rate_limit="1/80000")
+    head = with_lines(b"GET /docs HTTP/1.1\r\nHost: x\r\n", 101)
+    codes = [statuses_of(await harness.raw(head))[0] for _ in range(12)]
+    assert codes == [431] * 10 + [429] * 2
+
+
+class Timeouts:
+    """Server of a stream that is tested alone."""
+
+    def start_timeout(self, stream: ClientStream) -> None:
+        """Do nothing."""
+
+
+async def test_paused_stream_that_was_never_polled_stays_open() -> None:
+    client, accepted = socket.socketpair()
+    accepted.setblocking(False)
+    with client:
+        stream = ClientStream(accepted, Timeouts(), ConnectionShares(1, RateLimiter(Rate(1, 1)), ()))
+        for _ in range(FREE_READS + 1):
+            client.send(b"x")
+            assert await stream.read_bytes(1) == b"x"
+        assert stream._gathering is not None
+        stream.unread(b"GET ")  # the beginning of the next request
+        stream._read_gathered()
+        assert not stream.closed()
+        stream.close()
+
+
+async def test_large_bodies_go_on_after_a_failure() -> None:
+    queue, read = LargeBodies(), []
+
+    def fail() -> None:
+        raise RuntimeError
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    queue.submit(fail)
+    queue.submit(lambda: read.append(1))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert read == [1]

@@ -71,7 +71,7 @@ class Admission:
     ) -> None:
         self._api = api
         self._connection = connection
-        self._peer = connection.context.remote_ip  # type: ignore[attr-defined]
+        self._peer = connection.peer
         self._protocol = connection.context.protocol  # type: ignore[attr-defined]
         self._start_line = start_line
         self._headers = headers
@@ -92,14 +92,14 @@ class Admission:
         self.source = source_address(
             self._peer, self._headers.get("X-Forwarded-For"), self._api.trusted_proxies
         )
-        self._connection.client.count_for(self.source)
         origin = self._origin
         if origin is not None and self._api.allowlist.knows(origin, self._requested_origin()):
             self._allow(origin)
         result = self._take(0 if self.is_preflight and self.origin_allowed else 1)
         self._api.undeclared_proxies.note(self._peer, self._headers, may_write=result.allowed)
-        if not result.allowed:
-            raise ApiError(429, THROTTLED, Retry_After=str(result.retry_after))
+        has_share = self._connection.client.claim(self.source)
+        if not (result.allowed and has_share):
+            raise ApiError(429, THROTTLED, Retry_After=str(max(1, result.retry_after)))
 
     async def look_up_origin(self) -> None:
         """Read the registered origins, and set the CORS headers if this one is among them (C25).

@@ -15,15 +15,20 @@ class LargeBodies:
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
+        self._scheduled = False
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Make this call once it has its turn. It must raise nothing."""
+        """Make this call once it has its turn."""
         self._waiting.append(call)
-        if len(self._waiting) == 1:
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._call_next)
 
     def _call_next(self) -> None:
-        self._waiting[0]()
-        self._waiting.popleft()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._call_next)
+        self._scheduled = False
+        call = self._waiting.popleft()
+        self._schedule()
+        call()

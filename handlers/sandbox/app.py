@@ -57,5 +57,5 @@ def make_sandbox_router(environment: SandboxEnvironment, context: AppContext) ->
         [*pages(context, DEMO_TOKEN), *sandbox_pages(environment)],
         leads=partial(RecordedLeadsHandler, environment.recorder),
         unknown=partial(RecordedHandler, environment.recorder),
-        unlimited="/sandbox",
+        test_bench="/sandbox/",
     )
