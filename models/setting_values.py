@@ -159,13 +159,20 @@ def _masked_user_info(text: str) -> str:
 
 
 def parse_signing_secret(text: str) -> bytes:
-    """Return the bytes of a key: base64 after 'whsec_', else the text itself. Raises ValueError."""
-    if text.startswith("whsec_"):
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)  # binascii.Error is a ValueError
-        if not key:
-            raise ValueError
-        return key
-    return text.encode()
+    """Return the bytes of a key, as the libraries of Standard Webhooks read it. Raises ValueError.
+
+    It is base64, alone or behind 'whsec_' or 'v1,'. Other text, without such a mark, is the key itself.
+    """
+    marked = text.removeprefix("v1,").removeprefix("whsec_")
+    try:
+        key = base64.b64decode(marked, validate=True)
+    except ValueError:
+        if marked != text:
+            raise ValueError from None
+        return text.encode()
+    if text and not key:
+        raise ValueError
+    return key
 
 
 def parse_public_url(text: str) -> str:

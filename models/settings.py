@@ -83,7 +83,7 @@ class Settings:
     june_homes_secret: bytes = _setting(
         "",
         parse_signing_secret,
-        "the secret agreed with June Homes, whsec_…",
+        "the secret agreed with June Homes: base64, as whsec_… or alone",
         "what their copies are signed with",
         secret=True,
     )
