@@ -18,6 +18,8 @@ IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 ALL_IPV6 = ipaddress.IPv6Network("::/0")
 PARAMETER = re.compile("([^=&;]*=)?[^&;]+")
 USER_INFO = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?//)?([^/]*)@", re.IGNORECASE)
+ENCODE = "in its user and password write # as %23, / as %2F, ? as %3F, [ as %5B, ] as %5D and @ as %40"
+HELO = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|\[[0-9A-Fa-f.:IPv]{3,60}\]")
 WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]*\]):[0-9]+")
 
 
@@ -38,7 +40,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """The address and login of a mail server. starttls: always, auto (if the server offers it), never."""
+    """The address and login of a mail server. starttls: always, auto (if the server offers it), never.
+
+    ENCODE = "write # as %23, / as %2F, ? as %3F, [ as %5B, ] as %5D and @ as %40 in its user and password"
+        want of a better name.
+    """
 
     host: str
     port: int
@@ -46,6 +52,8 @@ class SmtpServer:
     starttls: str
     user: str | None
     password: str | None = field(repr=False)
+    helo: str = ""
+    domain: str = ""
 
 
 def parse_rate(text: str) -> Rate:
@@ -106,14 +114,19 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
     """'smtp://user:pass@mail.example.com:587?starttls=always' → SmtpServer; '' → None. Raises ValueError."""
     if not text:
         return None
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a bracket in the password reads as an IPv6 address
+        raise UnusableValue(ENCODE) from None
+    if "@" in parts.path + parts.query + parts.fragment:  # the password ended at a # or /
+        raise UnusableValue(ENCODE)
     query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    starttls = query.pop("starttls", "auto")
+    starttls, helo = query.pop("starttls", "auto"), query.pop("helo", "")
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
         raise ValueError
     if query or parts.fragment or parts.path.strip("/"):
         raise ValueError
-    if starttls not in ("always", "auto", "never"):
+    if starttls not in ("always", "auto", "never") or (helo and not HELO.fullmatch(helo)):
         raise ValueError
     implicit = parts.scheme == "smtps"
     return SmtpServer(
@@ -123,6 +136,7 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
         starttls=starttls,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password or "") if parts.username else None,
+        helo=helo,
     )
 
 
