@@ -42,8 +42,8 @@ class Rate:
 class SmtpServer:
     """The address and login of a mail server. starttls: always, auto (if the server offers it), never.
 
-    ENCODE = "write # as %23, / as %2F, ? as %3F, [ as %5B, ] as %5D and @ as %40 in its user and password"
-        want of a better name.
+    helo: the name that the client gives itself; '' for one that it finds. domain: that of the sender's
+    address, for want of a better name.
     """
 
     host: str
