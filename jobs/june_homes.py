@@ -5,16 +5,15 @@ import hashlib
 import hmac
 import http.client
 import re
-import sys
+import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
-from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 
-from jobs.adapter import Adapter, DeliveryContext, DeliveryError, system_error_text
+from jobs.adapter import Adapter, DeliveryContext, DeliveryError
+from jobs.http_post import NoAnswer, NotConnected, Reply, post
 from models.clock import Clock
 from models.outbox.claims import FailureKind
 
@@ -28,37 +27,27 @@ class JuneHomesAdapter(Adapter):
 
     def __init__(self, url: str, key: bytes, clock: Clock) -> None:
         self._url, self._key, self._clock = url, key, clock
+        self._tls = ssl.create_default_context()  # made once: that reads hundreds of certificates
 
     async def deliver(self, context: DeliveryContext) -> None:
         """As `Adapter.deliver`."""
         body = payload(context)
         signature = sign(self._key, context.stable_id, self._clock.now(), body)
-        request = HTTPRequest(
-            self._url,
-            method="POST",
-            body=body,
-            headers={"Content-Type": "application/json", **signature},
-            user_agent=USER_AGENT,
-            follow_redirects=False,
-            streaming_callback=lambda chunk: None,  # only the status counts
-            connect_timeout=DEADLINE_SECONDS / 2,
-            request_timeout=DEADLINE_SECONDS,
-        )
-        client = AsyncHTTPClient(force_instance=True, max_body_size=sys.maxsize)
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT, **signature}
         try:
-            response = await client.fetch(request, raise_error=False)
-        except HTTPTimeoutError as error:
-            kind = FailureKind.UNREACHABLE if "connecting" in str(error) else FailureKind.TRANSIENT
-            raise DeliveryError(f"June Homes: {error}", kind) from error
-        except HTTPStreamClosedError as error:
-            raise DeliveryError("June Homes closed the connection without an answer") from error
-        except OSError as error:
-            raise DeliveryError(
-                f"June Homes can't be reached: {system_error_text(error)}", FailureKind.UNREACHABLE
-            ) from error
-        finally:
-            client.close()
-        check_response(response, self._clock.now())
+            reply = await post(
+                self._url,
+                body,
+                headers,
+                tls=self._tls,
+                connect_seconds=DEADLINE_SECONDS / 2,
+                answer_seconds=DEADLINE_SECONDS / 2,
+            )
+        except NotConnected as error:
+            raise DeliveryError(f"June Homes can't be reached: {error}", FailureKind.UNREACHABLE) from None
+        except NoAnswer as error:
+            raise DeliveryError(f"June Homes did not answer: {error}") from None
+        check_reply(reply, self._clock.now())
 
 
 def payload(context: DeliveryContext) -> bytes:
@@ -84,15 +73,15 @@ def sign(key: bytes, message_id: str, sent_at: datetime, body: bytes) -> dict[st
     return {"webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{signature}"}
 
 
-def check_response(response: HTTPResponse, now: datetime) -> None:
+def check_reply(reply: Reply, now: datetime) -> None:
     """Raise DeliveryError unless the partner accepted the lead."""
-    code = response.code
+    code = reply.status
     if 200 <= code < 300:
         return
     # The partner has read the lead, so this lead may be the cause: each failure counts against it.
     said = f"June Homes answered {code} {http.client.responses.get(code, '')}".strip()
     if code in (429, 503):
-        retry_after = _retry_after(response.headers.get("Retry-After"), now)
+        retry_after = _retry_after(reply.headers.get("retry-after"), now)
         raise DeliveryError(said, FailureKind.AMBIGUOUS, retry_after=retry_after)
     if 300 <= code < 400:
         raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", FailureKind.AMBIGUOUS)

@@ -18,6 +18,8 @@ IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 ALL_IPV6 = ipaddress.IPv6Network("::/0")
 PARAMETER = re.compile("([^=&;]*=)?[^&;]+")
 USER_INFO = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?//)?([^/]*)@", re.IGNORECASE)
+ENCODE = "in its user and password write # as %23, / as %2F, ? as %3F, [ as %5B, ] as %5D and @ as %40"
+HELO = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|\[[0-9A-Fa-f.:IPv]{3,60}\]")
 WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]*\]):[0-9]+")
 
 
@@ -38,7 +40,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """The address and login of a mail server. starttls: always, auto (if the server offers it), never."""
+    """The address and login of a mail server. starttls: always, auto (if the server offers it), never.
+
+    helo: the name that the client gives itself; '' for one that it finds. domain: that of the sender's
+    address, for want of a better name.
+    """
 
     host: str
     port: int
@@ -46,6 +52,8 @@ class SmtpServer:
     starttls: str
     user: str | None
     password: str | None = field(repr=False)
+    helo: str = ""
+    domain: str = ""
 
 
 def parse_rate(text: str) -> Rate:
@@ -106,14 +114,19 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
     """'smtp://user:pass@mail.example.com:587?starttls=always' → SmtpServer; '' → None. Raises ValueError."""
     if not text:
         return None
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a bracket in the password reads as an IPv6 address
+        raise UnusableValue(ENCODE) from None
+    if "@" in parts.path + parts.query + parts.fragment:  # the password ended at a # or /
+        raise UnusableValue(ENCODE)
     query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    starttls = query.pop("starttls", "auto")
+    starttls, helo = query.pop("starttls", "auto"), query.pop("helo", "")
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
         raise ValueError
     if query or parts.fragment or parts.path.strip("/"):
         raise ValueError
-    if starttls not in ("always", "auto", "never"):
+    if starttls not in ("always", "auto", "never") or (helo and not HELO.fullmatch(helo)):
         raise ValueError
     implicit = parts.scheme == "smtps"
     return SmtpServer(
@@ -123,6 +136,7 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
         starttls=starttls,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password or "") if parts.username else None,
+        helo=helo,
     )
 
 
@@ -159,13 +173,20 @@ def _masked_user_info(text: str) -> str:
 
 
 def parse_signing_secret(text: str) -> bytes:
-    """Return the bytes of a key: base64 after 'whsec_', else the text itself. Raises ValueError."""
-    if text.startswith("whsec_"):
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)  # binascii.Error is a ValueError
-        if not key:
-            raise ValueError
-        return key
-    return text.encode()
+    """Return the bytes of a key, as the libraries of Standard Webhooks read it. Raises ValueError.
+
+    It is base64, alone or behind 'whsec_' or 'v1,'. Other text, without such a mark, is the key itself.
+    """
+    marked = text.removeprefix("v1,").removeprefix("whsec_")
+    try:
+        key = base64.b64decode(marked, validate=True)
+    except ValueError:
+        if marked != text:
+            raise ValueError from None
+        return text.encode()
+    if text and not key:
+        raise ValueError
+    return key
 
 
 def parse_public_url(text: str) -> str:

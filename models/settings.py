@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Settings:
     smtp_url: SmtpServer | None = _setting(
         "",
         parse_smtp_url,
-        "smtp[s]://user:pass@host:port, with ?starttls=always, auto or never",
+        "smtp[s]://user:pass@host:port, with ?starttls=always, auto or never, and &helo=this.host.example",
         "the mail server; without one mail waits in the outbox",
         secret=True,
     )
@@ -83,7 +83,7 @@ class Settings:
     june_homes_secret: bytes = _setting(
         "",
         parse_signing_secret,
-        "the secret agreed with June Homes, whsec_…",
+        "the secret agreed with June Homes: base64, as whsec_… or alone",
         "what their copies are signed with",
         secret=True,
     )
@@ -187,6 +187,8 @@ def load(
         user = smtp.user if smtp and smtp.user and "@" in smtp.user else None
         values["mail_from"] = user or "leads@localhost"
         given["mail_from"] = (values["mail_from"], given["smtp_url"][1] if user else "default")
+    if values["smtp_url"] is not None:
+        values["smtp_url"] = replace(values["smtp_url"], domain=values["mail_from"].rpartition("@")[2])
     if not given["backup_dir"][0].strip():
         values["backup_dir"] = values["data_dir"] / BACKUPS
         given["backup_dir"] = (str(values["backup_dir"]), given["data_dir"][1])

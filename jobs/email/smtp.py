@@ -4,8 +4,10 @@ A step that fails raises a DeliveryError, whose kind says what the failure means
 """
 
 import asyncio
+import functools
 import ipaddress
 import re
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
@@ -13,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+from aiosmtplib import SMTP, SMTPAuthenticationError, SMTPException, SMTPHeloError, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
 from models.outbox.claims import FailureKind
@@ -68,6 +70,7 @@ class SmtpSession:
         smtp = SMTP(
             hostname=server.host,
             port=server.port,
+            local_hostname="localhost",  # until the address is known
             use_tls=server.implicit_tls,
             start_tls=False,  # a step of its own, below
             tls_context=tls,
@@ -77,8 +80,9 @@ class SmtpSession:
         async with _aborted_on_error(session):
             async with session.step("connecting", on_5xx=FailureKind.UNREACHABLE):
                 await smtp.connect()
+            smtp.local_hostname = await _helo_name(server, smtp.get_transport_info("sockname")[0])
             async with session.step("EHLO", on_5xx=FailureKind.UNREACHABLE):
-                await smtp.ehlo()
+                await session._say_hello()
             await session._encrypt()
         return session
 
@@ -144,7 +148,26 @@ class SmtpSession:
                 raise self.error(
                     FailureKind.NEEDS_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL"
                 )
-            await self.smtp.login(self.server.user, self.server.password or "")
+            await self._try_methods(self.server.user, self.server.password or "")
+
+    async def _try_methods(self, user: str, password: str) -> None:
+        """Log in by the first method that the server takes. Raises SMTPAuthenticationError."""
+        smtp = self.smtp
+        offered = [method.lower() for method in smtp.supported_auth_methods]
+        methods = {"plain": smtp.auth_plain, "login": smtp.auth_login, "cram-md5": smtp.auth_crammd5}
+        if not self._is_private():  # then the method that does not show the password comes first
+            methods = dict(reversed(methods.items()))
+        refusal: SMTPAuthenticationError | None = None
+        for name, log_in in methods.items():
+            if name not in offered:
+                continue
+            try:
+                await log_in(user, password)
+                return
+            except SMTPAuthenticationError as error:  # another method may work: some are offered by mistake
+                refusal = error
+        assert refusal is not None
+        raise refusal
 
     async def quit(self) -> None:
         """Send QUIT and close the connection. Ignores errors: every mail was accepted before."""
@@ -161,6 +184,14 @@ class SmtpSession:
         if self.smtp.transport is not None:
             cast(asyncio.WriteTransport, self.smtp.transport).abort()
         self.smtp.close()
+
+    async def _say_hello(self) -> None:
+        try:
+            await self.smtp.ehlo()
+        except SMTPHeloError as error:
+            if error.code not in (500, 502):  # a server that does not know the command
+                raise
+            await self.smtp.helo()
 
     async def _encrypt(self) -> None:
         if self.server.implicit_tls or self.server.starttls == "never":
@@ -294,3 +325,23 @@ def _secrets(server: SmtpServer, renter: Iterable[str] = ()) -> tuple[str, ...]:
 
 def _longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(secrets, key=len, reverse=True))  # a shorter one may be part of a longer one
+
+
+async def _helo_name(server: SmtpServer, own_address: str) -> str:
+    """Return the name for EHLO: many servers refuse one without a dot, such as a container's id.
+
+    own_address: of this end of the connection.
+    """
+    if server.helo:
+        return server.helo
+    host = await asyncio.to_thread(_host_name)
+    for name in (host, server.domain):
+        if "." in name and not name.endswith((".localdomain", ".local", ".internal")) and name.isascii():
+            return name
+    address = ipaddress.ip_address(own_address.partition("%")[0])
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+
+
+@functools.lru_cache(1)  # the look-up may take seconds
+def _host_name() -> str:
+    return socket.getfqdn()
