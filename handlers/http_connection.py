@@ -47,8 +47,8 @@ class LimitedConnection(ChunkedConnection):
             "the request's headers are too large "
             f"(maximum is {MAX_HEAD_BYTES} bytes in {MAX_HEADER_LINES} lines)",
         )
-        # Who asks, and for what, is read all the same. The addresses of a head without an end are not: the last
-        # ones, which proxies write, are missing. The first ones are the client's own text.
+        # Who asks, and for what, is read all the same. Of a head without an end the addresses are not:
+        # the last ones, which proxies write, are missing, and the first ones are the client's own text.
         first, *lines = data[:MAX_HEAD_BYTES].lstrip(b"\r\n").split(b"\n")
         if not lines:
             first = first[:MAX_TARGET] + b" HTTP/1.1"
