@@ -7,7 +7,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODULES = ("crashes", "power", "disks", "mailing", "partnering", "clocks", "clients", "bodies", "upkeep")
+MODULES = (
+    "crashes",
+    "power",
+    "disks",
+    "mailing",
+    "partnering",
+    "clocks",
+    "clients",
+    "hostile",
+    "bodies",
+    "upkeep",
+)
 
 
 class CannotTry(Exception):

@@ -142,9 +142,9 @@ class LaunchedServer:
         await process.stdout.read()
         return await process.wait()
 
-    def client(self) -> Client:
-        """Return a new client. It is closed with this server, at the latest."""
-        self._clients.append(Client(self.port))
+    def client(self, address: str | None = None) -> Client:
+        """Return a new client, at this address. It is closed with this server, at the latest."""
+        self._clients.append(Client(self.port, address))
         return self._clients[-1]
 
     def log_lines(self, event: str) -> int:
@@ -167,3 +167,8 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most memory that a process has had, in bytes."""
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])

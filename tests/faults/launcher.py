@@ -1,7 +1,9 @@
 """Start the program for a fault run: on a disk that fails on order, with a mutant, by a clock that is moved.
 
 Environment: FAULT_FOLDER (orders, record and clock), FAULT_DISK ("plain" or "recorded"), FAULT_MUTANT (its
-name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES.
+name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES, FAULT_STRANGERS (if set, only
+127.0.0.1 is local). Every address of this machine is local otherwise, and a local client may hold any number
+of connections, as a proxy may. So no client of a run would have a share of them.
 """
 
 import os
@@ -18,10 +20,12 @@ import apscheduler.schedulers.base  # noqa: E402
 from disk import Disk  # noqa: E402
 from mutants import apply_mutant  # noqa: E402
 
+import handlers.source_address  # noqa: E402
 import models.outbox.claims  # noqa: E402
 import models.storage.sqlite.wal  # noqa: E402
 from handlers.api.leads import LeadsHandler  # noqa: E402
 from models.clock import Clock  # noqa: E402
+from models.setting_values import parse_networks  # noqa: E402
 
 CLOCK = "clock"  # a file in the folder: the seconds by which the time of day is moved
 
@@ -70,6 +74,8 @@ if __name__ == "__main__":
         models.outbox.claims.RETRY_DELAYS = (first, *models.outbox.claims.RETRY_DELAYS[1:])
     if os.environ.get("FAULT_CHECKPOINT_PAGES"):
         models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["FAULT_CHECKPOINT_PAGES"])
+    if os.environ.get("FAULT_STRANGERS"):
+        handlers.source_address.LOCAL_NETWORKS = parse_networks("127.0.0.1")
     move_clock(folder)
     if os.environ.get("FAULT_MUTANT"):
         apply_mutant(os.environ["FAULT_MUTANT"])

@@ -27,15 +27,19 @@ class Answer:
 class Client:
     """A client with one kept-alive connection, which it opens again after the server closed it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str | None = None) -> None:
+        """address: of the client; by default the server's."""
         self._port = port
+        self._local = None if address is None else (address, 0)
         self._writer: asyncio.StreamWriter | None = None
 
     async def send(self, request: bytes) -> Answer:
         """Send these bytes and return the response. Raises Disconnected."""
         try:
             if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+                self._reader, self._writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, local_addr=self._local
+                )
             self._writer.write(request)
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in head[1:-2])}

@@ -1,6 +1,7 @@
 """Mutants: defects that are put into the program on purpose, and that a fault run must catch."""
 
 import asyncio
+import importlib
 import json
 import shutil
 import time
@@ -10,11 +11,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-import tornado.httpserver
 import tornado.tcpserver
 
 import handlers.api.body
 import handlers.api.submission
+import handlers.client_stream
 import handlers.http_server
 import jobs.clock_monitor
 import jobs.dispatcher
@@ -37,6 +38,7 @@ from handlers.api.rate_limit import RateLimiter
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 
 Patch = pytest.MonkeyPatch
+MODULES = ("hostile_mutants",)  # with further mutants
 MUTANTS: dict[str, Callable[[Patch], None]] = {}
 
 
@@ -46,9 +48,16 @@ def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
     return apply
 
 
+def all_mutants() -> dict[str, Callable[[Patch], None]]:
+    """Return every mutant by name."""
+    for module in MODULES:
+        importlib.import_module(module)
+    return MUTANTS
+
+
 def apply_mutant(name: str) -> None:
     """Put the mutant into this process for good."""
-    MUTANTS[name](Patch())
+    all_mutants()[name](Patch())
 
 
 @contextmanager
@@ -56,7 +65,7 @@ def temporary_mutant(name: str | None) -> Iterator[None]:
     """Put the mutant, if one is named, into this process until the block is left."""
     with Patch.context() as patch:
         if name:
-            MUTANTS[name](patch)
+            all_mutants()[name](patch)
         yield
 
 
@@ -175,6 +184,7 @@ def limits_by_the_time_of_day(patch: Patch) -> None:
 @mutant
 def allows_ten_connections(patch: Patch) -> None:
     patch.setattr(handlers.http_server, "MAX_CONNECTIONS", 10)
+    patch.setattr(handlers.http_server, "EVICTED_AFTER_SECONDS", 1e6)
 
 
 @mutant
@@ -186,9 +196,13 @@ def accepts_as_tornado_does(patch: Patch) -> None:
         tornado.tcpserver.TCPServer.add_sockets(self, sockets)
         self._close_timed_out()
 
+    def handle_connection(self: Any, connection: Any, address: Any) -> None:
+        stream = handlers.client_stream.ClientStream(connection, self, self._shares)
+        self._shares.add(stream, self._shares.holder_of_peer(address[0]))
+        self.handle_stream(stream, address)
+
     patch.setattr(server, "add_sockets", add_sockets)
-    patch.setattr(server, "on_close", tornado.httpserver.HTTPServer.on_close)
-    patch.setattr(server, "_pause", lambda self: None)
+    patch.setattr(server, "_handle_connection", handle_connection)
 
 
 @mutant

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fault_run import all_faults
-from mutants import MUTANTS
+from mutants import all_mutants
 from runner import try_fault
 
 FAULTS = all_faults()
@@ -14,7 +14,7 @@ FAULTS = all_faults()
 
 def test_each_fault_has_a_mutant_and_each_mutant_a_fault() -> None:
     assert all(fault.mutants for fault in FAULTS.values())
-    assert {mutant for fault in FAULTS.values() for mutant in fault.mutants} == MUTANTS.keys()
+    assert {mutant for fault in FAULTS.values() for mutant in fault.mutants} == all_mutants().keys()
 
 
 @pytest.mark.parametrize("name", FAULTS)
