@@ -110,9 +110,9 @@ async def dripped_headers(attacker: Attacker) -> None:
 
 @attack
 async def tiny_chunks(attacker: Attacker) -> None:
-    """size: connections. A unit is a body of 1 MB. Thirty are admitted, and then one a second."""
+    """size: connections. A unit is a body of 1 MB. Ten are admitted, and then one a second."""
     async with attacker.connection() as (reader, writer):
-        for _ in range(TOKENS - 30):
+        for _ in range(TOKENS - 10):
             writer.write(b"GET /api HTTP/1.1\r\nHost: leads.test\r\n\r\n")
             await attacker.answer(reader)
     body = f"{START}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\na\r\n" * 170_000 + b"0\r\n\r\n"
