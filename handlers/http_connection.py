@@ -21,10 +21,12 @@ FRAMING = ("Connection", "Content-Length", "Expect", "Transfer-Encoding")
 class LimitedConnection(ChunkedConnection):
     """HTTP connection that parses at most MAX_HEADER_LINES headers, of MAX_HEAD_BYTES.
 
-    refusal: why the request is refused, whatever its handler. The handler answers with it.
+    refusal: why the request is refused, whatever its handler. The handler answers with it. head_bytes: of its
+    first line and headers.
     """
 
     refusal: ApiError | None = None
+    head_bytes = 0
     _is_cut = False  # the head was too large, and what follows can't be read
 
     @property
@@ -38,6 +40,7 @@ class LimitedConnection(ChunkedConnection):
         return str(self.context.remote_ip)  # type: ignore[attr-defined]
 
     def _parse_headers(self, data: bytes) -> tuple[str, HTTPHeaders]:
+        self.head_bytes = len(data)
         is_whole = len(data) <= MAX_HEAD_BYTES and data.endswith(HEAD_ENDS)
         if is_whole and data.count(b"\n") <= MAX_HEADER_LINES + 2:
             return super()._parse_headers(data)
@@ -56,9 +59,8 @@ class LimitedConnection(ChunkedConnection):
         wanted = (line for line in lines[:-1] if line.partition(b":")[0].lower() in names)
         return super()._parse_headers(b"\n".join((first, *wanted)) + b"\n\n")
 
-    def refuse_body(self) -> None:
-        """Keep little of the request: its body will not be used."""
-        super().refuse_body()
+    def drop_headers(self) -> None:
+        """Drop the headers that Tornado keeps, except for what it needs."""
         headers = self._request_headers
         if headers is not None:
             for name in [name for name in headers if name not in FRAMING]:

@@ -206,7 +206,7 @@ async def test_client_that_goes_on_after_many_429s_is_disconnected(start_harness
 async def test_headers_of_a_refused_request_are_dropped(harness: ServerHarness) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(harness.url.rpartition(":")[2]))
     head = START.replace(LEADS.encode(), b"/api/none") + b"Accept-Language: es\r\n"
-    writer.write(with_lines(head, 100))
+    writer.write(padded(head, 5_000))
     in_flight = harness.server._in_flight
     await until(lambda: any(handler._error for handler in in_flight))  # type: ignore[attr-defined]
     [handler] = in_flight

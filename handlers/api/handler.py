@@ -35,6 +35,7 @@ from handlers.http_connection import LimitedConnection
 
 log = logging.getLogger("leads.http")
 
+MAX_KEPT_HEAD_BYTES = 2 * 1024  # of a refused request; dropping the headers takes as long as parsing them
 MAX_ASKED_HEADERS = 1_000  # characters of Access-Control-Request-Headers (C26)
 TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # a header's name (RFC 9110)
 
@@ -132,13 +133,15 @@ class ApiHandler(HTTPMessageDelegate):
     def _check_request(self) -> None:
         self.run(self.admission.check_request, self.methods)
         if self._error is not None:
-            self._drop_headers()
+            self._connection.refuse_body()
+            if self._connection.head_bytes > MAX_KEPT_HEAD_BYTES:
+                self._drop_headers()
             if not self.admission.is_drainable:
                 self._send_error(self._error)
 
     def _drop_headers(self) -> None:
         # The body of a refused request may take long, and its headers much memory.
-        self._connection.refuse_body()
+        self._connection.drop_headers()
         language = self.headers.get("Accept-Language")
         self.headers.clear()
         if language is not None:
