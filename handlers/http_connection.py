@@ -1,5 +1,6 @@
 """LimitedConnection: one request of a client, with limits on its head and on its chunks."""
 
+import re
 from asyncio import Future
 from typing import cast
 
@@ -12,8 +13,7 @@ from handlers.errors import ApiError
 MAX_HEADER_LINES = 100
 MAX_TARGET = 1_000  # characters of a first line without an end, of which the path is read
 MAX_THROTTLED = 100  # a client that goes on after so many answers of 429 in a row is disconnected
-READ_OF_CUT = (b"host", b"origin")  # when a head has no end
-READ_OF_REFUSED = (*READ_OF_CUT, b"x-forwarded-for")  # when there are too many headers
+WANTED_LINES = re.compile(rb"(?im)^(?:host|origin|x-forwarded-for):[^\n]*")  # when there are too many headers
 # What Tornado needs of the headers once they are judged.
 FRAMING = ("Connection", "Content-Length", "Expect", "Transfer-Encoding")
 
@@ -47,16 +47,16 @@ class LimitedConnection(ChunkedConnection):
         self._is_cut = True
         self.refusal = ApiError(
             431,
-            "the request's headers are too large "
-            f"(maximum is {MAX_HEAD_BYTES} bytes in {MAX_HEADER_LINES} lines)",
+            "the request's headers are too large (maximum is "
+            f"{MAX_HEAD_BYTES} bytes in {MAX_HEADER_LINES} lines, with the URL): send fewer, or shorter ones",
         )
-        # Who asks, and for what, is read all the same. Of a head without an end the addresses are not:
-        # the last ones, which proxies write, are missing, and the first ones are the client's own text.
-        first, *lines = data[:MAX_HEAD_BYTES].lstrip(b"\r\n").split(b"\n")
-        if not lines:
-            first = first[:MAX_TARGET] + b" HTTP/1.1"
-        names = READ_OF_REFUSED if is_whole else READ_OF_CUT
-        wanted = (line for line in lines[:-1] if line.partition(b":")[0].lower() in names)
+        # Who asks, and for what, is read all the same. If the end of the head has not come, the addresses are
+        # not: the last ones, which proxies write, are missing. The first ones are the client's own text.
+        ends = [at for end in HEAD_ENDS if (at := data.find(end)) >= 0]
+        head = data[: min(ends)] if ends else data.rpartition(b"\n")[0] or data[:MAX_TARGET] + b" HTTP/1.1"
+        lines = WANTED_LINES.findall(head)[-MAX_HEADER_LINES:]
+        wanted = [line for line in lines if ends or not line.lower().startswith(b"x-forwarded-for")]
+        first = head.lstrip(b"\r\n").partition(b"\n")[0]
         return super()._parse_headers(b"\n".join((first, *wanted)) + b"\n\n")
 
     def drop_headers(self) -> None:

@@ -143,6 +143,8 @@ def parse_smtp_url(text: str) -> SmtpServer | None:
 def parse_partner_url(text: str) -> str:
     """Check an https URL, or an http URL of this machine; '' stays. Raises ValueError."""
     parts = urlsplit(text)
+    if parts.netloc and "." not in parts.netloc and "@" in parts.path + parts.query + parts.fragment:
+        raise UnusableValue(ENCODE)  # the host is the user, whose password has a # or /
     if text and not (
         parts.hostname
         and text.isprintable()  # urlsplit drops line breaks, and the HTTP client would send them

@@ -378,3 +378,10 @@ async def test_large_bodies_go_on_after_a_failure() -> None:
     for _ in range(4):
         await asyncio.sleep(0)
     assert read == [1]
+
+
+async def test_C30_sender_of_a_long_head_behind_a_proxy_pays_itself(start_harness: StartHarness) -> None:
+    harness = await start_harness(trusted_proxies="127.0.0.1", rate_limit="2/1000")
+    for sender in (b"203.0.113.1", b"203.0.113.2", b"203.0.113.3"):
+        head = padded(b"GET /api/none HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: " + sender + b"\r\n", 20_000)
+        assert b"\r\nRateLimit-Remaining: 1\r\n" in await harness.raw(head)

@@ -165,7 +165,7 @@ def test_an_error_of_the_partner_url_shows_no_secret(url: str, source: str, tmp_
     with pytest.raises(SettingError) as refused:
         load(flags, variables)
     message = str(refused.value)
-    assert "its value can't be used; it takes an https:// URL" in message
+    assert "its value can't be used" in message and "; it takes an https:// URL" in message
     assert not any(secret in message for secret in PARTNER_SECRETS)
 
 
@@ -392,3 +392,21 @@ def test_a_server_warns_of_foreign_variables_in_its_log(command: str, tmp_path: 
     [event] = [event for event in events if event.get("variable")]
     assert (event["level"], event["variable"]) == ("WARNING", "LEADS_DEBUG")
     assert event["reason"] == "it is not a setting; see 'config show'"
+
+
+@pytest.mark.parametrize(
+    "place", ["user:12/34secret@api.test", "us/er:pw@api.test/x", "user:1#2secret@api.test"]
+)
+def test_password_that_ends_the_partners_url_is_refused_and_not_shown(place: str) -> None:
+    given = {"LEADS_JUNE_HOMES_URL": f"https://{place}/hook", "LEADS_JUNE_HOMES_SECRET": "whsec_MfKQ9r8G"}
+    with pytest.raises(SettingError, match="%23") as refused:
+        load({}, given)
+    assert "secret" not in str(refused.value) and "pw" not in str(refused.value)
+
+
+def test_partners_url_may_have_an_at_sign_in_its_path() -> None:
+    given = {
+        "LEADS_JUNE_HOMES_URL": "https://api.test/@team?x=@y",
+        "LEADS_JUNE_HOMES_SECRET": "whsec_MfKQ9r8G",
+    }
+    assert load({}, given).june_homes_url == "https://api.test/@team?x=@y"

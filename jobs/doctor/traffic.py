@@ -102,7 +102,8 @@ def check_undeclared_proxies(
         f"requests came through {', '.join(addresses[:NAMED])}{more}, undeclared: "
         "all of its clients share one rate limit, and consent is recorded with its address",
         "if that is your proxy, set LEADS_TRUSTED_PROXIES="
-        f"{','.join([*map(str, trusted), *addresses[:NAMED]])} and start the server again",
+        f"{','.join([*map(str, trusted), *addresses[:NAMED]])} and start the server again; if the server "
+        "has it, give doctor the same settings",
     )
 
 
