@@ -70,7 +70,7 @@ async def june_410(run: FaultRun) -> None:
     "june-timeout", "June Homes takes the lead and never answers", short=8, long=40, mutants=TRUSTS_ATTEMPT
 )
 async def june_timeout(run: FaultRun) -> None:
-    await _no_answer(run, b"", says="Timeout")
+    await _no_answer(run, b"", says="no answer in time")
 
 
 @fault(
