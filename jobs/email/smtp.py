@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from aiosmtplib import SMTP, SMTPAuthenticationError, SMTPException, SMTPHeloError, SMTPResponseException
+from aiosmtplib import SMTP, SMTPException, SMTPHeloError, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
 from models.outbox.claims import FailureKind
@@ -148,26 +148,9 @@ class SmtpSession:
                 raise self.error(
                     FailureKind.NEEDS_OPERATOR, "offers no login", "see the user in LEADS_SMTP_URL"
                 )
-            await self._try_methods(self.server.user, self.server.password or "")
-
-    async def _try_methods(self, user: str, password: str) -> None:
-        """Log in by the first method that the server takes. Raises SMTPAuthenticationError."""
-        smtp = self.smtp
-        offered = [method.lower() for method in smtp.supported_auth_methods]
-        methods = {"plain": smtp.auth_plain, "login": smtp.auth_login, "cram-md5": smtp.auth_crammd5}
-        if not self._is_private():  # then the method that does not show the password comes first
-            methods = dict(reversed(methods.items()))
-        refusal: SMTPAuthenticationError | None = None
-        for name, log_in in methods.items():
-            if name not in offered:
-                continue
-            try:
-                await log_in(user, password)
-                return
-            except SMTPAuthenticationError as error:  # another method may work: some are offered by mistake
-                refusal = error
-        assert refusal is not None
-        raise refusal
+            if self._is_private():  # nobody can listen, so what servers support best comes first
+                self.smtp.AUTH_METHODS = ("plain", "login", "cram-md5")
+            await self.smtp.login(self.server.user, self.server.password or "")
 
     async def quit(self) -> None:
         """Send QUIT and close the connection. Ignores errors: every mail was accepted before."""
