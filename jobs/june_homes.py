@@ -27,7 +27,8 @@ class JuneHomesAdapter(Adapter):
 
     def __init__(self, url: str, key: bytes, clock: Clock) -> None:
         self._url, self._key, self._clock = url, key, clock
-        self._tls = ssl.create_default_context()  # made once: that reads hundreds of certificates
+        # Made once, and only if it is needed: that reads hundreds of certificates.
+        self._tls = ssl.create_default_context() if url.startswith("https:") else None
 
     async def deliver(self, context: DeliveryContext) -> None:
         """As `Adapter.deliver`."""
