@@ -9,8 +9,7 @@ from typing import Any
 import tornado.web
 
 from handlers.access_log import AccessLog
-from handlers.errors import ApiError, BadRequest, InternalError
-from models.origin import MAX_ORIGIN_LENGTH
+from handlers.errors import ApiError, InternalError
 
 log = logging.getLogger("leads.http")
 
@@ -48,11 +47,8 @@ class Handler(tornado.web.RequestHandler):
         """Do nothing: Tornado calls this only on handlers that stream the body."""
 
     def own_url(self) -> str:
-        """Return the URL of the server that the request was addressed to. Raises BadRequest."""
-        host = self.request.host
-        if len(host) > MAX_ORIGIN_LENGTH:
-            raise BadRequest("malformed Host")
-        return f"{self.request.protocol}://{host}"
+        """Return the URL of the server that the request was addressed to."""
+        return f"{self.request.protocol}://{self.request.host}"
 
     def write_json(self, status: int, body: Any) -> None:
         """Finish with a status, and a value as JSON."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from tornado.template import Loader
 
-from handlers.api.admission import THROTTLED
 from handlers.api.leads import PATH
 from handlers.api.openapi import document
 from handlers.api.validation import SCHEMA, TOUR_REQUEST
 from handlers.base import Handler
+from handlers.errors import THROTTLED
 from handlers.static import POLICY
 
 HERE = Path(__file__).parent

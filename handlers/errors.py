@@ -4,6 +4,8 @@ from typing import Any
 
 import tornado.web
 
+THROTTLED = {"message": "throttled", "human_message": "Too many requests. Please try again later."}
+
 
 class ApiError(tornado.web.HTTPError):
     """An answer other than success. The client reads its message as {"error": message}.
@@ -55,6 +57,13 @@ class TooLarge(ApiError):
 
     def __init__(self, maximum_bytes: int) -> None:
         super().__init__(413, f"the body is too large (maximum is {maximum_bytes} bytes)")
+
+
+class Throttled(ApiError):
+    """429: the client sends too much (C29). It gets through after these seconds, at least one."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(429, THROTTLED, Retry_After=str(max(1, retry_after_seconds)))
 
 
 class Unavailable(ApiError):

@@ -5,10 +5,9 @@ from collections.abc import Awaitable
 
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
-from handlers.api.admission import THROTTLED
 from handlers.api.context import ApiContext
 from handlers.base import Handler
-from handlers.errors import ApiError
+from handlers.errors import ApiError, Throttled
 from handlers.http_connection import LimitedConnection
 from handlers.source_address import Address, source_address
 
@@ -16,9 +15,8 @@ from handlers.source_address import Address, source_address
 REQUESTS_A_PAGE = 10
 HEALTH_CHECKS = ("/livez", "/readyz")  # have no limit: balancers ask for these without a pause
 READING = ("GET", "HEAD")
-MAX_SHORT_BODY_BYTES = (
-    64 * 1024
-)  # so much of a body is read before the answer, so that its client can read that
+# So much of a body is read before the answer, so that its client can read the answer.
+MAX_SHORT_BODY_BYTES = 64 * 1024
 
 
 class PageLimiter:
@@ -44,9 +42,7 @@ class PageLimiter:
 
     def _throttled(self, source: Address, has_share: bool) -> ApiError | None:
         result = self._limiter.take(source, self._clock.monotonic_ns())
-        if result.allowed and has_share:
-            return None
-        return ApiError(429, THROTTLED, Retry_After=str(max(1, result.retry_after)))
+        return None if result.allowed and has_share else Throttled(result.retry_after)
 
 
 def _unwanted_body(method: str, headers: HTTPHeaders) -> ApiError | None:

@@ -9,7 +9,7 @@ from tornado.httputil import RequestStartLine
 from handlers.api.context import ApiContext
 from handlers.api.form_navigation import is_form_navigation, is_unattended
 from handlers.api.rate_limit import RateLimitResult
-from handlers.errors import ApiError, BadRequest, TooLarge, Unavailable
+from handlers.errors import ApiError, BadRequest, Throttled, TooLarge, Unavailable
 from handlers.http_connection import LimitedConnection
 from handlers.source_address import Address, is_proxy, source_address
 from models.origin import MAX_ORIGIN_LENGTH, is_origin, page_origin
@@ -21,7 +21,6 @@ MAX_BODY_BYTES = 64 * 1024
 # while the client still sends would reset it, and the client might never read the 413.
 MAX_DRAINED_BYTES = 1024 * 1024
 
-THROTTLED = {"message": "throttled", "human_message": "Too many requests. Please try again later."}
 EXPOSED = (
     "Retry-After, Link, Preference-Applied, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, "
     "X-Request-Id"
@@ -99,7 +98,7 @@ class Admission:
         self._api.undeclared_proxies.note(self._peer, self._headers, may_write=result.allowed)
         has_share = self._connection.client.claim(self.source)
         if not (result.allowed and has_share):
-            raise ApiError(429, THROTTLED, Retry_After=str(max(1, result.retry_after)))
+            raise Throttled(result.retry_after)
 
     async def look_up_origin(self) -> None:
         """Read the registered origins, and set the CORS headers if this one is among them (C25).

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.api.admission import EXPOSED, MAX_BODY_BYTES, THROTTLED
+from handlers.api.admission import EXPOSED, MAX_BODY_BYTES
 from handlers.api.leads import OLDER_PATH, PATH
 from handlers.api.validation import MAX_KEY_LENGTH, SCHEMA
 from handlers.client_stream import MAX_HEAD_BYTES
+from handlers.errors import THROTTLED
 from handlers.http_connection import MAX_HEADER_LINES
 from models.version import VERSION
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 
-from handlers.api.admission import MAX_BODY_BYTES, THROTTLED
+from handlers.api.admission import MAX_BODY_BYTES
 from handlers.api.context import ApiContext
 from handlers.api.handler import ApiHandler
 from handlers.api.leads import LeadsHandler
 from handlers.api.preferences import DRY_RUN, parse_preferences
-from handlers.errors import ApiError, InternalError, Unavailable
+from handlers.errors import ApiError, InternalError, Throttled, Unavailable
 from handlers.http_connection import LimitedConnection
 from handlers.sandbox.diagnosis import diagnose, find_duplicate, read_facts
 from handlers.sandbox.faults import API, CUT, SLOW, Fault, Faults, InvalidFault, parse_fault
@@ -190,9 +190,9 @@ def _number(text: str) -> float | None:
 
 
 def _error_for(fault: Fault, request_id: str) -> ApiError:
-    retry_after = max(1, round(fault.seconds))
     if fault.status == 429:
-        return ApiError(429, THROTTLED, Retry_After=str(retry_after))
+        return Throttled(round(fault.seconds))
     if fault.status == 503:
+        retry_after = max(1, round(fault.seconds))
         return Unavailable("the server can't store leads now; the lead was not stored", retry_after)
     return InternalError(request_id)
