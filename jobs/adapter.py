@@ -5,11 +5,12 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from models.building import BuildingDict
 from models.lead_dict import LeadForDelivery
 from models.outbox.claims import Failure, FailureKind
+from models.outbox.delivery import NEW_LEAD
 
 REASON_LIMIT = 300  # characters
 
@@ -21,19 +22,38 @@ _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u206
 class DeliveryContext:
     """A delivery's lead and building. Each attempt at the same delivery gets the same stable_id.
 
-    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned.
+    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned. recipient: of a
+    mail, in place of the building's agent. content: what a mail says, one of CONTENTS. sent_at: when the
+    content was first sent, or this attempt began; None: when the lead came. tour_id: the same in all mails
+    about the lead's tour; '': the stable_id.
     """
 
     stable_id: str
     lead: LeadForDelivery
     building: BuildingDict | None
+    recipient: str | None = None
+    content: str = NEW_LEAD
+    sent_at: datetime | None = None
+    tour_id: str = ""
+
+    @property
+    def address(self) -> str | None:
+        """The address that a mail goes to; None if the building has no agent."""
+        return self.recipient or (self.building["agent_email"] if self.building else None)
 
 
 class Adapter:
     """Sends the deliveries of one kind. Several may run at once."""
 
-    async def deliver(self, context: DeliveryContext) -> None:
-        """Deliver the lead. Raises DeliveryError; the caller treats any other error as TRANSIENT."""
+    async def deliver(self, context: DeliveryContext) -> str:
+        """Deliver the lead, and return the destination's answer on one line.
+
+        Raises DeliveryError; the caller treats any other error as TRANSIENT.
+        """
+        raise NotImplementedError
+
+    def recipient(self, context: DeliveryContext) -> str | None:
+        """Return whom the delivery is for: an e-mail address, or the host of a URL."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -43,7 +63,8 @@ class Adapter:
 class DeliveryError(Exception):
     """A failed attempt. The message is one line for the operator: which server did what, and what to do.
 
-    said, hint: the two parts of the message.
+    said, hint: the two parts of the message. loggable: what was said, without words of the destination.
+    content_sent: whether the destination may have got the content.
     """
 
     def __init__(
@@ -53,12 +74,16 @@ class DeliveryError(Exception):
         *,
         retry_after: timedelta | None = None,
         hint: str = "",
+        loggable: str | None = None,
+        content_sent: bool = False,
     ) -> None:
         reason = one_line(f"{said}; {hint}" if hint else said, REASON_LIMIT)
         super().__init__(reason)
         self.said = one_line(said, REASON_LIMIT)
         self.hint = hint
-        self.failure = Failure(reason, kind, retry_after)
+        self.failure = Failure(
+            reason, kind, retry_after, self.said if loggable is None else loggable, content_sent
+        )
 
 
 def system_error_text(error: BaseException) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.pacer import Pacer
 from models.clock import Clock
-from models.lead_record import ClaimedRecord, claim_records
-from models.outbox.claims import Claim, Failure, FailureKind, Outcome, settle
-from models.outbox.delivery import ERASED
+from models.lead_record import ClaimedRecord, LeadWithBuilding, claim_records
+from models.outbox.claims import Claim, Claimed, Failure, FailureKind, Outcome, settle
+from models.outbox.delivery import ERASED, FAILED
 from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
@@ -122,21 +122,22 @@ class KindWorker:
 
     async def _deliver(self, item: ClaimedRecord) -> None:
         claimed, record = item.claimed, item.record
+        failure = recipient = answer = None
         try:
             if record is None:
                 raise DeliveryError("the lead can't be read", FailureKind.PERMANENT)
             if record.lead["requestor_email"] is None:
                 raise DeliveryError(ERASED, FailureKind.PERMANENT)
-            await self._adapter.deliver(
-                DeliveryContext(f"{record.request_id}-{claimed.kind}", record.lead, record.building)
-            )
-            failure = None
+            context = delivery_context(claimed, record)
+            recipient = self._adapter.recipient(context)
+            answer = await self._adapter.deliver(context)
         except DeliveryError as error:
             failure = error.failure
         except Exception as error:
             log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
-            failure = Failure(f"the adapter failed: {type(error).__name__}")
-        await self._settle(Outcome(claimed, self._clock.now(), failure))
+            reason = f"the adapter failed: {type(error).__name__}"
+            failure = Failure(reason, loggable=reason, content_sent=True)
+        await self._settle(Outcome(claimed, self._clock.now(), failure, recipient, answer))
 
     async def _settle(self, outcome: Outcome) -> None:
         # Retried until it is stored: a delivery that left but is not settled would leave again.
@@ -161,8 +162,25 @@ class KindWorker:
         if failure is None:
             log.info("delivered", extra=facts)
             return
-        # These replies came before the renter was named, so they can't contain personal data. Other reasons
-        # are kept in the outbox alone.
-        if failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
-            facts["reason"] = failure.reason
-        log.warning("not delivered", extra=facts)
+        # These replies came before the renter was named, so they can't contain personal data. Others are kept
+        # in the outbox alone.
+        is_safe = failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR)
+        facts["reason"] = failure.reason if is_safe else failure.loggable
+        if state == FAILED:
+            log.error("a delivery is given up", extra=facts)
+        else:
+            log.warning("not delivered", extra=facts)
+
+
+def delivery_context(claimed: Claimed, record: LeadWithBuilding) -> DeliveryContext:
+    """Return what the adapter needs of a claimed delivery."""
+    first_id = f"{record.request_id}-{claimed.kind}"
+    return DeliveryContext(
+        first_id if claimed.recipient is None else f"{first_id}-{claimed.delivery_id}",
+        record.lead,
+        record.building,
+        claimed.recipient,
+        claimed.content,
+        claimed.sent_at,
+        first_id,
+    )

@@ -9,6 +9,7 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -18,7 +19,14 @@ from models.clock import Clock
 from models.outbox.claims import FailureKind
 
 DEADLINE_SECONDS = 30.0
-INTERNAL_FIELDS = ("customer", "deal", "deliveries", "sent_slot", "suspected")  # not for the partner
+INTERNAL_FIELDS = (
+    "customer",
+    "deal",
+    "deliveries",
+    "sent_slot",
+    "suspected",
+    "tour_sequence",
+)  # not for the partner
 USER_AGENT = "website-leads/1"
 
 
@@ -30,7 +38,7 @@ class JuneHomesAdapter(Adapter):
         # Made once, and only if it is needed: that reads hundreds of certificates.
         self._tls = ssl.create_default_context() if url.startswith("https:") else None
 
-    async def deliver(self, context: DeliveryContext) -> None:
+    async def deliver(self, context: DeliveryContext) -> str:
         """As `Adapter.deliver`."""
         body = payload(context)
         signature = sign(self._key, context.stable_id, self._clock.now(), body)
@@ -47,8 +55,13 @@ class JuneHomesAdapter(Adapter):
         except NotConnected as error:
             raise DeliveryError(f"June Homes can't be reached: {error}", FailureKind.UNREACHABLE) from None
         except NoAnswer as error:
-            raise DeliveryError(f"June Homes did not answer: {error}") from None
+            raise DeliveryError(f"June Homes did not answer: {error}", content_sent=True) from None
         check_reply(reply, self._clock.now())
+        return _status_text(reply.status)
+
+    def recipient(self, context: DeliveryContext) -> str | None:
+        """As `Adapter.recipient`."""
+        return urlsplit(self._url).hostname
 
 
 def payload(context: DeliveryContext) -> bytes:
@@ -80,7 +93,7 @@ def check_reply(reply: Reply, now: datetime) -> None:
     if 200 <= code < 300:
         return
     # The partner has read the lead, so this lead may be the cause: each failure counts against it.
-    said = f"June Homes answered {code} {http.client.responses.get(code, '')}".strip()
+    said = f"June Homes answered {_status_text(code)}"
     if code in (429, 503):
         retry_after = _retry_after(reply.headers.get("retry-after"), now)
         raise DeliveryError(said, FailureKind.AMBIGUOUS, retry_after=retry_after)
@@ -92,6 +105,10 @@ def check_reply(reply: Reply, now: datetime) -> None:
         raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", FailureKind.AMBIGUOUS)
     permanent = 400 <= code < 500 and code not in (408, 409, 425)
     raise DeliveryError(said, FailureKind.PERMANENT if permanent else FailureKind.TRANSIENT)
+
+
+def _status_text(code: int) -> str:
+    return f"{code} {http.client.responses.get(code, '')}".strip()
 
 
 def _retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -36,9 +36,10 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     ).execute()
     RecentText.delete().where(RecentText.lead.in_(leads)).execute()
     # A mail server's reply to an attempt may quote the renter.
+    attempts = DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads)))
+    DeliveryAttempt.update(answer=None).where(attempts).execute()
     DeliveryAttempt.update(outcome=ERASED).where(
-        DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads))),
-        DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED),
+        attempts, DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED)
     ).execute()
     # So may the reason of an open circuit breaker.
     Destination.update(reason=ERASED).where(Destination.reason.is_null(False)).execute()
@@ -65,6 +66,7 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
             sms_consent_host=None,
             sms_consent_origin=None,
             sms_consent_version=None,
+            source=None,
             suspected=None,
         )
         .where(Lead.customer == customer)

@@ -230,6 +230,8 @@ def _lead_row(
         "sms_consent_host": consent and consent.host,
         "sms_consent_origin": consent and consent.origin,
         "sms_consent_version": consent and consent.version,
+        "source": submission.source,
+        "tour_sequence": 0,
         "suspected": suspected,
     }
 

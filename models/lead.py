@@ -1,6 +1,6 @@
 """Leads: the table, and the values that its fields take."""
 
-from peewee import AutoField, BooleanField, ForeignKeyField, TextField
+from peewee import AutoField, BooleanField, ForeignKeyField, IntegerField, TextField
 
 from models.building import Building
 from models.customer import Customer
@@ -48,4 +48,7 @@ class Lead(Row):
     sms_consent_host = TextField(null=True)
     sms_consent_origin = TextField(null=True)
     sms_consent_version = TextField(null=True)  # of the consent text, as the form names it
+    source = TextField(null=True)  # the network it came from; null if many clients share it
+    # How often the tour's time was corrected: the SEQUENCE of its invitation.
+    tour_sequence = IntegerField(default=0)
     suspected = TextField(null=True)  # why it looks like spam; null if it does not

@@ -48,11 +48,12 @@ class LeadDict(TypedDict):
 
 class LeadForDelivery(LeadDict):
     """A lead as adapters get it: without deal and deliveries, with the text of the slot as it was
-    sent, and the reason why it looks like spam.
+    sent, the reason why it looks like spam, and how often the time of its tour was corrected.
     """
 
     sent_slot: str | None
     suspected: str | None
+    tour_sequence: int
 
 
 class SentDict(TypedDict):
@@ -78,13 +79,15 @@ class ConsentDict(TypedDict):
 
 
 class AttemptDict(TypedDict):
-    """One attempt at a delivery as JSON."""
+    """One attempt at a delivery as JSON. recipient: an e-mail address, or the host of a URL."""
 
     kind: str
     number: int
     started_at: str
     ended_at: str | None
     outcome: str | None
+    recipient: str | None
+    answer: str | None
 
 
 class LeadDetailDict(LeadDict):

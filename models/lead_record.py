@@ -161,6 +161,7 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
             **lead_as_dict(lead, None, ()),
             "sent_slot": lead.sent_slot,
             "suspected": lead.suspected,
+            "tour_sequence": lead.tour_sequence,
         }
         records[lead.id] = LeadWithBuilding(as_dict, buildings.get(lead.building_id), lead.request_id)
     return records
@@ -207,6 +208,8 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
                 "started_at": utc_text(attempt.started_at),
                 "ended_at": utc_text_or_none(attempt.ended_at),
                 "outcome": attempt.outcome,
+                "recipient": attempt.recipient,
+                "answer": attempt.answer,
             }
             for attempt in attempts
         ],

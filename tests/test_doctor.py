@@ -336,8 +336,9 @@ def test_older_schema_is_reported_and_not_upgraded(tmp_path: Path) -> None:
     before = content(tmp_path)
     said = Report(data_dir=str(tmp_path))
     said.one("schema", WARNING, f"1, older than this program's {NEWEST}", "upgrades it, with a backup before")
-    words = [result["found"] for result in said.of("outbox")]
-    assert words == ["email: 1 given up", "june_homes: 1 waiting, paused by the operator"]
+    words = [(result["state"], result["found"]) for result in said.of("outbox")]
+    paused = "june_homes: 1 waiting, paused by the operator"
+    assert words == [(PROBLEM, "email: 1 given up"), (WARNING, paused)]
     assert content(tmp_path) == before
 
 

@@ -157,3 +157,19 @@ async def test_records_of_other_libraries_are_logged_without_arguments(
     logging.getLogger("elsewhere").error("first line\njane@renter.test")
     assert "jane" not in written.getvalue()
     assert "elsewhere: first line" in written.getvalue()
+
+
+async def test_given_up_mail_is_an_error_without_the_servers_words(
+    written: io.StringIO, harness: ServerHarness
+) -> None:
+    harness.mail.unknown.add("gone@oak.test")
+    await harness.building(agent_email="gone@oak.test", token="oak")
+    harness.mail.replies = ["554 5.6.0 what jane@renter.test wrote"]
+    await harness.lead(token="oak")
+    await harness.lead(token="maple")
+    await harness.settled()
+    lines = [line for line in written.getvalue().splitlines() if "a delivery is given up" in line]
+    assert len(lines) == 2 and all("ERROR" in line for line in lines)
+    assert any("answered RCPT TO with 550 5.1.1" in line for line in lines)
+    assert any("answered DATA with 554 5.6.0" in line for line in lines)
+    assert not any(word in written.getvalue() for word in ("no such user", "wrote", "jane"))

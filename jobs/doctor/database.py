@@ -161,7 +161,7 @@ def check_outbox(database: ReadOnlyDatabase, configured: Collection[str], now: d
             results.append(CheckResult(OUTBOX, WARNING, f"{kind}: {waiting} waiting, {reason}", fix))
         if failed:
             fix = f"see why in 'outbox list --state failed --kind {kind}', then 'outbox retry' or 'skip' them"
-            results.append(CheckResult(OUTBOX, WARNING, f"{kind}: {failed} given up", fix))
+            results.append(CheckResult(OUTBOX, PROBLEM, f"{kind}: {failed} given up", fix))
     return results or [CheckResult(OUTBOX, OK, f"{all_waiting} waiting, nothing held, nothing given up")]
 
 

@@ -33,7 +33,11 @@ class EmailAdapter(Adapter):
         self._mail_from = mail_from
         self._session_seconds, self._data_seconds = session_seconds, data_seconds
 
-    async def deliver(self, context: DeliveryContext) -> None:
+    def recipient(self, context: DeliveryContext) -> str | None:
+        """As `Adapter.recipient`."""
+        return context.address
+
+    async def deliver(self, context: DeliveryContext) -> str:
         """As `Adapter.deliver`."""
         agent = _agent_address(context)
         lead = context.lead
@@ -50,8 +54,7 @@ class EmailAdapter(Adapter):
                         raise
                     session.abort()
                     continue  # the server may only refuse more mail in this session: try another one
-                await self._send_data(session, mail)
-                return
+                return await self._send_data(session, mail)
 
     async def close(self) -> None:
         """Quit the sessions that are kept."""
@@ -99,7 +102,7 @@ class EmailAdapter(Adapter):
             await smtp.rcpt(recipient, encoding="utf-8")
         return mail
 
-    async def _send_data(self, session: SmtpSession, mail: bytes) -> None:
+    async def _send_data(self, session: SmtpSession, mail: bytes) -> str:
         async with session.step(
             "DATA",
             on_5xx=FailureKind.PERMANENT,
@@ -108,10 +111,13 @@ class EmailAdapter(Adapter):
             hint_otherwise="it may have accepted the mail",
             until=asyncio.get_running_loop().time() + self._data_seconds,
         ):
-            await session.smtp.data(mail)
+            reply = await session.smtp.data(mail)
+        return session.quotable(f"{reply.code} {reply.message}")
 
 
 def _agent_address(context: DeliveryContext) -> str:
+    if context.recipient is not None:
+        return context.recipient
     if context.building is None:
         raise DeliveryError(
             "no building matched the lead, so the mail has no recipient", FailureKind.PERMANENT

@@ -64,9 +64,9 @@ def render(context: DeliveryContext, mail_from: str, *, utf8: bool) -> bytes:
     Raises ValueError if the building has no agent e-mail, or if that or mail_from can't be written.
     """
     lead, building = context.lead, context.building
-    if building is None or not building["agent_email"]:
+    if building is None or not context.address:
         raise ValueError("the building has no agent e-mail")
-    sender, agent = mailbox(mail_from, utf8=utf8), mailbox(building["agent_email"], utf8=utf8)
+    sender, agent = mailbox(mail_from, utf8=utf8), mailbox(context.address, utf8=utf8)
     if sender is None or agent is None:
         raise ValueError("an address of the mail needs SMTPUTF8")
     received = datetime.fromisoformat(lead["created_at"])

@@ -25,6 +25,7 @@ KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close
 REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands
 MAX_MAILS = 50  # in one session; some servers accept no more than 100
 QUIT_SECONDS = 2.0
+ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 REPLY_LIMIT = 160  # characters of a server's reply in a reason
 
 
@@ -120,17 +121,25 @@ class SmtpSession:
                 yield
         except SMTPResponseException as error:
             kind = on_421 if error.code == 421 else on_5xx if 500 <= error.code <= 599 else otherwise
-            reply = f"answered {name} with {error.code} {self._quotable(error.message)}".strip()
-            raise self.error(kind, reply, hint if kind is on_5xx else "") from None
+            answered = f"answered {name} with {error.code}"
+            reply = f"{answered} {self.quotable(error.message)}".strip()
+            code = f"{answered} {enhanced_code(error.message)}".strip()
+            raise self.error(kind, reply, hint if kind is on_5xx else "", code) from None
         except TimeoutError:
             raise self.error(otherwise, f"gave no answer in time at {name}", hint_otherwise) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
-            cause = self._quotable(system_error_text(error.__cause__ or error))
+            cause = self.quotable(system_error_text(error.__cause__ or error))
             raise self.error(otherwise, f"failed at {name}: {cause}", hint_otherwise) from None
 
-    def error(self, kind: FailureKind, what: str, hint: str = "") -> DeliveryError:
-        """Return the error to raise: host and port, what the server did, and what the operator can do."""
-        return DeliveryError(f"{self.server.host}:{self.server.port} {what}", kind, hint=hint)
+    def error(
+        self, kind: FailureKind, what: str, hint: str = "", loggable: str | None = None
+    ) -> DeliveryError:
+        """Return the error to raise: host and port, what the server did, and what the operator can do.
+
+        loggable: what the server did, without its words.
+        """
+        said = f"{self.server.host}:{self.server.port} {what}"
+        return DeliveryError(said, kind, hint=hint, loggable=loggable)
 
     async def log_in(self) -> None:
         """Log in, if the settings name a user. Raises DeliveryError."""
@@ -194,10 +203,17 @@ class SmtpSession:
         peer = ipaddress.ip_address(self.smtp.get_transport_info("peername")[0])
         return self.is_encrypted or peer.is_loopback
 
-    def _quotable(self, reply: str) -> str:
+    def quotable(self, reply: str) -> str:
+        """Return a server's reply on one line, cut, without the password and the renters' details."""
         for secret in self.secrets:
             reply = re.sub(re.escape(secret), "***", reply, flags=re.IGNORECASE)
         return one_line(reply, REPLY_LIMIT)
+
+
+def enhanced_code(reply: str) -> str:
+    """Return the enhanced status code (RFC 3463) at the beginning of a reply, such as 5.1.1; '' for none."""
+    match = ENHANCED_CODE.match(reply)
+    return match[1] if match else ""
 
 
 class SmtpPool:

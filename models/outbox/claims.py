@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from peewee import fn
+
 from models.outbox.delivery import (
     DELIVERED,
     ERASED,
     FAILED,
+    NEW_LEAD,
     PENDING,
     SENDING,
     SKIPPED,
@@ -48,12 +51,19 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery that its claimer alone attempts now. attempt: its number, from 1."""
+    """A delivery that its claimer alone attempts now. attempt: its number, from 1.
+
+    sent_at: when its content was first sent, or `started_at` if it never was.
+    """
 
     delivery_id: int
     lead_id: int
     kind: str
     attempt: int
+    started_at: datetime
+    sent_at: datetime
+    content: str = NEW_LEAD
+    recipient: str | None = None
 
 
 class FailureKind(enum.Enum):
@@ -76,20 +86,31 @@ class FailureKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed. reason: one line for the operator. retry_after: as the destination asked."""
+    """Why an attempt failed. reason: one line for the operator. retry_after: as the destination asked.
+
+    loggable: the reason without the destination's words, which may name the renter. content_sent: whether the
+    destination may have got the content.
+    """
 
     reason: str
     kind: FailureKind = FailureKind.TRANSIENT
     retry_after: timedelta | None = None
+    loggable: str = ""
+    content_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. failure: None if it was delivered."""
+    """How an attempt ended. failure: None if it was delivered.
+
+    recipient: whom the attempt was for. answer: of the destination, if it was delivered.
+    """
 
     claimed: Claimed
     ended_at: datetime
     failure: Failure | None = None
+    recipient: str | None = None
+    answer: str | None = None
 
 
 def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
@@ -111,7 +132,19 @@ def _claim(request: Claim) -> list[Claimed]:
     if not ids:
         return []
     claimed = sorted(
-        (Claimed(row_id, lead_id, request.kind, attempt) for row_id, lead_id, attempt in _MOVE.run(ids)),
+        (
+            Claimed(
+                row_id,
+                lead_id,
+                request.kind,
+                attempt,
+                request.now,
+                datetime.fromisoformat(sent_at),
+                content,
+                recipient,
+            )
+            for row_id, lead_id, attempt, sent_at, content, recipient in _MOVE.run(request.now, ids)
+        ),
         key=lambda c: ids.index(c.delivery_id),
     )
     _BEGIN_ATTEMPTS.run([(c.delivery_id, c.attempt, request.now) for c in claimed])
@@ -131,10 +164,21 @@ _DUE = CachedQuery(
     )
 )
 _MOVE = CachedQuery(
-    lambda ids: (
-        Delivery.update(state=SENDING, attempts=Delivery.attempts + 1)
+    lambda now, ids: (
+        Delivery.update(
+            state=SENDING,
+            attempts=Delivery.attempts + 1,
+            sent_at=fn.COALESCE(Delivery.sent_at, now),
+        )
         .where(Delivery.id.in_(ids))
-        .returning(Delivery.id, Delivery.lead, Delivery.attempts)
+        .returning(
+            Delivery.id,
+            Delivery.lead,
+            Delivery.attempts,
+            Delivery.sent_at,
+            Delivery.content,
+            Delivery.recipient,
+        )
     )
 )
 _BEGIN_ATTEMPTS = CachedInsert(
@@ -157,7 +201,8 @@ def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
     ids = [o.claimed.delivery_id for o in outcomes]
     latest = max(o.ended_at for o in outcomes)
     _DELIVERED.run(latest, ids)
-    _END_ATTEMPTS.run(latest, ids)
+    for o in outcomes:
+        _END_ATTEMPT.run(o.ended_at, o.recipient, o.answer, o.claimed.delivery_id, o.claimed.attempt)
     for kind in {o.claimed.kind for o in outcomes}:
         record_success(kind, latest)
 
@@ -167,10 +212,10 @@ _DELIVERED = CachedQuery(
         Delivery.id.in_(ids), Delivery.state == SENDING
     )
 )
-_END_ATTEMPTS = CachedQuery(
-    lambda at, ids: DeliveryAttempt.update(ended_at=at, outcome=DELIVERED).where(
-        DeliveryAttempt.delivery.in_(ids), DeliveryAttempt.outcome.is_null()
-    )
+_END_ATTEMPT = CachedQuery(
+    lambda at, recipient, answer, delivery_id, number: DeliveryAttempt.update(
+        ended_at=at, outcome=DELIVERED, recipient=recipient, answer=answer
+    ).where(DeliveryAttempt.delivery == delivery_id, DeliveryAttempt.number == number)
 )
 
 
@@ -180,7 +225,9 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     if delivery is None:
         return SKIPPED  # deleted meanwhile, with its lead
     erased = delivery.reason == ERASED  # meanwhile; the failure's reason may quote the customer, so drop it
-    DeliveryAttempt.update(ended_at=now, outcome=ERASED if erased else failure.reason).where(
+    DeliveryAttempt.update(
+        ended_at=now, outcome=ERASED if erased else failure.reason, recipient=outcome.recipient
+    ).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
     if failure.kind in (FailureKind.TRANSIENT, FailureKind.PERMANENT):
@@ -192,6 +239,8 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     if erased:
         return SKIPPED
     delivery.reason = failure.reason
+    if not failure.content_sent and claimed.sent_at == claimed.started_at:
+        delivery.sent_at = None
     if failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
         delivery.state = PENDING
         delivery.due_at = now  # behind those that wait longer, so that each probe is another delivery

@@ -21,6 +21,7 @@ from typing import Any
 from peewee import (
     SQL,
     AutoField,
+    BooleanField,
     CompositeKey,
     ForeignKeyField,
     IntegerField,
@@ -35,6 +36,9 @@ PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered"
 QUARANTINED = "quarantined"
 STATES = (QUARANTINED, PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
 
+NEW_LEAD, CHANGED_TOUR, TAKEN_AWAY = "lead", "changed_tour", "taken_away"  # what a mail says
+CONTENTS = (NEW_LEAD, CHANGED_TOUR, TAKEN_AWAY)
+
 ERASED = "the customer was erased"
 
 
@@ -45,11 +49,17 @@ class Delivery(Row):
     lead = ForeignKeyField(Lead)
     lead_id: int
     kind = TextField()
+    content = TextField(default=NEW_LEAD)
+    recipient = TextField(null=True)  # an e-mail address; null: the building's agent when it leaves
     state = TextField()
     reason = TextField(null=True)
     attempts = IntegerField(default=0)
     failures = IntegerField(default=0)  # attempts that this delivery itself made fail; sets its backoff
+    refused = BooleanField(default=False)  # the destination refused it, maybe because of itself
+    # The digest that it leaves in: 0 until that is put together, then the id of the first delivery in it.
+    digest = IntegerField(null=True)
     due_at = UtcDateTimeField(null=True)
+    sent_at = UtcDateTimeField(null=True)  # when its content was first sent
     settled_at = UtcDateTimeField(null=True)
 
 
@@ -61,6 +71,8 @@ class DeliveryAttempt(Row):
     started_at = UtcDateTimeField()
     ended_at = UtcDateTimeField(null=True)
     outcome = TextField(null=True)
+    recipient = TextField(null=True)  # an e-mail address, or the host of a URL
+    answer = TextField(null=True)  # of the destination that accepted it: a mail server names its queue id
 
     class Meta:
         primary_key = CompositeKey("delivery", "number")

@@ -12,6 +12,7 @@ from models.storage.sqlite.migrations import (
     v0004_suspicion,
     v0005_audit,
     v0006_real_forms,
+    v0007_addressed_mail,
 )
 
 
@@ -30,5 +31,6 @@ STEPS = (
     Step(v0004_suspicion.STATEMENTS),
     Step(v0005_audit.STATEMENTS),
     Step(v0006_real_forms.STATEMENTS, v0006_real_forms.convert),
+    Step(v0007_addressed_mail.STATEMENTS),
 )
 NEWEST = len(STEPS)
