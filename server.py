@@ -231,7 +231,7 @@ def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
     """Return the adapter of each kind that has a destination; deliveries of the other kinds wait."""
     adapters: dict[str, Adapter] = {}
     if settings.smtp_url is not None:
-        adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from)
+        adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from, clock=clock)
     if settings.june_homes_url:
         adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)
     return adapters

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.pacer import Pacer
@@ -15,6 +16,10 @@ from models.storage import Storage, StorageError, submit_and_wait
 log = logging.getLogger("leads.outbox")
 
 MAX_CONCURRENT = 4  # deliveries to one destination
+# If all of these take longer, each further one is of a source that has none on its way: a destination may be
+# slow to answer the leads of one source only.
+SLOW_SECONDS = 2.0
+MAX_SLOW = 16
 SETTLE_RETRY_SECONDS = 1.0
 
 
@@ -47,6 +52,14 @@ class Dispatcher:
         await asyncio.gather(*(worker.stop(finish_seconds) for worker in self._workers))
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A delivery on its way. source: of its lead. started: by the loop's clock."""
+
+    source: str | None
+    started: float
+
+
 class KindWorker:
     """Claims, delivers and settles the deliveries of one kind, up to MAX_CONCURRENT at once."""
 
@@ -57,7 +70,7 @@ class KindWorker:
         self._clock = clock
         self._pacer = pacer
         self._awake = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], _Running] = {}
 
     def start(self) -> None:
         """Start the worker on the running loop."""
@@ -94,30 +107,42 @@ class KindWorker:
     async def _deliver_due(self) -> None:
         rest = self._pacer.rest_seconds()
         free = (1 if rest else MAX_CONCURRENT) - len(self._running)
+        other_than: frozenset[str] = frozenset()
         if free <= 0:
-            return  # the end of a running delivery wakes the worker again
+            if not self._all_are_slow():
+                return  # the end of a running delivery wakes the worker again
+            free = 1
+            other_than = frozenset(r.source for r in self._running.values() if r.source is not None)
         if rest:
             await asyncio.sleep(rest)
         # Shielded: if the worker is stopped, a claim that has begun may still be committed. Its deliveries
         # are then started, not left in the state `sending`.
-        claiming = asyncio.ensure_future(self._claim(free))
+        claiming = asyncio.ensure_future(self._claim(free, other_than))
         try:
             await asyncio.shield(claiming)
         except asyncio.CancelledError:
             await asyncio.gather(claiming, return_exceptions=True)
             raise
 
-    async def _claim(self, limit: int) -> None:
-        claim = Claim(self._kind, limit, self._clock.now())
+    def _all_are_slow(self) -> bool:
+        since = asyncio.get_running_loop().time() - SLOW_SECONDS
+        return len(self._running) < MAX_SLOW and all(r.started <= since for r in self._running.values())
+
+    async def _claim(self, limit: int, other_than: frozenset[str]) -> None:
+        loop = asyncio.get_running_loop()
+        claim = Claim(self._kind, limit, self._clock.now(), other_than)
         for claimed in await submit_and_wait(
             self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
         ):
             task = asyncio.create_task(self._deliver(claimed))
-            self._running.add(task)
+            source = claimed.record.source if claimed.record is not None else None
+            self._running[task] = _Running(source, loop.time())
             task.add_done_callback(self._finished)
+        if len(self._running) >= MAX_CONCURRENT:
+            loop.call_later(SLOW_SECONDS, self.wake)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         self.wake()
 
     async def _deliver(self, item: ClaimedRecord) -> None:

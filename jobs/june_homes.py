@@ -98,11 +98,11 @@ def check_reply(reply: Reply, now: datetime) -> None:
         retry_after = _retry_after(reply.headers.get("retry-after"), now)
         raise DeliveryError(said, FailureKind.AMBIGUOUS, retry_after=retry_after)
     if 300 <= code < 400:
-        raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", FailureKind.AMBIGUOUS)
+        raise DeliveryError(f"{said}; set LEADS_JUNE_HOMES_URL to where that leads", FailureKind.REFUSED)
     if code in (401, 403):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", FailureKind.AMBIGUOUS)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_SECRET", FailureKind.REFUSED)
     if code in (404, 405, 410):
-        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", FailureKind.AMBIGUOUS)
+        raise DeliveryError(f"{said}; check LEADS_JUNE_HOMES_URL", FailureKind.REFUSED)
     permanent = 400 <= code < 500 and code not in (408, 409, 425)
     raise DeliveryError(said, FailureKind.PERMANENT if permanent else FailureKind.TRANSIENT)
 

@@ -99,11 +99,12 @@ def count_leads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class LeadWithBuilding:
-    """A lead for its adapter, its building, and the id of the HTTP request that it came with."""
+    """A lead for its adapter, its building, the id of the HTTP request that it came with, and its source."""
 
     lead: LeadForDelivery
     building: BuildingDict | None
     request_id: str
+    source: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,8 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
             "suspected": lead.suspected,
             "tour_sequence": lead.tour_sequence,
         }
-        records[lead.id] = LeadWithBuilding(as_dict, buildings.get(lead.building_id), lead.request_id)
+        building = buildings.get(lead.building_id)
+        records[lead.id] = LeadWithBuilding(as_dict, building, lead.request_id, lead.source)
     return records
 
 

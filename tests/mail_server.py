@@ -13,6 +13,7 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 PASSWORD = "correct horse"
+POISON = "Mallory"
 
 
 class Mailbox:
@@ -60,6 +61,8 @@ class MailServer(Mailbox):
         self.mails: list[EmailMessage] = []  # of each envelope
         self.replies: list[str] = []  # to the next mails
         self.refused: dict[str, str] = {}  # replies to mails for these recipients
+        self.poison: str | None = None  # the reply to mails with POISON in them; "lost" or "silent" for none
+        self.poisoned = 0  # mails that were refused for it
         self.unknown: set[str] = set()  # recipients that are refused
         self.deaths = 0  # after how many of the next mails the connection is lost instead of a reply
         self.gate = asyncio.Event()  # while it is cleared, no mail gets its reply
@@ -101,6 +104,13 @@ class MailServer(Mailbox):
             return self.replies.pop(0)
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
+        if self.poison is not None and POISON in str(message["Subject"]):
+            self.poisoned += 1
+            if self.poison == "silent":
+                await asyncio.get_running_loop().create_future()
+            if self.poison == "lost":
+                server.transport.abort()
+            return self.poison
         self.mails.append(message)
         if self.deaths:
             self.deaths -= 1

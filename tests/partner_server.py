@@ -11,7 +11,8 @@ class PartnerServer:
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, str], bytes]] = []  # headers and body of each request
         self.replies: list[tuple[int, dict[str, str]]] = []  # status and headers for the next requests
-        self.refused: bytes | None = None  # a body that contains this is answered 403
+        self.refused: bytes | None = None  # a body that contains this gets this answer
+        self.refusal: tuple[int, dict[str, str]] = (403, {})
         self.reason: str | None = None  # the reason phrase of the status line
         self.answer = b""
 
@@ -24,7 +25,7 @@ class PartnerServer:
                 partner.calls.append((dict(self.request.headers), self.request.body))
                 status, headers = partner.replies.pop(0) if partner.replies else (200, {})
                 if partner.refused and partner.refused in self.request.body:
-                    status = 403
+                    status, headers = partner.refusal
                 self.set_status(status, partner.reason)
                 self.write(partner.answer)
                 for name, value in headers.items():

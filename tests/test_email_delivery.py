@@ -46,6 +46,7 @@ CONTEXT = DeliveryContext("email_1", LEAD, BUILDING)
 
 TRANSIENT, PERMANENT, UNREACHABLE = FailureKind.TRANSIENT, FailureKind.PERMANENT, FailureKind.UNREACHABLE
 NEEDS_OPERATOR, AMBIGUOUS = FailureKind.NEEDS_OPERATOR, FailureKind.AMBIGUOUS
+REFUSED = FailureKind.REFUSED
 
 
 def to_agent(agent: str | None) -> DeliveryContext:
@@ -171,7 +172,7 @@ def test_second_attempt_sends_same_bytes() -> None:
         ("RCPT", "550 5.1.1 no such user", PERMANENT),
         ("RCPT", "421 4.3.2 closing", AMBIGUOUS),
         ("DATA", "452 4.3.1 full", TRANSIENT),
-        ("DATA", "554 5.7.1 spam", PERMANENT),
+        ("DATA", "554 5.7.1 spam", REFUSED),
         ("DATA", "421 4.3.2 closing", AMBIGUOUS),
     ],
 )

@@ -116,7 +116,7 @@ async def test_C24_transient_failure_backs_off_for_more_than_72_hours(
 
 
 async def test_C24_failed_delivery_can_be_retried(harness: ServerHarness) -> None:
-    harness.mail.replies = ["554 no"]
+    harness.mail.replies = ["554 5.6.0 no"]
     await harness.lead(token="maple")
     assert (await harness.settled())[0]["state"] == "failed"
     await harness.change(lambda: actions.retry_failed(ACTOR, None, harness.clock.now()))

@@ -1,15 +1,21 @@
 """The e-mail adapter: sends a lead's mail to the building's agent, and classifies the server's replies."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from typing import Any
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.email.message import render
 from jobs.email.mime import mailbox
+from jobs.email.replies import Stage, classify
 from jobs.email.smtp import SmtpPool, SmtpSession
+from models.clock import Clock
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer
 
 SESSION_SECONDS = 30.0  # from looking up the host to RCPT TO
+WITHIN = timedelta(hours=1)  # an accepted recipient shows that the server takes this client's mail
 DATA_SECONDS = 600.0  # for DATA (RFC 5321, 4.5.3.2): an earlier end would send more mails twice
 
 
@@ -25,12 +31,15 @@ class EmailAdapter(Adapter):
         server: SmtpServer,
         mail_from: str,
         *,
+        clock: Clock | None = None,
         session_seconds: float = SESSION_SECONDS,
         data_seconds: float = DATA_SECONDS,
     ) -> None:
         """mail_from: the sender's bare address."""
         self._pool = SmtpPool(server)
         self._mail_from = mail_from
+        self._clock = clock or Clock()
+        self._accepted = AcceptedRecipients()
         self._session_seconds, self._data_seconds = session_seconds, data_seconds
 
     def recipient(self, context: DeliveryContext) -> str | None:
@@ -54,18 +63,14 @@ class EmailAdapter(Adapter):
                         raise
                     session.abort()
                     continue  # the server may only refuse more mail in this session: try another one
-                return await self._send_data(session, mail)
+                return await self._send_data(session, mail, agent)
 
     async def close(self) -> None:
         """Quit the sessions that are kept."""
         await self._pool.close()
 
     async def _begin_mail(self, session: SmtpSession, context: DeliveryContext, agent: str) -> bytes:
-        """Send MAIL FROM and RCPT TO, and return the mail for DATA.
-
-        A 421 counts against the delivery too. One mail that always gets a 421 would otherwise block all
-        others for good.
-        """
+        """Send MAIL FROM and RCPT TO, and return the mail for DATA."""
         smtp = session.smtp
         # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8
         # would bounce the whole mail. Otherwise a renter's Reply-To is left out; the text has that address.
@@ -84,35 +89,45 @@ class EmailAdapter(Adapter):
             )
         mail = render(context, self._mail_from, utf8=utf8)
         options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
-        async with session.step(
-            "MAIL FROM",
-            # A 5xx may refuse the options, which only this agent's address needs.
-            on_5xx=FailureKind.PERMANENT if options else FailureKind.NEEDS_OPERATOR,
-            on_421=FailureKind.AMBIGUOUS,
-            otherwise=FailureKind.TRANSIENT,
-            hint="check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL",
-        ):
+        async with self._step(session, Stage.MAIL, agent, uses_smtputf8=bool(options)):
             await smtp.mail(sender, options=options, encoding="utf-8")
-        async with session.step(
-            "RCPT TO",
-            on_5xx=FailureKind.PERMANENT,
-            on_421=FailureKind.AMBIGUOUS,
-            otherwise=FailureKind.TRANSIENT,
-        ):
+        async with self._step(session, Stage.RCPT, agent):
             await smtp.rcpt(recipient, encoding="utf-8")
+        self._accepted.add(agent, self._clock.now())
         return mail
 
-    async def _send_data(self, session: SmtpSession, mail: bytes) -> str:
-        async with session.step(
-            "DATA",
-            on_5xx=FailureKind.PERMANENT,
-            on_421=FailureKind.AMBIGUOUS,
-            otherwise=FailureKind.TRANSIENT,
-            hint_otherwise="it may have accepted the mail",
-            until=asyncio.get_running_loop().time() + self._data_seconds,
-        ):
+    async def _send_data(self, session: SmtpSession, mail: bytes, agent: str) -> str:
+        until = asyncio.get_running_loop().time() + self._data_seconds
+        async with self._step(session, Stage.DATA, agent, may_have_accepted=True, until=until):
             reply = await session.smtp.data(mail)
         return session.quotable(f"{reply.code} {reply.message}")
+
+    def _step(
+        self, session: SmtpSession, stage: Stage, agent: str, *, uses_smtputf8: bool = False, **options: Any
+    ) -> AbstractAsyncContextManager[None]:
+        def judge(code: int, text: str) -> tuple[FailureKind, str]:
+            accepts_others = self._accepted.has_other_than(agent, self._clock.now())
+            return classify(stage, code, text, accepts_others=accepts_others, uses_smtputf8=uses_smtputf8)
+
+        return session.step(stage.value, judge=judge, otherwise=FailureKind.TRANSIENT, **options)
+
+
+class AcceptedRecipients:
+    """The recipients that the server accepted last: two are enough to tell of another than a given one."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, datetime] = {}
+
+    def add(self, address: str, now: datetime) -> None:
+        """Note that the server accepted this recipient."""
+        self._times.pop(address, None)
+        self._times[address] = now
+        if len(self._times) > 2:
+            del self._times[next(iter(self._times))]
+
+    def has_other_than(self, address: str, now: datetime) -> bool:
+        """Return True if the server accepted another recipient within the hour."""
+        return any(other != address and now - at <= WITHIN for other, at in self._times.items())
 
 
 def _agent_address(context: DeliveryContext) -> str:

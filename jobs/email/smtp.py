@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,6 +18,7 @@ from typing import Any, cast
 from aiosmtplib import SMTP, SMTPException, SMTPHeloError, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
+from jobs.email.replies import enhanced_code
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer
 
@@ -25,7 +26,7 @@ KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close
 REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands
 MAX_MAILS = 50  # in one session; some servers accept no more than 100
 QUIT_SECONDS = 2.0
-ENHANCED_CODE = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+Judge = Callable[[int, str], tuple[FailureKind, str]]  # of a refusal's code and text; the str is a hint
 REPLY_LIMIT = 160  # characters of a server's reply in a reason
 
 
@@ -102,44 +103,58 @@ class SmtpSession:
         self,
         name: str,
         *,
-        on_5xx: FailureKind,
-        on_421: FailureKind = FailureKind.UNREACHABLE,
-        otherwise: FailureKind = FailureKind.UNREACHABLE,
+        on_5xx: FailureKind = FailureKind.UNREACHABLE,
         hint: str = "",
-        hint_otherwise: str = "",
+        judge: Judge | None = None,
+        otherwise: FailureKind = FailureKind.UNREACHABLE,
+        may_have_accepted: bool = False,
         until: float | None = None,
     ) -> AsyncIterator[None]:
         """One step of the session: turn each failure in the block into a DeliveryError.
 
-        on_5xx, on_421, otherwise: the kind of failure, by the server's reply code; a lost connection and a
-        timeout count as `otherwise`. hint: what the operator can do about a 5xx. until: a deadline in place
-        of the session's.
+        on_5xx, hint: the kind of a 5xx, and what the operator can do about it. judge: returns both for any
+        refusal, in place of these. otherwise: the kind of any other failure: a lost connection, a timeout.
+        may_have_accepted: whether the server may have accepted the mail then. until: a deadline in place of
+        the session's.
         """
         # Without the cause: its message quotes the server, and a log would show that.
         try:
             async with asyncio.timeout_at(until or self.until):
                 yield
         except SMTPResponseException as error:
-            kind = on_421 if error.code == 421 else on_5xx if 500 <= error.code <= 599 else otherwise
+            if judge is not None:
+                kind, hint = judge(error.code, error.message)
+            elif not 500 <= error.code <= 599:
+                kind, hint = otherwise, ""
+            else:
+                kind = on_5xx
             answered = f"answered {name} with {error.code}"
             reply = f"{answered} {self.quotable(error.message)}".strip()
             code = f"{answered} {enhanced_code(error.message)}".strip()
-            raise self.error(kind, reply, hint if kind is on_5xx else "", code) from None
+            raise self.error(kind, reply, hint, loggable=code) from None
         except TimeoutError:
-            raise self.error(otherwise, f"gave no answer in time at {name}", hint_otherwise) from None
+            what = f"gave no answer in time at {name}"
+            raise self.error(otherwise, what, may_have_accepted=may_have_accepted) from None
         except (SMTPException, OSError, ValueError) as error:  # ValueError: a host name like 'a..b'
-            cause = self.quotable(system_error_text(error.__cause__ or error))
-            raise self.error(otherwise, f"failed at {name}: {cause}", hint_otherwise) from None
+            what = f"failed at {name}: {self.quotable(system_error_text(error.__cause__ or error))}"
+            raise self.error(otherwise, what, may_have_accepted=may_have_accepted) from None
 
     def error(
-        self, kind: FailureKind, what: str, hint: str = "", loggable: str | None = None
+        self,
+        kind: FailureKind,
+        what: str,
+        hint: str = "",
+        *,
+        loggable: str | None = None,
+        may_have_accepted: bool = False,
     ) -> DeliveryError:
         """Return the error to raise: host and port, what the server did, and what the operator can do.
 
         loggable: what the server did, without its words.
         """
         said = f"{self.server.host}:{self.server.port} {what}"
-        return DeliveryError(said, kind, hint=hint, loggable=loggable)
+        hint = "it may have accepted the mail" if may_have_accepted else hint
+        return DeliveryError(said, kind, hint=hint, loggable=loggable, content_sent=may_have_accepted)
 
     async def log_in(self) -> None:
         """Log in, if the settings name a user. Raises DeliveryError."""
@@ -208,12 +223,6 @@ class SmtpSession:
         for secret in self.secrets:
             reply = re.sub(re.escape(secret), "***", reply, flags=re.IGNORECASE)
         return one_line(reply, REPLY_LIMIT)
-
-
-def enhanced_code(reply: str) -> str:
-    """Return the enhanced status code (RFC 3463) at the beginning of a reply, such as 5.1.1; '' for none."""
-    match = ENHANCED_CODE.match(reply)
-    return match[1] if match else ""
 
 
 class SmtpPool:

@@ -67,7 +67,7 @@ def _require_state(ids: Sequence[int], states: Collection[str]) -> None:
 
 
 def _due_anew(now: datetime) -> Any:
-    return Delivery.update(state=PENDING, failures=0, due_at=now, settled_at=None)
+    return Delivery.update(state=PENDING, failures=0, refused=False, due_at=now, settled_at=None)
 
 
 def pause(actor: Actor, kind: str, now: datetime, reason: str = "by the operator") -> None:

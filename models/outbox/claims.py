@@ -9,6 +9,7 @@ from typing import Any
 
 from peewee import fn
 
+from models.lead import Lead
 from models.outbox.delivery import (
     DELIVERED,
     ERASED,
@@ -23,9 +24,12 @@ from models.outbox.delivery import (
 )
 from models.outbox.destination import (
     JITTER,
+    MAX_RETRY_AFTER,
     BreakerState,
     breaker_state,
     configure_destinations,
+    has_succeeded_since,
+    record_answer,
     record_success,
     trip,
 )
@@ -42,18 +46,23 @@ RETRY_DELAYS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request for due deliveries of one kind. limit: the most to claim."""
+    """A request for due deliveries of one kind. limit: the most to claim.
+
+    other_than: sources whose deliveries are not claimed, if there are any.
+    """
 
     kind: str
     limit: int
     now: datetime
+    other_than: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A delivery that its claimer alone attempts now. attempt: its number, from 1.
 
-    sent_at: when its content was first sent, or `started_at` if it never was.
+    sent_at: when its content was first sent, or `started_at` if it never was. is_probe: the breaker had
+    tripped before.
     """
 
     delivery_id: int
@@ -64,6 +73,7 @@ class Claimed:
     sent_at: datetime
     content: str = NEW_LEAD
     recipient: str | None = None
+    is_probe: bool = False
 
 
 class FailureKind(enum.Enum):
@@ -73,8 +83,10 @@ class FailureKind(enum.Enum):
     PERMANENT: the delivery can never arrive; it moves to `failed`.
     UNREACHABLE: the destination failed; its circuit breaker trips, and nothing counts against the delivery.
     NEEDS_OPERATOR: like UNREACHABLE, but only the operator can fix it; the breaker trips for an hour.
-    AMBIGUOUS: the destination failed, maybe because of this delivery; the breaker trips, and the delivery
-    backs off.
+    AMBIGUOUS: the destination is busy, maybe only for this delivery, which backs off. The breaker trips for
+    its source alone, and not if the destination accepted another delivery since this one's last attempt.
+    REFUSED: like AMBIGUOUS, but a rule of the destination refused it: a policy, a quota. While the breaker is
+    open, nothing counts against the delivery.
     """
 
     TRANSIENT = enum.auto()
@@ -82,6 +94,7 @@ class FailureKind(enum.Enum):
     UNREACHABLE = enum.auto()
     NEEDS_OPERATOR = enum.auto()
     AMBIGUOUS = enum.auto()
+    REFUSED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +135,11 @@ def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
 
 
 def _claim(request: Claim) -> list[Claimed]:
-    limit = request.limit
-    match breaker_state(request.kind, request.now):
-        case BreakerState.OPEN:
-            return []
-        case BreakerState.HALF_OPEN:  # one probe, and only if none is running
-            limit = 0 if _in_state(request.kind, SENDING).exists() else 1
-    ids = [row_id for (row_id,) in _DUE.run(request.kind, request.now, limit)]
+    state = breaker_state(request.kind, request.now)
+    ids = list(_due_ids(request, state))
     if not ids:
         return []
+    is_probe = state is not BreakerState.CLOSED
     claimed = sorted(
         (
             Claimed(
@@ -142,6 +151,7 @@ def _claim(request: Claim) -> list[Claimed]:
                 datetime.fromisoformat(sent_at),
                 content,
                 recipient,
+                is_probe,
             )
             for row_id, lead_id, attempt, sent_at, content, recipient in _MOVE.run(request.now, ids)
         ),
@@ -151,18 +161,54 @@ def _claim(request: Claim) -> list[Claimed]:
     return claimed
 
 
+def _due_ids(request: Claim, state: BreakerState) -> list[int]:
+    kind, now, limit = request.kind, request.now, request.limit
+    if state is BreakerState.CLOSED and not request.other_than:
+        return _first(_DUE.run(kind, now, limit))
+    if state is BreakerState.OPEN:
+        return []
+    if request.other_than:
+        return [] if state is BreakerState.HALF_OPEN else _due_unrefused(kind, now, request.other_than)
+    if _in_state(kind, SENDING).exists():
+        return []  # one probe at a time
+    if state is BreakerState.HALF_OPEN:
+        return _first(_DUE.run(kind, now, 1))
+    if state is BreakerState.PROBING:
+        return _due_of_each_source(kind, now, limit)
+    return _due_unrefused(kind, now)
+
+
+def _first(rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    return [row[0] for row in rows]
+
+
+def _due(kind: Any, now: Any) -> Any:
+    return _in_state(kind, PENDING).where(Delivery.due_at <= now).order_by(Delivery.due_at, Delivery.id)
+
+
+def _due_unrefused(kind: str, now: datetime, other_than: frozenset[str] = frozenset()) -> list[int]:
+    """Return one due delivery, neither of a source of which one was refused nor of these sources."""
+    refused = _in_state(kind, PENDING).join(Lead).where(Delivery.refused, Lead.source.is_null(False))
+    others = Lead.source.not_in(refused.select(Lead.source)) & Lead.source.not_in(other_than)
+    due = _due(kind, now).join(Lead).where(~Delivery.refused, Lead.source.is_null() | others)
+    return _first(due.limit(1).tuples().execute())
+
+
+def _due_of_each_source(kind: str, now: datetime, limit: int) -> list[int]:
+    """Return a due delivery of each source: one that was not refused, if there is one."""
+    order = [Delivery.refused, Delivery.due_at, Delivery.id]
+    place = fn.ROW_NUMBER().over(partition_by=[Lead.source], order_by=order)
+    due = _due(kind, now).join(Lead).select(Delivery.id, Delivery.due_at, place.alias("place"))
+    ranked = due.alias("ranked")
+    first = Delivery.select(ranked.c.id).from_(ranked).where(ranked.c.place == 1)
+    return _first(first.order_by(ranked.c.due_at, ranked.c.id).limit(limit).tuples().execute())
+
+
 def _in_state(kind: Any, state: str) -> Any:
     return Delivery.select(Delivery.id).where(Delivery.kind == kind, state_is(state))
 
 
-_DUE = CachedQuery(
-    lambda kind, now, limit: (
-        _in_state(kind, PENDING)
-        .where(Delivery.due_at <= now)
-        .order_by(Delivery.due_at, Delivery.id)
-        .limit(limit)
-    )
-)
+_DUE = CachedQuery(lambda kind, now, limit: _due(kind, now).limit(limit))
 _MOVE = CachedQuery(
     lambda now, ids: (
         Delivery.update(
@@ -203,8 +249,8 @@ def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
     _DELIVERED.run(latest, ids)
     for o in outcomes:
         _END_ATTEMPT.run(o.ended_at, o.recipient, o.answer, o.claimed.delivery_id, o.claimed.attempt)
-    for kind in {o.claimed.kind for o in outcomes}:
-        record_success(kind, latest)
+    for kind, is_probe in {(o.claimed.kind, o.claimed.is_probe) for o in outcomes}:
+        record_success(kind, latest, is_probe=is_probe)
 
 
 _DELIVERED = CachedQuery(
@@ -230,28 +276,48 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     ).where(
         DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
     ).execute()
-    if failure.kind in (FailureKind.TRANSIENT, FailureKind.PERMANENT):
-        record_success(claimed.kind, now)
+    is_refusal = failure.kind in (FailureKind.AMBIGUOUS, FailureKind.REFUSED)
+    is_own = failure.kind in (FailureKind.TRANSIENT, FailureKind.PERMANENT) or (
+        is_refusal and _is_at_fault(claimed)
+    )
+    if is_own:
+        record_answer(claimed.kind, now)
     else:
-        needs_operator = failure.kind is FailureKind.NEEDS_OPERATOR
-        reason = ERASED if erased else failure.reason
-        trip(claimed.kind, reason, now, failure.retry_after, needs_operator=needs_operator)
+        trip(
+            claimed.kind,
+            ERASED if erased else failure.reason,
+            now,
+            failure.retry_after,
+            needs_operator=failure.kind is FailureKind.NEEDS_OPERATOR,
+            refuses=is_refusal,
+        )
     if erased:
         return SKIPPED
     delivery.reason = failure.reason
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None
-    if failure.kind in (FailureKind.UNREACHABLE, FailureKind.NEEDS_OPERATOR):
+    delivery.refused = is_refusal and not is_own
+    if not is_own and failure.kind is not FailureKind.AMBIGUOUS:
         delivery.state = PENDING
         delivery.due_at = now  # behind those that wait longer, so that each probe is another delivery
     elif failure.kind is FailureKind.PERMANENT or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, now
     else:
         delay = RETRY_DELAYS[delivery.failures] * (1 + random.random() * JITTER)
+        if failure.retry_after is not None:
+            delay = max(delay, min(failure.retry_after, MAX_RETRY_AFTER))
         delivery.failures += 1
         delivery.state, delivery.due_at = PENDING, now + delay
     delivery.save()
     return delivery.state
+
+
+def _is_at_fault(claimed: Claimed) -> bool:
+    """Return True if the destination accepted another delivery since the last attempt at this one."""
+    last = DeliveryAttempt.get_or_none(
+        DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt - 1
+    )
+    return last is not None and has_succeeded_since(claimed.kind, last.started_at)
 
 
 def open_outbox(configured: frozenset[str]) -> None:

@@ -20,7 +20,9 @@ OPERATOR_DELAY = timedelta(hours=1)  # the same, if only the operator can fix th
 MAX_RETRY_AFTER = timedelta(days=1)
 JITTER = 0.2  # the most that is added to a delay, as a part of it
 
-CLOSED_BREAKER = {"failures": 0, "hold_until": None, "reason": None}
+SUCCESS_STEP = timedelta(seconds=1)  # successes closer together than this are recorded once
+
+CLOSED_BREAKER = {"failures": 0, "hold_until": None, "reason": None, "refuses": False}
 
 
 class Destination(Row):
@@ -33,37 +35,57 @@ class Destination(Row):
     failures = IntegerField(default=0)  # of the destination, in a row; above 0 it is probed
     hold_until = UtcDateTimeField(null=True)  # the breaker is open until then
     reason = TextField(null=True)  # why the breaker tripped
+    refuses = BooleanField(default=False)  # it tripped because deliveries were refused, maybe all of them
+    succeeded_at = UtcDateTimeField(null=True)  # when it last accepted a delivery
 
 
 class BreakerState(enum.Enum):
-    """Which deliveries may leave. CLOSED: all; HALF_OPEN: one at a time, as a probe; OPEN: none."""
+    """Which deliveries may leave.
+
+    CLOSED: all. OPEN: none. HALF_OPEN: one at a time, as a probe. Refusals that tripped the breaker may be
+    the fault of the refused deliveries. So those of other sources leave meanwhile, one at a time (REFUSING),
+    and from time to time one of each source probes it (PROBING).
+    """
 
     CLOSED = enum.auto()
     HALF_OPEN = enum.auto()
     OPEN = enum.auto()
+    REFUSING = enum.auto()
+    PROBING = enum.auto()
 
 
 def breaker_state(kind: str, now: datetime) -> BreakerState:
     """Return the state of this kind's breaker. While the kind is paused, that is OPEN."""
-    [(paused, hold_until, failures)] = _STATE.run(kind)
-    if paused or (hold_until is not None and hold_until > utc_text(now)):
+    [(paused, hold_until, failures, refuses)] = _STATE.run(kind)
+    if paused:
         return BreakerState.OPEN
-    return BreakerState.HALF_OPEN if failures else BreakerState.CLOSED
+    if hold_until is not None and hold_until > utc_text(now):
+        return BreakerState.REFUSING if refuses else BreakerState.OPEN
+    if not failures:
+        return BreakerState.CLOSED
+    return BreakerState.PROBING if refuses else BreakerState.HALF_OPEN
 
 
 _STATE = CachedQuery(
-    lambda kind: Destination.select(Destination.paused, Destination.hold_until, Destination.failures).where(
-        Destination.kind == kind
-    )
+    lambda kind: Destination.select(
+        Destination.paused, Destination.hold_until, Destination.failures, Destination.refuses
+    ).where(Destination.kind == kind)
 )
 
 
 def trip(
-    kind: str, reason: str, now: datetime, retry_after: timedelta | None, *, needs_operator: bool
+    kind: str,
+    reason: str,
+    now: datetime,
+    retry_after: timedelta | None = None,
+    *,
+    needs_operator: bool = False,
+    refuses: bool = False,
 ) -> None:
     """Open the breaker for a while: longer after each failure in a row, or an hour if needs_operator.
 
-    retry_after: what the destination asked for; it counts if it is longer. Concurrent failures count once.
+    retry_after: what the destination asked for; it counts if it is longer. refuses: the destination refused a
+    delivery, maybe because of that delivery. Concurrent failures count once.
     """
     destination = Destination.get_by_id(kind)
     hold_until = destination.hold_until
@@ -75,29 +97,63 @@ def trip(
         delay = min(max(retry_after, delay), MAX_RETRY_AFTER)
     destination.hold_until = max(hold_until or now, now + delay)
     destination.reason = reason
+    destination.refuses = refuses
     destination.save()
 
 
 def shift_breakers(step: timedelta) -> None:
-    """Move the time until which each breaker is open by this much, because the clock was set."""
-    for destination in Destination.select().where(Destination.hold_until.is_null(False)):
-        destination.hold_until += step
+    """Move the times of each destination by this much, because the clock was set."""
+    for destination in Destination.select():
+        if destination.hold_until is not None:
+            destination.hold_until += step
+        if destination.succeeded_at is not None:
+            destination.succeeded_at += step
         destination.save()
 
 
-def record_success(kind: str, now: datetime) -> None:
-    """Close the breaker, because the destination answered, even if it refused the delivery.
+def record_answer(kind: str, now: datetime) -> None:
+    """Close a breaker that tripped because the destination did not answer: it answered a delivery.
 
     An open breaker stays open: the delivery that was answered had left before the breaker tripped.
     """
-    _CLOSE_UNLESS_OPEN.run(kind, now)
+    _CLOSE_IF_ANSWERED.run(kind, now)
 
 
-_CLOSE_UNLESS_OPEN = CachedQuery(
+_CLOSE_IF_ANSWERED = CachedQuery(
     lambda kind, now: Destination.update(**CLOSED_BREAKER).where(
-        Destination.kind == kind, Destination.failures > 0, Destination.hold_until <= now
+        Destination.kind == kind,
+        Destination.failures > 0,
+        Destination.hold_until <= now,
+        ~Destination.refuses,
     )
 )
+
+
+def record_success(kind: str, now: datetime, *, is_probe: bool) -> None:
+    """Note that the destination accepted a delivery, and close the breaker if that shows that it works.
+
+    is_probe: the delivery left after the breaker tripped.
+    """
+    if is_probe:
+        _CLOSE.run(now, kind)
+    else:
+        _NOTE_SUCCESS.run(now, kind, now - SUCCESS_STEP)
+
+
+_CLOSE = CachedQuery(
+    lambda now, kind: Destination.update(**CLOSED_BREAKER, succeeded_at=now).where(Destination.kind == kind)
+)
+_NOTE_SUCCESS = CachedQuery(
+    lambda now, kind, before: Destination.update(succeeded_at=now).where(
+        Destination.kind == kind, Destination.succeeded_at.is_null() | (Destination.succeeded_at < before)
+    )
+)
+
+
+def has_succeeded_since(kind: str, since: datetime) -> bool:
+    """Return True if the destination accepted a delivery since then."""
+    succeeded_at = Destination.get_by_id(kind).succeeded_at
+    return succeeded_at is not None and succeeded_at >= since
 
 
 def configure_destinations(kinds: frozenset[str]) -> None:

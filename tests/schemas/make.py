@@ -48,7 +48,7 @@ async def fill(harness: ServerHarness, clock: SteppedClock) -> None:
         listing_source_original_id="JH-1",
         sms_consent="true",
     )
-    harness.mail.replies = ["554 no"]
+    harness.mail.replies = ["554 5.6.0 no"]
     await harness.lead(token="maple", requestor_email="failed@renter.test")
     await harness.settled()
     clock.step(60)
