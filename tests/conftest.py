@@ -27,7 +27,7 @@ from models.storage import submit_and_wait
 from models.storage.sqlite.connection import close_database, database, transaction
 from server import Server
 
-pytest_plugins = ["leads_sandbox", "browsing"]
+pytest_plugins = ["leads_sandbox", "browsing", "real_mail_servers"]
 
 LEADS = "/api/v1/website_leads"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
