@@ -27,16 +27,16 @@ _HINTS = tuple(
             r"relay",
             "have the server relay for this machine, or put a user and password into LEADS_SMTP_URL",
         ),
-        (r"he?lo\b", "put ?helo= with this machine's name in the DNS into LEADS_SMTP_URL"),
+        (r"helo|ehlo", "put ?helo= with this machine's name in the DNS into LEADS_SMTP_URL"),
         (r"starttls", "put starttls=always into LEADS_SMTP_URL"),
+        (
+            r"^5\.7\.2\d|\bspf\b|dkim|dmarc|reverse|\bptr\b|rdns|black ?list|block|reputation|dnsbl|\brbl\b",
+            "check SPF, DKIM and the reverse DNS of the sender, or send through another server",
+        ),
         (r"^5\.7\.0|authenticat|^530", "put a user and password into LEADS_SMTP_URL"),
         (
             r"^5\.4\.5|quota|limit|too many|too much|\brate\b",
             "the server's limit is reached: wait, or raise it",
-        ),
-        (
-            r"^5\.7\.2\d|\bspf\b|dkim|dmarc|reverse|\bptr\b|rdns|black ?list|block|reputation|dnsbl|\brbl\b",
-            "check SPF, DKIM and the reverse DNS of the sender, or send through another server",
         ),
     )
 )
