@@ -18,6 +18,7 @@ MODULES = (
     "hostile",
     "bodies",
     "upkeep",
+    "logs",
 )
 
 

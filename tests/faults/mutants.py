@@ -15,6 +15,7 @@ import tornado.tcpserver
 
 import handlers.api.body
 import handlers.api.submission
+import handlers.background_file
 import handlers.client_stream
 import handlers.http_server
 import jobs.clock_monitor
@@ -289,3 +290,8 @@ def restores_without_reading_back(patch: Patch) -> None:
 def opens_an_interrupted_creation_read_only(patch: Patch) -> None:
     inspect = models.storage.sqlite.inspect
     patch.setattr(inspect, "ask_to_recover", inspect.ask_in_use)
+
+
+@mutant
+def writes_the_log_on_the_event_loop(patch: Patch) -> None:
+    patch.setattr(handlers.background_file, "in_background", lambda stream: stream)
