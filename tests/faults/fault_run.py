@@ -13,6 +13,7 @@ MODULES = (
     "disks",
     "mailing",
     "partnering",
+    "refusals",
     "clocks",
     "clients",
     "hostile",
