@@ -24,6 +24,7 @@ from handlers.api.cors import Allowlist
 from handlers.api.large_bodies import LargeBodies
 from handlers.api.rate_limit import RateLimiter
 from handlers.api.undeclared_proxies import UndeclaredProxies
+from handlers.background_file import in_background
 from handlers.connection_shares import ConnectionShares
 from handlers.health import Readiness
 from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
@@ -278,6 +279,8 @@ def _install_signal_handlers() -> asyncio.Event:
 
 
 def _start_log(settings: Settings) -> LogHandler:
+    # Whatever is printed from now on, the traceback of a crash included, waits for no reader.
+    sys.stdout, sys.stderr = in_background(sys.stdout), in_background(sys.stderr)
     handler = configure(settings.log_format)
     for variable in settings.foreign:
         facts = {"variable": variable.name, "reason": variable.reason}

@@ -13,11 +13,13 @@ MODULES = (
     "disks",
     "mailing",
     "partnering",
+    "refusals",
     "clocks",
     "clients",
     "hostile",
     "bodies",
     "upkeep",
+    "logs",
 )
 
 

@@ -63,12 +63,12 @@ class LaunchedServer:
         launcher = {"FAULT_FOLDER": str(self.folder), "FAULT_MUTANT": self._mutant or "", **self.variables}
         return environment(**settings) | {"PYTHONUNBUFFERED": "1"} | launcher
 
-    async def _launch(self, *command: str) -> asyncio.subprocess.Process:
+    async def _launch(self, *command: str, stderr: int | None = None) -> asyncio.subprocess.Process:
         with self.log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *command,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment(),
                 cwd=ROOT,
@@ -80,10 +80,13 @@ class LaunchedServer:
         output, _ = await process.communicate()
         return process.returncode or 0, output.decode()
 
-    async def start(self, limit_descriptors: int | None = None) -> None:
-        """Start `serve` and wait until it listens. Raises AssertionError, with its log, if it ends first."""
+    async def start(self, limit_descriptors: int | None = None, log: int | None = None) -> None:
+        """Start `serve` and wait until it listens. Raises AssertionError, with its log, if it ends first.
+
+        log: the descriptor that it logs to, in place of the file.
+        """
         prefix = ["prlimit", f"--nofile={limit_descriptors}"] if limit_descriptors else []
-        self.process = await self._launch(*prefix, sys.executable, str(LAUNCHER), "serve")
+        self.process = await self._launch(*prefix, sys.executable, str(LAUNCHER), "serve", stderr=log)
         assert self.process.stdout
         line = (await self.process.stdout.readline()).decode()
         found = re.search(r"leads at http://\S+:(\d+) ", line)

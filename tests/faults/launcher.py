@@ -1,9 +1,10 @@
 """Start the program for a fault run: on a disk that fails on order, with a mutant, by a clock that is moved.
 
 Environment: FAULT_FOLDER (orders, record and clock), FAULT_DISK ("plain" or "recorded"), FAULT_MUTANT (its
-name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES, FAULT_STRANGERS (if set, only
-127.0.0.1 is local). Every address of this machine is local otherwise, and a local client may hold any number
-of connections, as a proxy may. So no client of a run would have a share of them.
+name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES, FAULT_LOG_BYTES (that may wait for
+the log's reader), FAULT_STRANGERS (if set, only 127.0.0.1 is local). Every address of this machine is local
+otherwise, and a local client may hold any number of connections, as a proxy may. So no client of a run would
+have a share of them.
 """
 
 import os
@@ -20,6 +21,7 @@ import apscheduler.schedulers.base  # noqa: E402
 from disk import Disk  # noqa: E402
 from mutants import apply_mutant  # noqa: E402
 
+import handlers.background_file  # noqa: E402
 import handlers.source_address  # noqa: E402
 import models.outbox.claims  # noqa: E402
 import models.storage.sqlite.wal  # noqa: E402
@@ -74,6 +76,8 @@ if __name__ == "__main__":
         models.outbox.claims.RETRY_DELAYS = (first, *models.outbox.claims.RETRY_DELAYS[1:])
     if os.environ.get("FAULT_CHECKPOINT_PAGES"):
         models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["FAULT_CHECKPOINT_PAGES"])
+    if os.environ.get("FAULT_LOG_BYTES"):
+        handlers.background_file.MAX_BYTES = int(os.environ["FAULT_LOG_BYTES"])
     if os.environ.get("FAULT_STRANGERS"):
         handlers.source_address.LOCAL_NETWORKS = parse_networks("127.0.0.1")
     move_clock(folder)

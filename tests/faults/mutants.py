@@ -15,6 +15,7 @@ import tornado.tcpserver
 
 import handlers.api.body
 import handlers.api.submission
+import handlers.background_file
 import handlers.client_stream
 import handlers.http_server
 import jobs.clock_monitor
@@ -289,3 +290,38 @@ def restores_without_reading_back(patch: Patch) -> None:
 def opens_an_interrupted_creation_read_only(patch: Patch) -> None:
     inspect = models.storage.sqlite.inspect
     patch.setattr(inspect, "ask_to_recover", inspect.ask_in_use)
+
+
+@mutant
+def writes_the_log_on_the_event_loop(patch: Patch) -> None:
+    patch.setattr(handlers.background_file, "in_background", lambda stream: stream)
+
+
+def _change_failures(patch: Patch, kind: models.outbox.claims.FailureKind) -> None:
+    """Let each failure of an adapter be of this kind."""
+    init = jobs.dispatcher.KindWorker.__init__
+
+    def changed(self: Any, name: str, adapter: Adapter, *rest: Any) -> None:
+        class Changed(Adapter):
+            async def deliver(self, context: DeliveryContext) -> str:
+                try:
+                    return await adapter.deliver(context)
+                except DeliveryError as error:
+                    raise DeliveryError(error.said, kind, hint=error.hint) from None
+
+            def recipient(self, context: DeliveryContext) -> str | None:
+                return adapter.recipient(context)
+
+        init(self, name, Changed(), *rest)
+
+    patch.setattr(jobs.dispatcher.KindWorker, "__init__", changed)
+
+
+@mutant
+def lays_every_refusal_at_the_destination(patch: Patch) -> None:
+    _change_failures(patch, models.outbox.claims.FailureKind.UNREACHABLE)
+
+
+@mutant
+def gives_up_at_any_refusal(patch: Patch) -> None:
+    _change_failures(patch, models.outbox.claims.FailureKind.PERMANENT)
