@@ -46,6 +46,7 @@ from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
 from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.outbox.digests import MailRates
 from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
@@ -128,7 +129,7 @@ class Server:
         """Make the parts and connect them; nothing runs yet."""
         settings, clock, storage = self._settings, self._clock, self.storage
         self._adapters = _adapters(settings, clock)
-        self.dispatcher = Dispatcher(self._adapters, storage, clock)
+        self.dispatcher = Dispatcher(self._adapters, storage, clock, _mail_rates(settings))
         storage.after_commit(record_leads, self.dispatcher.lead_committed)
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
@@ -236,6 +237,12 @@ def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
     if settings.june_homes_url:
         adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)
     return adapters
+
+
+def _mail_rates(settings: Settings) -> MailRates | None:
+    """Return the rates above which mails leave in digests; None without limits."""
+    rates = MailRates(settings.mails_per_source, settings.mails_per_address)
+    return rates if rates.per_source or rates.per_address else None
 
 
 async def _started(server: Server) -> Server:

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -50,6 +51,10 @@ class Adapter:
 
         Raises DeliveryError; the caller treats any other error as TRANSIENT.
         """
+        raise NotImplementedError
+
+    async def deliver_digest(self, contexts: Sequence[DeliveryContext]) -> str:
+        """Deliver several leads together, and return the answer. Raises as `deliver`."""
         raise NotImplementedError
 
     def recipient(self, context: DeliveryContext) -> str | None:

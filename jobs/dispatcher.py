@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
@@ -11,6 +11,8 @@ from models.clock import Clock
 from models.lead_record import ClaimedRecord, LeadWithBuilding, claim_records
 from models.outbox.claims import Claim, Claimed, Failure, FailureKind, Outcome, settle
 from models.outbox.delivery import ERASED, FAILED
+from models.outbox.destination import EMAIL
+from models.outbox.digests import MailRates, halves
 from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
@@ -26,10 +28,17 @@ SETTLE_RETRY_SECONDS = 1.0
 class Dispatcher:
     """One worker for each kind of delivery, so that a slow or dead destination delays no other."""
 
-    def __init__(self, adapters: Mapping[str, Adapter], storage: Storage, clock: Clock) -> None:
+    def __init__(
+        self,
+        adapters: Mapping[str, Adapter],
+        storage: Storage,
+        clock: Clock,
+        mail_rates: MailRates | None = None,
+    ) -> None:
         self._pacer = Pacer(lambda: storage.waited_seconds)
         self._workers = [
-            KindWorker(kind, adapter, storage, clock, self._pacer) for kind, adapter in adapters.items()
+            KindWorker(kind, adapter, storage, clock, self._pacer, mail_rates if kind == EMAIL else None)
+            for kind, adapter in adapters.items()
         ]
 
     def start(self) -> None:
@@ -63,8 +72,18 @@ class _Running:
 class KindWorker:
     """Claims, delivers and settles the deliveries of one kind, up to MAX_CONCURRENT at once."""
 
-    def __init__(self, kind: str, adapter: Adapter, storage: Storage, clock: Clock, pacer: Pacer) -> None:
+    def __init__(
+        self,
+        kind: str,
+        adapter: Adapter,
+        storage: Storage,
+        clock: Clock,
+        pacer: Pacer,
+        rates: MailRates | None = None,
+    ) -> None:
+        """rates: above which mails leave in digests; None: each leaves by itself."""
         self._kind = kind
+        self._rates = rates
         self._adapter = adapter
         self._storage = storage
         self._clock = clock
@@ -130,13 +149,14 @@ class KindWorker:
 
     async def _claim(self, limit: int, other_than: frozenset[str]) -> None:
         loop = asyncio.get_running_loop()
-        claim = Claim(self._kind, limit, self._clock.now(), other_than)
-        for claimed in await submit_and_wait(
+        claim = Claim(self._kind, limit, self._clock.now(), other_than, self._rates)
+        items = await submit_and_wait(
             self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
-        ):
-            task = asyncio.create_task(self._deliver(claimed))
-            source = claimed.record.source if claimed.record is not None else None
-            self._running[task] = _Running(source, loop.time())
+        )
+        for together in _by_digest(items):
+            task = asyncio.create_task(self._deliver(together))
+            record = together[0].record
+            self._running[task] = _Running(record.source if record is not None else None, loop.time())
             task.add_done_callback(self._finished)
         if len(self._running) >= MAX_CONCURRENT:
             loop.call_later(SLOW_SECONDS, self.wake)
@@ -145,24 +165,43 @@ class KindWorker:
         del self._running[task]
         self.wake()
 
-    async def _deliver(self, item: ClaimedRecord) -> None:
-        claimed, record = item.claimed, item.record
-        failure = recipient = answer = None
+    async def _deliver(self, items: Sequence[ClaimedRecord]) -> None:
+        """Attempt a delivery, or the deliveries of a digest together, and settle them."""
+        outcomes = [
+            Outcome(item.claimed, self._clock.now(), DeliveryError(reason, FailureKind.PERMANENT).failure)
+            for item in items
+            if (reason := _why_not(item.record))
+        ]
+        contexts = {
+            item.claimed: delivery_context(item.claimed, item.record)
+            for item in items
+            if item.record is not None and not _why_not(item.record)
+        }
+        if contexts:
+            outcomes += await self._attempt(contexts)
+        await asyncio.gather(*map(self._settle, outcomes))
+
+    async def _attempt(self, contexts: Mapping[Claimed, DeliveryContext]) -> list[Outcome]:
+        failure = answer = None
+        first = next(iter(contexts.values()))
         try:
-            if record is None:
-                raise DeliveryError("the lead can't be read", FailureKind.PERMANENT)
-            if record.lead["requestor_email"] is None:
-                raise DeliveryError(ERASED, FailureKind.PERMANENT)
-            context = delivery_context(claimed, record)
-            recipient = self._adapter.recipient(context)
-            answer = await self._adapter.deliver(context)
+            if len(contexts) == 1:
+                answer = await self._adapter.deliver(first)
+            else:
+                answer = await self._adapter.deliver_digest(list(contexts.values()))
         except DeliveryError as error:
             failure = error.failure
         except Exception as error:
-            log.exception("an adapter failed", extra={"delivery": claimed.delivery_id, "kind": self._kind})
+            ids = [claimed.delivery_id for claimed in contexts]
+            log.exception("an adapter failed", extra={"deliveries": ids, "kind": self._kind})
             reason = f"the adapter failed: {type(error).__name__}"
             failure = Failure(reason, loggable=reason, content_sent=True)
-        await self._settle(Outcome(claimed, self._clock.now(), failure, recipient, answer))
+        now, recipient = self._clock.now(), self._adapter.recipient(first)
+        half_of = halves([claimed.delivery_id for claimed in contexts])
+        return [
+            Outcome(claimed, now, failure, recipient, answer, half_of.get(claimed.delivery_id))
+            for claimed in contexts
+        ]
 
     async def _settle(self, outcome: Outcome) -> None:
         # Retried until it is stored: a delivery that left but is not settled would leave again.
@@ -195,6 +234,22 @@ class KindWorker:
             log.error("a delivery is given up", extra=facts)
         else:
             log.warning("not delivered", extra=facts)
+
+
+def _by_digest(items: Sequence[ClaimedRecord]) -> list[list[ClaimedRecord]]:
+    """Return the deliveries that leave together: those of a digest, or one by itself."""
+    groups: dict[object, list[ClaimedRecord]] = {}
+    for item in items:
+        claimed = item.claimed
+        groups.setdefault(claimed if claimed.digest is None else claimed.digest, []).append(item)
+    return list(groups.values())
+
+
+def _why_not(record: LeadWithBuilding | None) -> str | None:
+    """Return why a lead can't leave; None if it can."""
+    if record is None:
+        return "the lead can't be read"
+    return ERASED if record.lead["requestor_email"] is None else None
 
 
 def delivery_context(claimed: Claimed, record: LeadWithBuilding) -> DeliveryContext:

@@ -73,6 +73,18 @@ class Settings:
         secret=True,
     )
     mail_from: str = _setting("", parse_mail_from, "an e-mail address", "the sender of the agents' mail")
+    mails_per_source: int = _setting(
+        "30",
+        parse_count,
+        "a number of mails an hour, 0 for no limit",
+        "above it, mail about one source's leads to a building leaves in digests",
+    )
+    mails_per_address: int = _setting(
+        "60",
+        parse_count,
+        "a number of mails an hour, 0 for no limit",
+        "above it, mail to one address leaves in digests",
+    )
     june_homes_url: str = _setting(
         "",
         parse_partner_url,

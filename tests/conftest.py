@@ -100,6 +100,8 @@ class ServerHarness:
             "port": "0",
             "smtp_url": self.mail.url,
             "mail_from": "leads@office.test",
+            "mails_per_source": "0",  # a test sees one mail for each lead
+            "mails_per_address": "0",
             "june_homes_url": self.partner.url,
             "june_homes_secret": SECRET,
             **options,

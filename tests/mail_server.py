@@ -62,6 +62,7 @@ class MailServer(Mailbox):
         self.replies: list[str] = []  # to the next mails
         self.refused: dict[str, str] = {}  # replies to mails for these recipients
         self.poison: str | None = None  # the reply to mails with POISON in them; "lost" or "silent" for none
+        self.poison_text: str | None = None  # mails with this in their text are refused for good
         self.poisoned = 0  # mails that were refused for it
         self.unknown: set[str] = set()  # recipients that are refused
         self.deaths = 0  # after how many of the next mails the connection is lost instead of a reply
@@ -104,6 +105,8 @@ class MailServer(Mailbox):
             return self.replies.pop(0)
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
+        if self.poison_text is not None and self.poison_text in _text(message):
+            return "554 5.6.0 bad content"
         if self.poison is not None and POISON in str(message["Subject"]):
             self.poisoned += 1
             if self.poison == "silent":
@@ -116,6 +119,11 @@ class MailServer(Mailbox):
             self.deaths -= 1
             server.transport.abort()
         return await super().handle_DATA(server, session, envelope)
+
+
+def _text(message: EmailMessage) -> str:
+    body = message.get_body(("plain",))
+    return str(body.get_content()) if body is not None else ""
 
 
 class _Session(SMTP):

@@ -38,6 +38,8 @@ async def sandbox_environment(
                 data_dir=Path(folder),
                 backup_keep=0,
                 smtp_url=SmtpServer("127.0.0.1", environment.mailbox.port, False, "never", None, None),
+                mails_per_source=0,  # a test sees one mail for each lead
+                mails_per_address=0,
                 june_homes_url=environment.partner.url,
                 june_homes_secret=secrets.token_bytes(),
             ),

@@ -1,12 +1,13 @@
 """The e-mail adapter: sends a lead's mail to the building's agent, and classifies the server's replies."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
-from jobs.email.message import render
+from jobs.email.message import render, render_digest
 from jobs.email.mime import mailbox
 from jobs.email.replies import Stage, classify
 from jobs.email.smtp import SmtpPool, SmtpSession
@@ -48,16 +49,28 @@ class EmailAdapter(Adapter):
 
     async def deliver(self, context: DeliveryContext) -> str:
         """As `Adapter.deliver`."""
-        agent = _agent_address(context)
-        lead = context.lead
+        return await self._send([context], lambda utf8: render(context, self._mail_from, utf8=utf8))
+
+    async def deliver_digest(self, contexts: Sequence[DeliveryContext]) -> str:
+        """As `Adapter.deliver_digest`. All contexts have the same address."""
+        stable_id = f"{contexts[0].stable_id}-digest-{len(contexts)}"
+        return await self._send(
+            contexts, lambda utf8: render_digest(contexts, stable_id, self._mail_from, utf8=utf8)
+        )
+
+    async def _send(self, contexts: Sequence[DeliveryContext], write: Callable[[bool], bytes]) -> str:
+        """Send one mail. write: returns it; its argument says whether the server supports SMTPUTF8."""
+        agent = _agent_address(contexts[0])
         renter = [
-            text or "" for text in (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
+            text or ""
+            for lead in (context.lead for context in contexts)
+            for text in (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
         ]
         until = asyncio.get_running_loop().time() + self._session_seconds
         while True:
             async with self._pool.acquire(until, renter) as session:
                 try:
-                    mail = await self._begin_mail(session, context, agent)
+                    mail = await self._begin_mail(session, agent, write)
                 except DeliveryError:
                     if session.is_new:
                         raise
@@ -69,7 +82,7 @@ class EmailAdapter(Adapter):
         """Quit the sessions that are kept."""
         await self._pool.close()
 
-    async def _begin_mail(self, session: SmtpSession, context: DeliveryContext, agent: str) -> bytes:
+    async def _begin_mail(self, session: SmtpSession, agent: str, write: Callable[[bool], bytes]) -> bytes:
         """Send MAIL FROM and RCPT TO, and return the mail for DATA."""
         smtp = session.smtp
         # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8
@@ -87,7 +100,7 @@ class EmailAdapter(Adapter):
                 "accepts only ASCII addresses, and the agent's is not ASCII",
                 "set another with 'building update' and retry",
             )
-        mail = render(context, self._mail_from, utf8=utf8)
+        mail = write(utf8)
         options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
         async with self._step(session, Stage.MAIL, agent, uses_smtputf8=bool(options)):
             await smtp.mail(sender, options=options, encoding="utf-8")

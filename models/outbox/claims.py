@@ -5,11 +5,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from peewee import fn
 
-from models.lead import Lead
 from models.outbox.delivery import (
     DELIVERED,
     ERASED,
@@ -23,6 +21,7 @@ from models.outbox.delivery import (
     state_is,
 )
 from models.outbox.destination import (
+    EMAIL,
     JITTER,
     MAX_RETRY_AFTER,
     BreakerState,
@@ -33,6 +32,8 @@ from models.outbox.destination import (
     record_success,
     trip,
 )
+from models.outbox.digests import LARGEST, MailRates, admit, form_digests, members
+from models.outbox.due import due_ids
 from models.storage.cached_query import CachedInsert, CachedQuery
 
 CUT_OFF = "cut off: the server stopped before it knew the outcome"
@@ -44,17 +45,22 @@ RETRY_DELAYS = tuple(
 )
 
 
+MOST_ROUNDS = 5  # of mails that are put off, in one claim
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A request for due deliveries of one kind. limit: the most to claim.
 
-    other_than: sources whose deliveries are not claimed, if there are any.
+    other_than: sources whose deliveries are not claimed, if there are any. rates: of mail; None: no mail, or
+    no limit.
     """
 
     kind: str
     limit: int
     now: datetime
     other_than: frozenset[str] = frozenset()
+    rates: MailRates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Claimed:
     content: str = NEW_LEAD
     recipient: str | None = None
     is_probe: bool = False
+    digest: int | None = None
 
 
 class FailureKind(enum.Enum):
@@ -116,7 +123,8 @@ class Failure:
 class Outcome:
     """How an attempt ended. failure: None if it was delivered.
 
-    recipient: whom the attempt was for. answer: of the destination, if it was delivered.
+    recipient: whom the attempt was for. answer: of the destination, if it was delivered. half: the digest
+    that the delivery leaves in once this one is split; None if it can't be.
     """
 
     claimed: Claimed
@@ -124,6 +132,7 @@ class Outcome:
     failure: Failure | None = None
     recipient: str | None = None
     answer: str | None = None
+    half: int | None = None
 
 
 def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
@@ -136,7 +145,7 @@ def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
 
 def _claim(request: Claim) -> list[Claimed]:
     state = breaker_state(request.kind, request.now)
-    ids = list(_due_ids(request, state))
+    ids = _ids_to_claim(request, state)
     if not ids:
         return []
     is_probe = state is not BreakerState.CLOSED
@@ -152,8 +161,9 @@ def _claim(request: Claim) -> list[Claimed]:
                 content,
                 recipient,
                 is_probe,
+                digest,
             )
-            for row_id, lead_id, attempt, sent_at, content, recipient in _MOVE.run(request.now, ids)
+            for row_id, lead_id, attempt, sent_at, content, recipient, digest in _MOVE.run(request.now, ids)
         ),
         key=lambda c: ids.index(c.delivery_id),
     )
@@ -161,54 +171,23 @@ def _claim(request: Claim) -> list[Claimed]:
     return claimed
 
 
-def _due_ids(request: Claim, state: BreakerState) -> list[int]:
-    kind, now, limit = request.kind, request.now, request.limit
-    if state is BreakerState.CLOSED and not request.other_than:
-        return _first(_DUE.run(kind, now, limit))
-    if state is BreakerState.OPEN:
-        return []
-    if request.other_than:
-        return [] if state is BreakerState.HALF_OPEN else _due_unrefused(kind, now, request.other_than)
-    if _in_state(kind, SENDING).exists():
-        return []  # one probe at a time
-    if state is BreakerState.HALF_OPEN:
-        return _first(_DUE.run(kind, now, 1))
-    if state is BreakerState.PROBING:
-        return _due_of_each_source(kind, now, limit)
-    return _due_unrefused(kind, now)
+def _ids_to_claim(request: Claim, state: BreakerState) -> list[int]:
+    kind, now, limit, rates = request.kind, request.now, request.limit, request.rates
+    if kind == EMAIL:
+        form_digests(now)
+    ids = due_ids(kind, state, now, limit, request.other_than)
+    for _ in range(MOST_ROUNDS):
+        if not ids or rates is None:
+            break
+        if admitted := admit(ids, limit, rates, now):
+            ids = admitted
+            break
+        ids = due_ids(kind, state, now, LARGEST, request.other_than)
+    else:
+        return []  # the next tick goes on
+    return members(ids) if kind == EMAIL and ids else ids
 
 
-def _first(rows: Sequence[tuple[Any, ...]]) -> list[int]:
-    return [row[0] for row in rows]
-
-
-def _due(kind: Any, now: Any) -> Any:
-    return _in_state(kind, PENDING).where(Delivery.due_at <= now).order_by(Delivery.due_at, Delivery.id)
-
-
-def _due_unrefused(kind: str, now: datetime, other_than: frozenset[str] = frozenset()) -> list[int]:
-    """Return one due delivery, neither of a source of which one was refused nor of these sources."""
-    refused = _in_state(kind, PENDING).join(Lead).where(Delivery.refused, Lead.source.is_null(False))
-    others = Lead.source.not_in(refused.select(Lead.source)) & Lead.source.not_in(other_than)
-    due = _due(kind, now).join(Lead).where(~Delivery.refused, Lead.source.is_null() | others)
-    return _first(due.limit(1).tuples().execute())
-
-
-def _due_of_each_source(kind: str, now: datetime, limit: int) -> list[int]:
-    """Return a due delivery of each source: one that was not refused, if there is one."""
-    order = [Delivery.refused, Delivery.due_at, Delivery.id]
-    place = fn.ROW_NUMBER().over(partition_by=[Lead.source], order_by=order)
-    due = _due(kind, now).join(Lead).select(Delivery.id, Delivery.due_at, place.alias("place"))
-    ranked = due.alias("ranked")
-    first = Delivery.select(ranked.c.id).from_(ranked).where(ranked.c.place == 1)
-    return _first(first.order_by(ranked.c.due_at, ranked.c.id).limit(limit).tuples().execute())
-
-
-def _in_state(kind: Any, state: str) -> Any:
-    return Delivery.select(Delivery.id).where(Delivery.kind == kind, state_is(state))
-
-
-_DUE = CachedQuery(lambda kind, now, limit: _due(kind, now).limit(limit))
 _MOVE = CachedQuery(
     lambda now, ids: (
         Delivery.update(
@@ -224,6 +203,7 @@ _MOVE = CachedQuery(
             Delivery.sent_at,
             Delivery.content,
             Delivery.recipient,
+            Delivery.digest,
         )
     )
 )
@@ -297,7 +277,9 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None
     delivery.refused = is_refusal and not is_own
-    if not is_own and failure.kind is not FailureKind.AMBIGUOUS:
+    if outcome.half is not None and is_own and failure.kind is not FailureKind.TRANSIENT:
+        delivery.state, delivery.due_at, delivery.digest = PENDING, now, outcome.half
+    elif not is_own and failure.kind is not FailureKind.AMBIGUOUS:
         delivery.state = PENDING
         delivery.due_at = now  # behind those that wait longer, so that each probe is another delivery
     elif failure.kind is FailureKind.PERMANENT or delivery.failures >= len(RETRY_DELAYS):

@@ -122,8 +122,11 @@ _INSERT = CachedInsert(
 )
 
 
-def state_is(state: str) -> Any:
-    """Return the condition that a delivery is in this state. The state's partial index serves it."""
+def state_is(state: str, table: Any = Delivery) -> Any:
+    """Return the condition that a delivery is in this state. The state's partial index serves it.
+
+    table: an alias of the deliveries, in a query with several.
+    """
     # A literal: SQLite does not match a bound value with the index's condition.
     assert state in STATES
-    return Delivery.state == SQL(f"'{state}'")
+    return table.state == SQL(f"'{state}'")

@@ -1,0 +1,158 @@
+"""Digests: mails above a rate leave together, so that no flood buries an agent, and no lead is lost (C24c).
+
+A mail that would exceed a rate is put off to the next five minutes. Then those to one address are put
+together, at most LARGEST to a digest, and each digest leaves, fails and is retried as one. A digest that is
+refused for good is split, so that one lead in it can't take the others with it.
+
+The rates are counted in memory: a restart forgets them.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from peewee import JOIN, fn
+
+from models.building import Building
+from models.lead import Lead
+from models.outbox.delivery import PENDING, Delivery, state_is
+from models.outbox.destination import EMAIL
+from models.storage.cached_query import CachedQuery
+
+EVERY = timedelta(minutes=5)
+LARGEST = 50
+MOST_FORMED = 1_000  # deliveries at once; the others follow
+OWN_DIGEST = 10  # so many leads of one source stand in digests of their own: their text may be refused
+HOUR = timedelta(hours=1)
+PUT_OFF = "more mail than usual for this agent: it leaves in a digest"
+WAITING = 0  # the digest of a delivery before it is put together
+
+
+@dataclass(slots=True, eq=False)
+class MailRates:
+    """The mails that left by themselves in the last hour. Used on the writer's thread only.
+
+    per_source: the most for the leads of one source to one building; per_address: the most to one address;
+    0 for no limit.
+    """
+
+    per_source: int
+    per_address: int
+    _sent: deque[tuple[datetime, tuple[object, ...]]] = field(default_factory=deque)
+    _counts: Counter[tuple[object, ...]] = field(default_factory=Counter)
+
+    def admits(self, source: str | None, building_id: int | None, address: str | None, now: datetime) -> bool:
+        """Return True and count the mail if it may leave by itself. source: None for one without a limit."""
+        while self._sent and now - self._sent[0][0] >= HOUR:
+            _, key = self._sent.popleft()
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
+        limits: list[tuple[tuple[object, ...], int]] = []
+        if self.per_source and source is not None:
+            limits.append(((source, building_id), self.per_source))
+        if self.per_address and address is not None:
+            limits.append(((address.lower(),), self.per_address))
+        if any(self._counts[key] >= limit for key, limit in limits):
+            return False
+        for key, _ in limits:
+            self._sent.append((now, key))
+            self._counts[key] += 1
+        return True
+
+
+def admit(ids: Sequence[int], limit: int, rates: MailRates, now: datetime) -> list[int]:
+    """Return those of the due mails that leave now, up to the limit. Those above a rate are put off."""
+    facts = {row[0]: row[1:] for row in _FACTS.run(ids)}
+    admitted: list[int] = []
+    above: list[int] = []
+    for row_id in ids:
+        if len(admitted) == limit:
+            break
+        attempts, digest, source, building_id, address = facts[row_id]
+        if attempts or digest is not None or rates.admits(source, building_id, address, now):
+            admitted.append(row_id)
+        else:
+            above.append(row_id)
+    if above:
+        Delivery.update(digest=WAITING, due_at=_next_time(now), reason=PUT_OFF).where(
+            Delivery.id.in_(above)
+        ).execute()
+    return admitted
+
+
+def _next_time(now: datetime) -> datetime:
+    seconds = EVERY.total_seconds()
+    return datetime.fromtimestamp(now.timestamp() // seconds * seconds + seconds, UTC)
+
+
+_ADDRESS = fn.LOWER(fn.COALESCE(Delivery.recipient, Building.agent_email))
+
+
+def _joined(select: Any) -> Any:
+    return select.join(Lead).join(Building, JOIN.LEFT_OUTER)
+
+
+_FACTS = CachedQuery(
+    lambda ids: _joined(
+        Delivery.select(Delivery.id, Delivery.attempts, Delivery.digest, Lead.source, Lead.building, _ADDRESS)
+    ).where(Delivery.id.in_(ids))
+)
+
+
+def form_digests(now: datetime) -> None:
+    """Put together the mails whose time for a digest has come."""
+    groups: dict[object, list[tuple[int, str | None]]] = {}
+    for row_id, source, address in _WAITING.run(WAITING, now, MOST_FORMED):
+        groups.setdefault(address, []).append((row_id, source))
+    for rows in groups.values():
+        for digest in _digests(rows):
+            _FORM.run(digest[0], digest)
+
+
+_WAITING = CachedQuery(
+    lambda waiting, now, limit: (
+        _joined(Delivery.select(Delivery.id, Lead.source, _ADDRESS))
+        .where(state_is(PENDING), Delivery.kind == EMAIL, Delivery.digest == waiting, Delivery.due_at <= now)
+        .order_by(Delivery.id)
+        .limit(limit)
+    )
+)
+_FORM = CachedQuery(lambda digest, ids: Delivery.update(digest=digest).where(Delivery.id.in_(ids)))
+
+
+def _digests(rows: Sequence[tuple[int, str | None]]) -> list[list[int]]:
+    """Return the digests of the mails to one address, given as delivery and source."""
+    counts = Counter(source for _, source in rows if source is not None)
+    parts: dict[str | None, list[int]] = {}
+    for row_id, source in rows:
+        parts.setdefault(source if source and counts[source] >= OWN_DIGEST else None, []).append(row_id)
+    return [ids[at : at + LARGEST] for ids in parts.values() for at in range(0, len(ids), LARGEST)]
+
+
+def members(firsts: Sequence[int]) -> list[int]:
+    """Return the deliveries that leave with these: all of their digests, or each by itself."""
+    return [row_id for (row_id,) in _MEMBERS.run(firsts)]
+
+
+_digest_of = Delivery.alias()
+_MEMBERS = CachedQuery(
+    lambda firsts: Delivery.select(Delivery.id).where(
+        Delivery.id.in_(firsts)
+        | (
+            state_is(PENDING)
+            & (Delivery.digest > WAITING)
+            & Delivery.digest.in_(_digest_of.select(_digest_of.digest).where(_digest_of.id.in_(firsts)))
+        )
+    )
+)
+
+
+def halves(ids: Sequence[int]) -> dict[int, int]:
+    """Return the digest of each delivery of a digest once that is split; {} if there is only one."""
+    if len(ids) < 2:
+        return {}
+    middle = len(ids) // 2
+    return {row_id: half[0] for half in (ids[:middle], ids[middle:]) for row_id in half}
