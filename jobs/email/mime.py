@@ -5,6 +5,7 @@ text that renters type, and is slow (decision 2).
 """
 
 import re
+from base64 import encodebytes
 from binascii import b2a_qp
 from collections.abc import Iterable, Sequence
 from email.header import Header
@@ -64,6 +65,17 @@ def part(content_type: str, content: bytes, *headers: str) -> bytes:
     lines = [f"Content-Type: {content_type}", "Content-Transfer-Encoding: quoted-printable", *headers]
     text = b"\r\n".join([*content.splitlines(), b""])
     return "\r\n".join([*lines, "", ""]).encode() + b2a_qp(text)
+
+
+def attached_text(name: str, content: bytes) -> bytes:
+    """Return a part that is a text file in UTF-8. Its type is none that mail filters read as a text."""
+    lines = [
+        f'Content-Type: application/octet-stream; name="{name}"',
+        "Content-Transfer-Encoding: base64",
+        f'Content-Disposition: attachment; filename="{name}"',
+    ]
+    text = b"\xef\xbb\xbf" + b"\r\n".join([*content.splitlines(), b""])
+    return "\r\n".join([*lines, "", ""]).encode() + encodebytes(text).replace(b"\n", b"\r\n")
 
 
 def multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
