@@ -80,7 +80,7 @@ class LeadContent:
 
 def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
     """Return what the mail of this delivery says. received: when the lead came."""
-    lead, building, texts = context.lead, context.building, RenterTexts()
+    lead, building, texts = context.lead, context.building, _sent_texts(context.lead)
     zone = ZoneInfo(building["time_zone"] if building else "UTC")
     tour = tour_of(lead, zone, received)
     sent_name, sent_unit = one_line(lead["requestor_name"] or ""), one_line(lead["unit_preference"] or "")
@@ -115,6 +115,23 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
     named = content.reply_name or email or "a renter"
     content.headline = _headline(kind, named, named_unit if unit == sent_unit else "", content.building)
     return content
+
+
+def _sent_texts(lead: LeadForDelivery) -> RenterTexts:
+    utm = lead["utm_data"] or {}
+    return RenterTexts(
+        (
+            lead["requestor_name"],
+            lead["requestor_phone"],
+            lead["unit_preference"],
+            lead["message"],
+            lead["listing_source"],
+            lead["listing_source_original_id"],
+            *utm,
+            *utm.values(),
+        ),
+        (lead["requestor_email"], lead["website"]),
+    )
 
 
 def _change_tour(content: LeadContent, lead: LeadForDelivery, zone: ZoneInfo) -> None:
