@@ -16,6 +16,7 @@ from icalendar import Calendar
 from jobs.adapter import DeliveryContext, one_line
 from jobs.email.message import render
 from jobs.email.mime import mailbox
+from jobs.email.renter_text import RenterTexts
 from models.building import BuildingDict
 from models.clock import utc_text
 from models.lead_dict import LeadForDelivery
@@ -42,6 +43,7 @@ LEAD: dict[str, Any] = {
     "sms_consent": True,
     "lead_source": "website",
     "suspected": None,
+    "tour_sequence": 0,
     "deal": {"id": 9, "stage": "new"},
     "deliveries": [],
 }
@@ -80,11 +82,14 @@ BLANK = dict.fromkeys(
 )
 
 
-def context(lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None) -> DeliveryContext:
+def context(
+    lead: dict[str, Any] | None = None, building: dict[str, Any] | None = None, **more: Any
+) -> DeliveryContext:
     return DeliveryContext(
         "email_01-aB",
         cast(LeadForDelivery, {**LEAD, **(lead or {})}),
         cast(BuildingDict, {**BUILDING, **(building or {})}),
+        **more,
     )
 
 
@@ -121,7 +126,12 @@ class Page(HTMLParser):
 
 
 def invitation(message: EmailMessage) -> Any:
-    return Calendar.from_ical(content(message, "calendar")).walk("VEVENT")[0]
+    return calendar(message).walk("VEVENT")[0]
+
+
+def calendar(message: EmailMessage) -> Any:
+    (file,) = (part for part in message.iter_attachments() if part.get_content_type() == "application/ics")
+    return Calendar.from_ical(cast(bytes, file.get_payload(decode=True)))
 
 
 def test_headers_name_renter_building_and_unit() -> None:
@@ -307,21 +317,19 @@ def test_C10_a_day_is_past_only_when_all_of_it_is() -> None:
     assert remarks(5) == {Remark.DATE_ALONE, Remark.PAST}
 
 
-def test_tour_has_an_invitation_inline_and_attached() -> None:
+def test_invitation_is_a_file_and_the_mail_is_none() -> None:
     message = rendered()
     assert [part.get_content_type() for part in message.walk()] == [
         "multipart/mixed",
         "multipart/alternative",
         "text/plain",
         "text/html",
-        "text/calendar",
         "application/ics",
     ]
-    attachment = next(message.iter_attachments())
-    assert attachment.get_filename() == "tour.ics"
-    inline = next(part for part in message.walk() if part.get_content_type() == "text/calendar")
-    assert inline["Content-Type"].params["method"] == "REQUEST"
-    assert attachment.get_payload(decode=True) == inline.get_payload(decode=True)
+    (attachment,) = message.iter_attachments()
+    assert attachment.get_filename() == "tour.ics" and attachment.is_attachment()
+    assert calendar(message)["method"] == "REQUEST"
+    assert "The attached file tour.ics puts this tour into your calendar." in content(message, "plain")
 
 
 def test_invitation_is_tentative_half_an_hour_in_utc_without_rsvp() -> None:
@@ -477,7 +485,12 @@ def test_no_text_breaks_the_mail(lead: dict[str, Any], name: str, address: str |
     assert page.tags <= {"html", "head", "meta", "title", "body", "div", "table", "tr", "td", "a", "br"}
     assert all(link.startswith(("mailto:", "tel:")) for link in page.links)
     plain = content(message, "plain").splitlines()
-    for shown in (lead["requestor_email"], lead["requestor_phone"], lead["website"], name, address):
+    withheld = RenterTexts((), [value for value in lead.values() if isinstance(value, str)])
+    renter = [
+        withheld.shown(field, one_line(lead[field] or ""), links=True)
+        for field in ("requestor_email", "requestor_phone", "website")
+    ]
+    for shown in (*renter, name, address):
         assert not one_line(shown or "") or any(one_line(shown) in line for line in plain)
     if lead["slot"]:
         assert invitation(message).decoded("dtstart") == datetime(2026, 12, 1, 15, tzinfo=UTC)
