@@ -239,6 +239,7 @@ def parse_log_format(text: str) -> str:
 def is_loopback(host: str) -> bool:
     """Return True if the host can be reached by programs on this machine alone."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -698,7 +698,7 @@ async def test_public_url_must_lead_to_this_program(status: int, body: bytes, st
     ],
     ids=["good", "ends soon", "ended", "of a stranger", "of another name"],
 )
-@pytest.mark.parametrize("mode", ["smtps", "smtp"])
+@pytest.mark.parametrize("mode", ["smtps", "smtp"])  # the latter by STARTTLS, which must verify
 async def test_each_certificate_is_checked_before_it_expires(
     tmp_path: Path,
     authority: trustme.CA,
@@ -720,7 +720,7 @@ async def test_each_certificate_is_checked_before_it_expires(
     ):
         said = await report(
             data_dir=str(tmp_path),
-            smtp_url=smtp_url(port, mode),
+            smtp_url=smtp_url(port, mode, query="?starttls=always"),
             june_homes_url=partner,
             june_homes_secret=SECRET,
             public_url=public,

@@ -51,7 +51,8 @@ SEE_CERTIFICATES = f"see '{TITLES[CERTIFICATES]}'"
 ALIVE = {"status": "alive"}
 UNTRUSTED = re.compile(r"certificate verify failed: (.+?)(?: \(_ssl\.c|$)")
 
-Certificate = dict[str, Any] | None  # verified, in the form that `ssl` gives it; None without encryption
+# Verified, in the form that `ssl` gives it; {} if it was not verified; None without encryption.
+Certificate = dict[str, Any] | None
 FetchCertificate = Callable[[], Awaitable[Certificate]]
 
 
@@ -244,6 +245,9 @@ async def _check_certificate(
         return CheckResult(CERTIFICATES, WARNING, found, f"see '{TITLES[reached_by]}'")
     if certificate is None:
         return None
+    if not certificate:
+        found = f"that of {place} is not verified: no other machine can listen on loopback"
+        return CheckResult(CERTIFICATES, OK, found)
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     left = ends - clock.now()
     found = f"that of {place} ends in {duration_text(left)}, on {ends:%Y-%m-%d}"
