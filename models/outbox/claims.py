@@ -2,7 +2,7 @@
 
 import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,7 @@ from models.outbox.delivery import (
 )
 from models.outbox.destination import (
     JITTER,
+    NO_DESTINATION,
     BreakerState,
     breaker_state,
     configure_destinations,
@@ -254,13 +255,14 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     return delivery.state
 
 
-def open_outbox(configured: frozenset[str]) -> None:
+def open_outbox(configured: frozenset[str], missing: Mapping[str, str] = NO_DESTINATION) -> None:
     """Prepare the outbox at the start of a server: close the circuit breakers, and move deliveries that a
     crash left in `sending` to `pending`.
 
-    configured: the kinds of delivery for which the settings have a destination.
+    configured: the kinds of delivery for which the settings have a destination. missing: what the settings
+    lack for the others.
     """
-    configure_destinations(configured)
+    configure_destinations(configured, missing)
     sending = state_is(SENDING)
     DeliveryAttempt.update(outcome=CUT_OFF).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),

@@ -56,6 +56,7 @@ class LaunchedServer:
             "port": "0",
             "rate_limit": "1000000/1",
             "smtp_url": self.mail.url,
+            "mail_from": "leads@office.test",
             "june_homes_url": self.partner.url,
             "june_homes_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             **self._settings,
