@@ -45,7 +45,7 @@ from models.idempotency import key_old_records
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
-from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.outbox.destination import EMAIL, JUNE_HOMES, missing_settings
 from models.outbox.digests import MailRates
 from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
@@ -96,7 +96,7 @@ class Server:
         sockets = self._open()
         self.build()
         self.storage.start()
-        await self.storage.write(open_outbox, frozenset(self._adapters))
+        await self.storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
         await self.storage.write(key_old_records, self._secret.keys())
         await self.storage.write(forget_texts)
         await self.storage.write(cap_due_times, self._clock.now())
@@ -187,10 +187,13 @@ class Server:
                     "register_one_by": "building add",
                 },
             )
+        lacks_sender = self._settings.smtp_url is not None and self._settings.sender_fault is not None
         for destination in await self.storage.read(list_destinations, now):
             if destination["waits_because"] and (destination["pending"] or destination["kind"] == EMAIL):
                 facts = {name: destination[name] for name in ("kind", "pending", "waits_because")}
-                log.warning("the outbox waits", extra=facts)
+                # A mail server is set, so the operator takes mail for sent.
+                is_error = destination["kind"] == EMAIL and lacks_sender
+                log.log(logging.ERROR if is_error else logging.WARNING, "the outbox waits", extra=facts)
 
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
@@ -230,9 +233,9 @@ def _bind(settings: Settings) -> list[socket.socket]:
 
 
 def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
-    """Return the adapter of each kind that has a destination; deliveries of the other kinds wait."""
+    """Return the adapter of each kind that the settings have all for; deliveries of the others wait."""
     adapters: dict[str, Adapter] = {}
-    if settings.smtp_url is not None:
+    if settings.smtp_url is not None and settings.sender_fault is None:
         adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from, clock=clock)
     if settings.june_homes_url:
         adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)

@@ -98,6 +98,7 @@ def leads_server(checkout: Path, data_dir: Path | None = None, /, **variables: s
             "LEADS_RATE_LIMIT": "1000000/1",
             "LEADS_BACKUP_KEEP": "0",
             "LEADS_SMTP_URL": sink.url,
+            "LEADS_MAIL_FROM": "leads@bench.example",
             "LEADS_LOG_FORMAT": "text",
             **variables,
         }

@@ -14,6 +14,7 @@ from models.outbox.claims import Failure, FailureKind
 from models.outbox.delivery import NEW_LEAD
 
 REASON_LIMIT = 300  # characters
+ERROR_NUMBER = re.compile(r"\[Errno (\d+)\]")  # in an error about several addresses of a host
 
 # White space, control characters, marks of the writing direction, lone surrogates.
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
@@ -97,6 +98,8 @@ def system_error_text(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
+    if isinstance(error, OSError) and (numbers := ERROR_NUMBER.findall(str(error))):
+        return ", ".join(dict.fromkeys(os.strerror(int(number)) for number in numbers))
     return str(error)
 
 

@@ -20,6 +20,7 @@ PARAMETER = re.compile("([^=&;]*=)?[^&;]+")
 USER_INFO = re.compile(r"^((?:[a-z][a-z0-9+.-]*:)?//)?([^/]*)@", re.IGNORECASE)
 ENCODE = "in its user and password write # as %23, / as %2F, ? as %3F, [ as %5B, ] as %5D and @ as %40"
 HELO = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|\[[0-9A-Fa-f.:IPv]{3,60}\]")
+LOCAL_DOMAINS = ("localhost", "localdomain")
 WITH_PORT = re.compile(r"([0-9.]+|\[[^\]]*\]):[0-9]+")
 
 
@@ -205,6 +206,16 @@ def parse_mail_from(text: str) -> str:
     return text
 
 
+def is_local_address(address: str) -> bool:
+    """Return True if other mail servers can't know the domain of an e-mail address, such as localhost.
+
+    A domain without a dot is a name of one machine or network, such as a container's id. An IP address is no
+    domain.
+    """
+    labels = address.rpartition("@")[2].lower().rstrip(".").split(".")
+    return len(labels) == 1 or labels[-1] in LOCAL_DOMAINS or labels[-1].isdigit()
+
+
 def parse_port(text: str) -> int:
     """'8080' → 8080; 0 lets the system choose. Raises ValueError."""
     port = int(text)
@@ -239,6 +250,7 @@ def parse_log_format(text: str) -> str:
 def is_loopback(host: str) -> bool:
     """Return True if the host can be reached by programs on this machine alone."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -14,6 +14,7 @@ from models.setting_values import (
     Rate,
     SmtpServer,
     UnusableValue,
+    is_local_address,
     is_loopback,
     masked_url,
     parse_count,
@@ -72,7 +73,12 @@ class Settings:
         "the mail server; without one mail waits in the outbox",
         secret=True,
     )
-    mail_from: str = _setting("", parse_mail_from, "an e-mail address", "the sender of the agents' mail")
+    mail_from: str = _setting(
+        "",
+        parse_mail_from,
+        "an e-mail address whose mailbox somebody reads",
+        "the sender of the agents' mail; the user of smtp_url if that is an address; else mail waits",
+    )
     mails_per_source: int = _setting(
         "30",
         parse_count,
@@ -131,6 +137,18 @@ class Settings:
     def listens_on_loopback(self) -> bool:
         """True if only programs on this machine can connect."""
         return is_loopback(self.host)
+
+    @property
+    def sender_fault(self) -> str | None:
+        """Return why no mail can be sent from `mail_from`; None if it can.
+
+        Mail that can't be delivered comes back to it. So it must be an address that other servers know.
+        """
+        if not self.mail_from:
+            return "LEADS_MAIL_FROM is not set"
+        if is_local_address(self.mail_from):
+            return f"LEADS_MAIL_FROM is {self.mail_from}, which other mail servers don't know"
+        return None
 
     def origin(self, name: str) -> str:
         """Return the setting's origin: '--port', 'LEADS_PORT', 'the file x.toml' or 'default'."""
@@ -194,17 +212,26 @@ def load(
         raise SettingError(
             "LEADS_JUNE_HOMES_SECRET is not set; without it no one can trust what is sent there"
         )
-    if not values["mail_from"]:
-        smtp = values["smtp_url"]
-        user = smtp.user if smtp and smtp.user and "@" in smtp.user else None
-        values["mail_from"] = user or "leads@localhost"
-        given["mail_from"] = (values["mail_from"], given["smtp_url"][1] if user else "default")
+    if not values["mail_from"] and (sender := _user_as_sender(values["smtp_url"])):
+        values["mail_from"] = sender
+        given["mail_from"] = (sender, given["smtp_url"][1])
     if values["smtp_url"] is not None:
         values["smtp_url"] = replace(values["smtp_url"], domain=values["mail_from"].rpartition("@")[2])
     if not given["backup_dir"][0].strip():
         values["backup_dir"] = values["data_dir"] / BACKUPS
         given["backup_dir"] = (str(values["backup_dir"]), given["data_dir"][1])
     return Settings(**values, given=given, foreign=foreign)
+
+
+def _user_as_sender(server: SmtpServer | None) -> str | None:
+    """Return the mail server's user if mail can be sent from it; some services have users like 'apikey'."""
+    user = server.user if server else None
+    if not user or is_local_address(user):
+        return None
+    try:
+        return parse_mail_from(user)
+    except ValueError:
+        return None
 
 
 def _split(environment: Mapping[str, str]) -> tuple[dict[str, str], tuple[ForeignVariable, ...]]:

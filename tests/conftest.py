@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -297,3 +298,15 @@ def harness(io_loop: IOLoop, start_harness: StartHarness) -> ServerHarness:
 def commands(tmp_path: Path) -> Commands:
     """The operator's commands on a data folder of their own; the first command creates it."""
     return Commands(tmp_path / "data")
+
+
+@pytest.fixture
+def other_address() -> str:
+    """An address of this machine that is not a loopback address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no other address")
+        address: str = probe.getsockname()[0]
+        return address

@@ -3,12 +3,12 @@
 from email.message import EmailMessage
 
 import pytest
+from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock
 from mail_server import MailServer
 
 from models.outbox import actions, digests
 from models.outbox.digests import MailRates
-from conftest import ACTOR
 
 FLOOD, OTHER = "198.51.100.7", "203.0.113.9"
 FIVE_MINUTES = 301
@@ -28,10 +28,16 @@ async def limited(start_harness: StartHarness, **options: str) -> ServerHarness:
     return harness
 
 
-async def flood(harness: ServerHarness, count: int, source: str = FLOOD, token: str = "maple", **more: str) -> None:
+async def flood(
+    harness: ServerHarness, count: int, source: str = FLOOD, token: str = "maple", **more: str
+) -> None:
     """POST leads, each with a name of its own."""
     for number in range(count):
-        fields = {"requestor_email": "jane@renter.test", "requestor_name": f"Renter-{source}-{number}.", **more}
+        fields = {
+            "requestor_email": "jane@renter.test",
+            "requestor_name": f"Renter-{token}-{source}-{number}.",
+            **more,
+        }
         response = await harness.post({"token": token, "tour_request": fields}, X_Forwarded_For=source)
         assert response.code == 201
 
@@ -118,9 +124,7 @@ async def test_C24c_zero_is_no_limit(start_harness: StartHarness, options: dict[
 
 
 async def test_C24c_source_with_its_own_rate_limit_has_no_limit(start_harness: StartHarness) -> None:
-    harness = await limited(
-        start_harness, rate_limit_exceptions=f"{FLOOD}=1000/1", mails_per_address="0"
-    )
+    harness = await limited(start_harness, rate_limit_exceptions=f"{FLOOD}=1000/1", mails_per_address="0")
     await flood(harness, 40)
     await harness.settled()
     assert sizes(harness.mail) == [1] * 40
@@ -130,13 +134,13 @@ async def test_C24c_digest_refused_for_good_is_split(
     start_harness: StartHarness, clock: SteppedClock
 ) -> None:
     harness = await limited(start_harness, mails_per_source="1")
-    harness.mail.poison_text = "Renter-198.51.100.7-9."
+    harness.mail.poison_text = "Renter-maple-198.51.100.7-9."
     await flood(harness, 21)
     await harness.settled()
     clock.step(FIVE_MINUTES)
     await harness.settled()
     assert {name for m in harness.mail.mails for name in names(m)} == {
-        f"Renter-{FLOOD}-{n}." for n in range(21) if n != 9
+        f"Renter-maple-{FLOOD}-{n}." for n in range(21) if n != 9
     }
     assert [d["state"] for d in await harness.deliveries()].count("failed") == 1
     assert max(sizes(harness.mail)) >= 10

@@ -52,7 +52,7 @@ class Report:
     """The output of `doctor --json`."""
 
     def __init__(self, **settings: str) -> None:
-        done = run("doctor", "--json", **settings)
+        done = run("doctor", "--json", **{"mail_from": "leads@maple.test", **settings})
         self.said = done.stdout + done.stderr
         self.results = [json.loads(line) for line in done.stdout.splitlines()]
         self.status = done.returncode
@@ -254,7 +254,8 @@ def test_failing_check_is_a_result_that_quotes_nothing(
 
     monkeypatch.setattr("jobs.doctor.machine.check_database", fail)
     monkeypatch.setattr("jobs.doctor.network.check_login", fail)
-    loaded = settings.load({"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1"}, environment={})
+    given = {"data_dir": str(data_dir), "smtp_url": "smtp://127.0.0.1", "mail_from": "leads@maple.test"}
+    loaded = settings.load(given, environment={})
     found = check_machine(loaded, Clock(), lambda step: None) + check_network(loaded, Clock())
     problems = [result for result in found if result.title in ("database", "SMTP login")]
     assert {(f.state, f.found) for f in problems} == {(PROBLEM, "the check itself failed (RuntimeError)")}
@@ -536,6 +537,27 @@ async def test_unencrypted_login_is_reported_as_such(tmp_path: Path) -> None:
         said.one("SMTP login", OK, "answers; LEADS_SMTP_URL has no user")
 
 
+async def test_missing_sender_is_a_problem(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    commands.leads({})
+    async with mail_server(Mailbox()) as port:
+        url = f"smtp://127.0.0.1:{port}"
+        said = await report(data_dir=str(commands.data_dir), smtp_url=url, mail_from="")
+    login, sender = said.of("SMTP login")
+    assert (login["state"], sender["state"]) == (OK, PROBLEM)
+    assert sender["found"] == "LEADS_MAIL_FROM is not set: mail waits in the outbox"
+    said.one("outbox", WARNING, "email: 1 waiting, no sender: LEADS_MAIL_FROM is not set")
+
+
+@pytest.mark.parametrize("days", [60, 5, -1])
+async def test_unverified_certificate_on_loopback_is_ok(tmp_path: Path, days: float) -> None:
+    shown = certificate(trustme.CA(), "debian.test", days)
+    async with mail_server(Mailbox(), tls_context=shown) as port:
+        said = await report(data_dir=str(tmp_path), smtp_url=smtp_url(port))
+    said.one("SMTP login", OK, "took the login of office, encrypted")
+    said.one("certificates", OK, f"that of 127.0.0.1:{port} is not verified", "loopback")
+
+
 async def test_unreachable_servers_are_problems_named_without_their_secrets(tmp_path: Path) -> None:
     [socket] = bind_sockets(0, "127.0.0.1")
     port = socket.getsockname()[1]
@@ -585,6 +607,7 @@ async def test_silent_servers_are_left_at_the_deadline(tmp_path: Path) -> None:
         given = {
             "data_dir": str(tmp_path),
             "smtp_url": f"smtps://127.0.0.1:{port}",
+            "mail_from": "leads@maple.test",
             "june_homes_url": f"https://localhost:{port}",
             "june_homes_secret": SECRET,
             "public_url": f"http://127.0.0.1:{port}",
@@ -698,7 +721,7 @@ async def test_public_url_must_lead_to_this_program(status: int, body: bytes, st
     ],
     ids=["good", "ends soon", "ended", "of a stranger", "of another name"],
 )
-@pytest.mark.parametrize("mode", ["smtps", "smtp"])
+@pytest.mark.parametrize("mode", ["smtps", "smtp"])  # the latter by STARTTLS, which must verify
 async def test_each_certificate_is_checked_before_it_expires(
     tmp_path: Path,
     authority: trustme.CA,
@@ -720,7 +743,7 @@ async def test_each_certificate_is_checked_before_it_expires(
     ):
         said = await report(
             data_dir=str(tmp_path),
-            smtp_url=smtp_url(port, mode),
+            smtp_url=smtp_url(port, mode, query="?starttls=always"),
             june_homes_url=partner,
             june_homes_secret=SECRET,
             public_url=public,

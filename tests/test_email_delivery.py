@@ -207,18 +207,6 @@ def test_password_is_sent_unencrypted_to_loopback() -> None:
     assert mailbox.logins == [(b"leads", PASSWORD.encode())] and len(mailbox.envelopes) == 1
 
 
-@pytest.fixture
-def other_address() -> str:
-    """An address of this machine that is not a loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent
-        except OSError:
-            pytest.skip("this machine has no other address")
-        address: str = probe.getsockname()[0]
-        return address
-
-
 def test_password_is_not_sent_unencrypted_to_another_machine(other_address: str) -> None:
     mailbox = Mailbox()
     error = failure(lambda: deliver(mailbox, host=other_address, user="leads", auth_require_tls=False))
@@ -258,18 +246,26 @@ def test_implicit_tls_encrypts_from_the_start(certificate: ssl.SSLContext) -> No
     assert len(mailbox.envelopes) == 1 and mailbox.logins
 
 
-@pytest.mark.parametrize("mode", ["implicit", "starttls"])
-def test_untrusted_certificate_is_unreachable(mode: str, certificate: ssl.SSLContext) -> None:
-    untrusted = server_context(trustme.CA(), "127.0.0.1")
-    options: Any = {"implicit_tls": untrusted} if mode == "implicit" else {"tls_context": untrusted}
-    error = failure(lambda: deliver(Mailbox(), **options))
+@pytest.mark.parametrize("mode", ["implicit", "always", "auto"])
+def test_untrusted_certificate_is_unreachable(
+    mode: str, certificate: ssl.SSLContext, other_address: str
+) -> None:
+    host = other_address if mode == "auto" else "127.0.0.1"  # auto verifies no certificate on loopback
+    untrusted = server_context(trustme.CA(), host)
+    options: Any = {"implicit_tls": untrusted}
+    if mode != "implicit":
+        options = {"tls_context": untrusted, "starttls": mode}
+    error = failure(lambda: deliver(Mailbox(), host=host, **options))
     assert kind(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
+@pytest.mark.parametrize("mode", ["always", "auto"])
 def test_certificate_of_another_name_is_unreachable(
-    authority: trustme.CA, certificate: ssl.SSLContext
+    mode: str, authority: trustme.CA, certificate: ssl.SSLContext, other_address: str
 ) -> None:
-    error = failure(lambda: deliver(Mailbox(), tls_context=server_context(authority, "other.test")))
+    host = other_address if mode == "auto" else "127.0.0.1"
+    of_another = server_context(authority, "other.test")
+    error = failure(lambda: deliver(Mailbox(), host=host, starttls=mode, tls_context=of_another))
     assert kind(error) == UNREACHABLE and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
@@ -292,8 +288,6 @@ def test_refused_or_unknown_host_is_unreachable(host: str) -> None:
         answers("220 hello", "502 what?"),
         answers("220 hello", "421 busy"),
         answers("220 hello"),
-        answers("220 hello", "250-mx\r\n250 STARTTLS", "454 not now"),
-        answers("220 hello", "250-mx\r\n250 STARTTLS", "220 go on"),
     ],
     ids=[
         "greeting 5xx",
@@ -303,12 +297,17 @@ def test_refused_or_unknown_host_is_unreachable(host: str) -> None:
         "EHLO 5xx",
         "EHLO 421",
         "closed after the greeting",
-        "STARTTLS 4xx",
-        "closed in the handshake",
     ],
 )
 def test_any_failure_before_mail_from_is_unreachable(script: Script) -> None:
     assert kind(failure(lambda: asyncio.run(deliver_to_script(script)))) == UNREACHABLE
+
+
+@pytest.mark.parametrize("reply", ["454 not now", "220 go on"], ids=["4xx", "closed in the handshake"])
+def test_failed_starttls_is_unreachable(reply: str) -> None:
+    script = answers("220 hello", "250-mx\r\n250 STARTTLS", reply)
+    error = failure(lambda: asyncio.run(deliver_to_script(script, starttls="always")))
+    assert kind(error) == UNREACHABLE
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,14 @@ async def test_start_without_mail_server_logs_that_mail_waits(
     assert "LEADS_SMTP_URL is not set" in log_stream.getvalue()
 
 
+async def test_start_without_a_sender_logs_an_error(
+    log_stream: io.StringIO, start_harness: StartHarness
+) -> None:
+    await start_harness(mail_from="")
+    [line] = [line for line in log_stream.getvalue().splitlines() if "the outbox waits" in line]
+    assert "ERROR" in line and "LEADS_MAIL_FROM is not set" in line
+
+
 async def test_records_of_other_libraries_are_logged_without_arguments(
     written: io.StringIO, harness: ServerHarness
 ) -> None:

@@ -179,6 +179,20 @@ async def test_mail_without_a_server_waits_until_one_is_configured(
     assert (len(harness.mail.mails), len(harness.partner.calls)) == (5, 5)
 
 
+@pytest.mark.parametrize("sender", ["", "leads@localhost", "leads@3f2a9c1b2d4e"])
+async def test_mail_without_a_sender_waits_until_one_is_set(sender: str, start_harness: StartHarness) -> None:
+    harness = await start_harness(mail_from=sender)
+    await harness.building()
+    await harness.lead(token="maple", listing_source="june_homes")
+    [mail] = await harness.settled(kind="email")
+    fault = f"is {sender}, which other mail servers don't know" if sender else "is not set"
+    assert (mail["state"], mail["reason"]) == ("pending", f"no sender: LEADS_MAIL_FROM {fault}")
+    assert len(harness.partner.calls) == 1 and not harness.mail.mails
+    await harness.restart(mail_from="leads@office.test")
+    await harness.settled(state="delivered")
+    assert len(harness.mail.mails) == 1
+
+
 async def test_unreachable_destination_is_probed_by_one_delivery_at_a_time(
     harness: ServerHarness, clock: SteppedClock
 ) -> None:

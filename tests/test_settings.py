@@ -182,6 +182,55 @@ def test_the_default_mail_sender_is_the_smtp_user() -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://127.0.0.1",
+        "smtp://apikey:x@mail.test",
+        "smtp://root%40localhost:x@mail.test",
+        "smtp://a%40b%40c.test:x@mail.test",
+        "smtp://ann%40:x@mail.test",
+    ],
+)
+def test_user_that_is_no_public_address_is_no_sender(url: str) -> None:
+    settings = load({"smtp_url": url}, {})
+    assert (settings.mail_from, settings.origin("mail_from")) == ("", "default")
+    assert settings.sender_fault == "LEADS_MAIL_FROM is not set"
+    assert load({"smtp_url": url, "mail_from": "b@maple.test"}, {}).sender_fault is None
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *(
+            "localhost",
+            "LOCALHOST",
+            "localhost.",
+            "localhost.localdomain",
+            "box.localdomain",
+            "box.localhost",
+        ),
+        *("box", "3f2a9c1b2d4e", "ip6-localhost", "127.0.0.1"),
+    ],
+)
+def test_sender_of_a_local_domain_is_a_fault(domain: str) -> None:
+    settings = load({"smtp_url": "smtp://127.0.0.1", "mail_from": f"leads@{domain}"}, {})
+    assert settings.sender_fault and f"LEADS_MAIL_FROM is leads@{domain}" in settings.sender_fault
+
+
+@pytest.mark.parametrize(
+    "domain", ["maple.test", "localhost.example.com", "b\u00fccher.example", "mail.co.uk"]
+)
+def test_sender_of_a_public_domain_is_taken(domain: str) -> None:
+    assert load({"mail_from": f"leads@{domain}"}, {}).sender_fault is None
+
+
+def test_config_show_warns_of_a_missing_sender() -> None:
+    shown = run("config", "show", "--smtp-url", "smtp://127.0.0.1")
+    assert "LEADS_MAIL_FROM is not set: mail waits in the outbox" in shown.stderr
+    assert not run("config", "show").stderr
+
+
+@pytest.mark.parametrize(
     "name, text",
     [
         ("port", "65536"),

@@ -16,6 +16,8 @@ from handlers.sandbox.recording import RecordedHandler, RecordedLeadsHandler
 from models.setting_values import SmtpServer
 from models.settings import Settings
 
+SENDER = "leads@sandbox.test"  # of the mail, unless the settings name another
+
 
 @asynccontextmanager
 async def sandbox_environment(
@@ -37,6 +39,7 @@ async def sandbox_environment(
                 settings,
                 data_dir=Path(folder),
                 backup_keep=0,
+                mail_from=SENDER if settings.sender_fault else settings.mail_from,
                 smtp_url=SmtpServer("127.0.0.1", environment.mailbox.port, False, "never", None, None),
                 mails_per_source=0,  # a test sees one mail for each lead
                 mails_per_address=0,

@@ -1,7 +1,7 @@
 """The command that shows the settings."""
 
 from handlers.terminal.arguments import CommandContext, Noun, Nouns
-from handlers.terminal.output import Columns, list_rows
+from handlers.terminal.output import Columns, list_rows, note
 from models.settings import masked, setting_names
 
 COLUMNS: Columns = {"setting": "name", "value": "value", "from": "origin"}
@@ -20,3 +20,5 @@ def _show(context: CommandContext) -> None:
         for name in setting_names()
     ]
     list_rows(rows, COLUMNS, context.args.json, "")
+    if settings.smtp_url is not None and settings.sender_fault is not None:
+        note(f"warning: {settings.sender_fault}: mail waits in the outbox")

@@ -3,7 +3,7 @@
 They create and change nothing, not even a WAL beside a database that no process has open.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -134,10 +134,10 @@ def in_use_since(database: ReadOnlyDatabase) -> datetime | None:
     )
 
 
-def check_outbox(database: ReadOnlyDatabase, configured: Collection[str], now: datetime) -> list[CheckResult]:
+def check_outbox(database: ReadOnlyDatabase, missing: Mapping[str, str], now: datetime) -> list[CheckResult]:
     """Check for deliveries that failed, and for those that wait for the operator.
 
-    configured: the kinds of delivery for which the settings have a destination.
+    missing: what the settings lack, by the kind of delivery that can't leave without it.
     """
     version = database.schema or 0
     if version > NEWEST:
@@ -147,7 +147,8 @@ def check_outbox(database: ReadOnlyDatabase, configured: Collection[str], now: d
     results: list[CheckResult] = []
     all_waiting = 0
     for destination in _destinations(database):
-        destination.configured = destination.configured or destination.kind in configured
+        destination.configured = destination.configured or destination.kind not in missing
+        destination.missing = missing.get(destination.kind)
         kind, reason = destination.kind, why_waiting(destination, now)
         waiting, failed = (_count(database, kind, state) for state in (PENDING, FAILED))
         all_waiting += waiting

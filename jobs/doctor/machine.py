@@ -40,7 +40,7 @@ from models.check_result import (
 )
 from models.clock import Clock
 from models.disk_space import BUDGET_BYTES, MAX_RESERVE_BYTES, measure_disk
-from models.outbox.destination import EMAIL, JUNE_HOMES
+from models.outbox.destination import missing_settings
 from models.settings import Settings
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import Progress, verify_backup
@@ -99,11 +99,10 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         # The lead first, then the time: a new lead may be stored at any moment.
         newest = ask_at_rest_or_in_use(path, newest_lead_at)
         results.append(check_clock(newest, clock.now()))
-    urls = {EMAIL: settings.smtp_url, JUNE_HOMES: settings.june_homes_url}
-    configured = [kind for kind, url in urls.items() if url]
+    missing = missing_settings(settings)
     now = clock.now()
     with reporting_failure(OUTBOX, results):
-        results += ask_at_rest_or_in_use(path, lambda database: check_outbox(database, configured, now))
+        results += ask_at_rest_or_in_use(path, lambda database: check_outbox(database, missing, now))
     with reporting_failure(UNNOTIFIED, results):
         results += ask_at_rest_or_in_use(path, lambda database: check_unnotified(database, now))
     with reporting_failure(UNREGISTERED_ORIGINS, results):

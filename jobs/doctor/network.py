@@ -51,7 +51,8 @@ SEE_CERTIFICATES = f"see '{TITLES[CERTIFICATES]}'"
 ALIVE = {"status": "alive"}
 UNTRUSTED = re.compile(r"certificate verify failed: (.+?)(?: \(_ssl\.c|$)")
 
-Certificate = dict[str, Any] | None  # verified, in the form that `ssl` gives it; None without encryption
+# Verified, in the form that `ssl` gives it; {} if it was not verified; None without encryption.
+Certificate = dict[str, Any] | None
 FetchCertificate = Callable[[], Awaitable[Certificate]]
 
 
@@ -68,6 +69,7 @@ async def _check_all(settings: Settings, clock: Clock, deadline: float) -> list[
     asyncio.get_running_loop().set_default_executor(DaemonThreads())
     by_check = await asyncio.gather(
         _run_check(SMTP_LOGIN, _check_smtp_login(settings.smtp_url, deadline)),
+        _run_check(SMTP_LOGIN, _check_sender(settings)),
         _run_check(PARTNER, _check_partner(settings.june_homes_url, clock, deadline)),
         _run_check(PUBLIC_URL, _check_public_url(settings.public_url, clock, deadline)),
         _run_check(CERTIFICATES, _check_certificates(settings, clock, deadline)),
@@ -97,6 +99,14 @@ async def _check_smtp_login(server: SmtpServer | None, deadline: float) -> list[
     did = "answers; LEADS_SMTP_URL has no user" if server.user is None else f"took the login of {server.user}"
     found = f"{server.host}:{server.port} {did}, {'' if encrypted else 'not '}encrypted"
     return [CheckResult(SMTP_LOGIN, OK, found)]
+
+
+async def _check_sender(settings: Settings) -> list[CheckResult]:
+    if settings.smtp_url is None or settings.sender_fault is None:
+        return []
+    found = f"{settings.sender_fault}: mail waits in the outbox"
+    fix = "set it to an address whose mailbox somebody reads, and start the server again"
+    return [CheckResult(SMTP_LOGIN, PROBLEM, found, fix)]
 
 
 async def _check_partner(url: str, clock: Clock, deadline: float) -> list[CheckResult]:
@@ -244,6 +254,9 @@ async def _check_certificate(
         return CheckResult(CERTIFICATES, WARNING, found, f"see '{TITLES[reached_by]}'")
     if certificate is None:
         return None
+    if not certificate:
+        found = f"that of {place} is not verified: no other machine can listen on loopback"
+        return CheckResult(CERTIFICATES, OK, found)
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     left = ends - clock.now()
     found = f"that of {place} ends in {duration_text(left)}, on {ends:%Y-%m-%d}"

@@ -6,6 +6,7 @@ A step that fails raises a DeliveryError, whose kind says what the failure means
 import asyncio
 import functools
 import ipaddress
+import logging
 import re
 import socket
 import ssl
@@ -18,14 +19,18 @@ from typing import Any, cast
 from aiosmtplib import SMTP, SMTPException, SMTPHeloError, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
+from jobs.email.connection import connect
 from jobs.email.replies import enhanced_code
 from models.outbox.claims import FailureKind
-from models.setting_values import SmtpServer
+from models.setting_values import SmtpServer, is_loopback
+
+log = logging.getLogger("leads.email")
 
 KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close idle sessions after minutes
 REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands
 MAX_MAILS = 50  # in one session; some servers accept no more than 100
 QUIT_SECONDS = 2.0
+LOOPBACK_TLS_SECONDS = 5.0  # how long STARTTLS may take on loopback, where the session can do without
 Judge = Callable[[int, str], tuple[FailureKind, str]]  # of a refusal's code and text; the str is a hint
 REPLY_LIMIT = 160  # characters of a server's reply in a reason
 
@@ -41,9 +46,10 @@ async def check_login(server: SmtpServer, deadline: float) -> bool:
 
 
 async def peer_certificate(server: SmtpServer, deadline: float) -> dict[str, Any] | None:
-    """Return the server's certificate, verified, in the form that `ssl` gives it; None without encryption.
+    """Return the server's certificate in the form that `ssl` gives it; None without encryption.
 
-    deadline: in seconds, for all of it. Raises DeliveryError.
+    It is verified, except on loopback: there it is {} if `starttls` is auto. deadline: in seconds, for all of
+    it. Raises DeliveryError.
     """
     async with _temporary_session(server, deadline) as session:
         certificate: dict[str, Any] | None = session.smtp.get_transport_info("peercert")
@@ -55,7 +61,8 @@ class SmtpSession:
     """One connection to a mail server.
 
     until: the deadline of its steps, by the loop's clock. secrets: texts that no reason may quote.
-    mails: the number that the server has accepted in this session.
+    mails: the number that the server has accepted in this session. is_loopback: whether the server is a
+    program of this machine.
     """
 
     server: SmtpServer
@@ -63,15 +70,24 @@ class SmtpSession:
     until: float
     secrets: tuple[str, ...] = field(repr=False)
     mails: int = 0
+    is_loopback: bool = False
 
     @classmethod
     async def open(
-        cls, server: SmtpServer, tls: ssl.SSLContext | None, until: float, secrets: tuple[str, ...]
+        cls,
+        server: SmtpServer,
+        tls: ssl.SSLContext | None,
+        until: float,
+        secrets: tuple[str, ...],
+        *,
+        plain_on_loopback: bool = False,
     ) -> "SmtpSession":
-        """Connect, greet and encrypt. Raises DeliveryError."""
+        """Connect, greet and encrypt. Raises DeliveryError.
+
+        plain_on_loopback: whether to leave out STARTTLS where it is optional.
+        """
         smtp = SMTP(
-            hostname=server.host,
-            port=server.port,
+            hostname=server.host,  # for TLS, which verifies the certificate for this name
             local_hostname="localhost",  # until the address is known
             use_tls=server.implicit_tls,
             start_tls=False,  # a step of its own, below
@@ -81,12 +97,23 @@ class SmtpSession:
         session = cls(server, smtp, until, secrets)
         async with _aborted_on_error(session):
             async with session.step("connecting", on_5xx=FailureKind.UNREACHABLE):
-                await smtp.connect()
+                await smtp.connect(sock=await connect(server.host, server.port))
+            session.is_loopback = is_loopback(smtp.get_transport_info("peername")[0])
             smtp.local_hostname = await _helo_name(server, smtp.get_transport_info("sockname")[0])
             async with session.step("EHLO", on_5xx=FailureKind.UNREACHABLE):
                 await session._say_hello()
-            await session._encrypt()
-        return session
+            if plain_on_loopback and session._tls_is_optional:
+                return session
+            try:
+                await session._encrypt()
+                return session
+            except DeliveryError as error:
+                if not session._tls_is_optional:
+                    raise
+                reason = error.failure.loggable
+                log.warning("STARTTLS failed on loopback; going on unencrypted", extra={"reason": reason})
+        session.abort()  # after a failed handshake nothing can be said in it
+        return await cls.open(server, tls, until, secrets, plain_on_loopback=True)
 
     @property
     def is_new(self) -> bool:
@@ -204,19 +231,28 @@ class SmtpSession:
         if self.server.implicit_tls or self.server.starttls == "never":
             return
         if self.smtp.supports_extension("starttls"):
-            # No fallback to plain text if it fails: an attacker who breaks the handshake could read the mail.
-            async with self.step("STARTTLS", on_5xx=FailureKind.UNREACHABLE):
-                await self.smtp.starttls()
+            tls, until = self.smtp.tls_context, self.until
+            if self._tls_is_optional:
+                tls, until = _unverified_tls_context(), min(until, _now() + LOOPBACK_TLS_SECONDS)
+            # Off loopback nothing follows if it fails: who breaks the handshake could read the mail in plain.
+            async with self.step("STARTTLS", on_5xx=FailureKind.UNREACHABLE, until=until):
+                await self.smtp.starttls(tls_context=tls)
                 await self.smtp.ehlo()
         elif self.server.starttls == "always":
             raise self.error(
                 FailureKind.NEEDS_OPERATOR, "offers no STARTTLS", "see starttls= in LEADS_SMTP_URL"
             )
 
+    @property
+    def _tls_is_optional(self) -> bool:
+        """Whether the session may go without TLS, or with a certificate of anybody, such as Debian's
+        self-signed one.
+        """
+        return self.is_loopback and self.server.starttls == "auto" and not self.server.implicit_tls
+
     def _is_private(self) -> bool:
         """Whether no other machine can read what is sent."""
-        peer = ipaddress.ip_address(self.smtp.get_transport_info("peername")[0])
-        return self.is_encrypted or peer.is_loopback
+        return self.is_encrypted or self.is_loopback
 
     def quotable(self, reply: str) -> str:
         """Return a server's reply on one line, cut, without the password and the renters' details."""
@@ -267,7 +303,7 @@ class SmtpPool:
         if not self._kept:
             return None
         session = self._kept.pop()
-        session.until = asyncio.get_running_loop().time() + REUSE_SECONDS
+        session.until = _now() + REUSE_SECONDS
         # Those of earlier renters remain: the server may quote their mail.
         session.secrets = _longest_first({*session.secrets, *secrets})
         return session
@@ -294,10 +330,15 @@ class SmtpPool:
         task.add_done_callback(self._quitting.discard)
 
 
+def _now() -> float:
+    """Return the time by the loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
 @asynccontextmanager
 async def _temporary_session(server: SmtpServer, deadline: float) -> AsyncIterator[SmtpSession]:
     """A session outside a pool, not logged in; it is closed after the block."""
-    until = asyncio.get_running_loop().time() + deadline
+    until = _now() + deadline
     session = await SmtpSession.open(server, _tls_context(server), until, _secrets(server))
     async with _aborted_on_error(session):
         yield session
@@ -316,6 +357,12 @@ async def _aborted_on_error(session: SmtpSession) -> AsyncIterator[None]:
 def _tls_context(server: SmtpServer) -> ssl.SSLContext | None:
     never = server.starttls == "never" and not server.implicit_tls
     return None if never else ssl.create_default_context()
+
+
+def _unverified_tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _secrets(server: SmtpServer, renter: Iterable[str] = ()) -> tuple[str, ...]:

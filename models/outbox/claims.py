@@ -2,7 +2,7 @@
 
 import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,6 +24,7 @@ from models.outbox.destination import (
     EMAIL,
     JITTER,
     MAX_RETRY_AFTER,
+    NO_DESTINATION,
     BreakerState,
     breaker_state,
     configure_destinations,
@@ -302,13 +303,14 @@ def _is_at_fault(claimed: Claimed) -> bool:
     return last is not None and has_succeeded_since(claimed.kind, last.started_at)
 
 
-def open_outbox(configured: frozenset[str]) -> None:
+def open_outbox(configured: frozenset[str], missing: Mapping[str, str] = NO_DESTINATION) -> None:
     """Prepare the outbox at the start of a server: close the circuit breakers, and move deliveries that a
     crash left in `sending` to `pending`.
 
-    configured: the kinds of delivery for which the settings have a destination.
+    configured: the kinds of delivery for which the settings have a destination. missing: what the settings
+    lack for the others.
     """
-    configure_destinations(configured)
+    configure_destinations(configured, missing)
     sending = state_is(SENDING)
     DeliveryAttempt.update(outcome=CUT_OFF).where(
         DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),

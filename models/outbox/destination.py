@@ -2,11 +2,13 @@
 
 import enum
 import random
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from peewee import BooleanField, IntegerField, TextField
 
 from models.clock import utc_text
+from models.settings import Settings
 from models.storage.cached_query import CachedQuery
 from models.storage.rows import Row, UtcDateTimeField
 
@@ -22,6 +24,11 @@ JITTER = 0.2  # the most that is added to a delay, as a part of it
 
 SUCCESS_STEP = timedelta(seconds=1)  # successes closer together than this are recorded once
 
+NO_DESTINATION = {
+    EMAIL: "no destination: LEADS_SMTP_URL is not set",
+    JUNE_HOMES: "no destination: LEADS_JUNE_HOMES_URL is not set",
+}
+
 CLOSED_BREAKER = {"failures": 0, "hold_until": None, "reason": None, "refuses": False}
 
 
@@ -29,7 +36,8 @@ class Destination(Row):
     """The destination of one kind of delivery. While it is paused or its breaker is open, none is claimed."""
 
     kind = TextField(primary_key=True)
-    configured = BooleanField(default=False)  # the server's settings have a URL for it
+    configured = BooleanField(default=False)  # the server's settings have all that it needs
+    missing = TextField(null=True)  # else what they lack; None while no server has started
     paused = BooleanField(default=False)  # until the operator resumes it
     pause_reason = TextField(null=True)
     failures = IntegerField(default=0)  # of the destination, in a row; above 0 it is probed
@@ -156,9 +164,28 @@ def has_succeeded_since(kind: str, since: datetime) -> bool:
     return succeeded_at is not None and succeeded_at >= since
 
 
-def configure_destinations(kinds: frozenset[str]) -> None:
-    """Record which kinds the settings have a URL for, and close every breaker: the settings may be new."""
-    Destination.update(configured=Destination.kind.in_(kinds), **CLOSED_BREAKER).execute()
+def missing_settings(settings: Settings) -> dict[str, str]:
+    """Return what the settings lack, by the kind of delivery that can't leave without it."""
+    missing = {}
+    if settings.smtp_url is None:
+        missing[EMAIL] = NO_DESTINATION[EMAIL]
+    elif settings.sender_fault is not None:
+        missing[EMAIL] = f"no sender: {settings.sender_fault}"
+    if not settings.june_homes_url:
+        missing[JUNE_HOMES] = NO_DESTINATION[JUNE_HOMES]
+    return missing
+
+
+def configure_destinations(kinds: frozenset[str], missing: Mapping[str, str] = NO_DESTINATION) -> None:
+    """Record which kinds the settings have all for, and close every breaker: the settings may be new.
+
+    missing: what the settings lack for the other kinds.
+    """
+    for kind in KINDS:
+        lacks = None if kind in kinds else missing.get(kind)
+        Destination.update(configured=kind in kinds, missing=lacks, **CLOSED_BREAKER).where(
+            Destination.kind == kind
+        ).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:
@@ -166,8 +193,7 @@ def why_waiting(destination: Destination, now: datetime) -> str | None:
     if destination.paused:
         return f"paused {destination.pause_reason or 'by the operator'}"
     if not destination.configured:
-        setting = {EMAIL: "LEADS_SMTP_URL", JUNE_HOMES: "LEADS_JUNE_HOMES_URL"}[destination.kind]
-        return f"no destination: {setting} is not set"
+        return str(destination.missing or NO_DESTINATION[destination.kind])
     if destination.hold_until is not None and destination.hold_until > now:
         return f"held until {utc_text(destination.hold_until)}: {destination.reason}"
     return None

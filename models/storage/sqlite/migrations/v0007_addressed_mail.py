@@ -56,6 +56,7 @@ DROP TABLE delivery_6;
 
 ALTER TABLE destination ADD COLUMN refuses INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE destination ADD COLUMN succeeded_at TEXT;
+ALTER TABLE destination ADD COLUMN missing TEXT;
 
 ALTER TABLE lead ADD COLUMN source TEXT;
 ALTER TABLE lead ADD COLUMN tour_sequence INTEGER NOT NULL DEFAULT 0;
