@@ -389,7 +389,9 @@ def test_failed_deliveries_are_retried_by_id_or_all_at_once(commands: Commands) 
     with commands.database():
         assert Delivery.get_by_id(1).failures == 0
         Delivery.update(state="delivered").where(Delivery.kind == EMAIL).execute()
-    assert commands.refusal("outbox", "retry", 4, 1) == "delivery 1 is delivered already"
+    assert commands.refusal("outbox", "retry", 4, 1) == (
+        "delivery 1 is delivered already; 'lead send 1' sends the lead again"
+    )
 
 
 def test_control_characters_of_a_renter_never_reach_a_terminal(commands: Commands) -> None:

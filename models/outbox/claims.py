@@ -236,8 +236,8 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
         needs_operator = failure.kind is FailureKind.NEEDS_OPERATOR
         reason = ERASED if erased else failure.reason
         trip(claimed.kind, reason, now, failure.retry_after, needs_operator=needs_operator)
-    if erased:
-        return SKIPPED
+    if delivery.state != SENDING:
+        return str(delivery.state)  # skipped meanwhile
     delivery.reason = failure.reason
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None
