@@ -197,7 +197,7 @@ def _correct(context: DatabaseContext) -> None:
         *(
             []
             if corrected.mailed
-            else ["No mail of the earlier time has left, so nobody is mailed a change."]
+            else ["No mail is added: mail that has not left yet leaves with this change."]
         ),
     )
 
