@@ -6,14 +6,14 @@ from datetime import datetime
 from itertools import islice
 from typing import TypedDict
 
-from peewee import Case
+from peewee import Case, fn
 
 from models.audit import Actor, record_action
 from models.customer import Customer, Renter, find_customer, find_or_create
 from models.email_address import stored_comparison_key
 from models.intake import FLAGGED_AS_SPAM
 from models.lead import Lead
-from models.outbox.delivery import SKIPPED, Delivery
+from models.outbox.delivery import NEW_LEAD, SKIPPED, Delivery
 from models.outbox.destination import EMAIL
 from models.phone import phone_key
 from models.spam import RecentText
@@ -123,10 +123,15 @@ def _forget_strangers(customer: Customer) -> None:
 
 
 def _skipped_mails(lead_ids: Sequence[int]) -> list[int]:
+    later = Delivery.alias()
+    sent_again = later.select().where(
+        later.lead == Delivery.lead, later.kind == EMAIL, later.content == NEW_LEAD, later.state != SKIPPED
+    )
     rows = Delivery.select(Delivery.id).where(
         Delivery.lead.in_(lead_ids),
         Delivery.kind == EMAIL,
         Delivery.state == SKIPPED,
         Delivery.reason == FLAGGED_AS_SPAM,
+        ~fn.EXISTS(sent_again),
     )
     return [row.id for row in rows.order_by(Delivery.id)]

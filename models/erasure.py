@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from peewee import fn
+
 from models.audit import Actor, record_action
 from models.customer import find_customer
 from models.errors import Conflict
@@ -41,7 +43,15 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     DeliveryAttempt.update(outcome=ERASED).where(
         attempts, DeliveryAttempt.outcome.is_null() | (DeliveryAttempt.outcome != DELIVERED)
     ).execute()
-    # So may the reason of an open circuit breaker.
+    # An operator may have sent a lead's mail to the renter.
+    addresses = Lead.select(fn.LOWER(Lead.requestor_email)).where(Lead.customer == customer)
+    DeliveryAttempt.update(recipient=ERASED).where(
+        attempts, fn.LOWER(DeliveryAttempt.recipient).in_(addresses)
+    ).execute()
+    Delivery.update(recipient=ERASED).where(
+        Delivery.lead.in_(leads), fn.LOWER(Delivery.recipient).in_(addresses)
+    ).execute()
+    # The reason of an open circuit breaker may quote the renter too.
     Destination.update(reason=ERASED).where(Destination.reason.is_null(False)).execute()
     erased: int = (
         Lead.update(
@@ -53,6 +63,7 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
             unit_preference=None,
             slot=None,
             sent_slot=None,
+            corrected_slot=None,
             utm_data=None,
             sent_utm_data=None,
             listing_source_original_id=None,

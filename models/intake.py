@@ -188,7 +188,7 @@ def _store(
     return recorded
 
 
-_COLUMNS = [field for field in Lead._meta.sorted_fields if field is not Lead.id]
+_COLUMNS = [field for field in Lead._meta.sorted_fields if field.name not in ("id", "corrected_slot")]
 _values = itemgetter(*(field.name for field in _COLUMNS))
 _INSERT = CachedInsert(Lead, *_COLUMNS, returning=(Lead.request_id, Lead.id))
 

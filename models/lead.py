@@ -30,6 +30,7 @@ class Lead(Row):
     message = TextField(null=True)
     slot = UtcDateTimeField(null=True)
     sent_slot = TextField(null=True)
+    corrected_slot = TextField(null=True)  # in place of sent_slot, by an operator; '': there is no tour
     unit_preference = TextField(null=True)
     property_type = TextField()
     utm_data = JsonField(null=True)
@@ -52,3 +53,8 @@ class Lead(Row):
     # How often the tour's time was corrected: the SEQUENCE of its invitation.
     tour_sequence = IntegerField(default=0)
     suspected = TextField(null=True)  # why it looks like spam; null if it does not
+
+    @property
+    def slot_text(self) -> str | None:
+        """The text that `slot` was read from: the operator's, else the renter's."""
+        return self.sent_slot if self.corrected_slot is None else self.corrected_slot or None

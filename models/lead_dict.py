@@ -48,7 +48,7 @@ class LeadDict(TypedDict):
 
 class LeadForDelivery(LeadDict):
     """A lead as adapters get it: without deal and deliveries, with the text of the slot as it was
-    sent, the reason why it looks like spam, and how often the time of its tour was corrected.
+    sent or corrected, the reason why it looks like spam, and how often the time of its tour was corrected.
     """
 
     sent_slot: str | None
@@ -79,9 +79,14 @@ class ConsentDict(TypedDict):
 
 
 class AttemptDict(TypedDict):
-    """One attempt at a delivery as JSON. recipient: an e-mail address, or the host of a URL."""
+    """One attempt at a delivery as JSON. recipient: an e-mail address, or the host of a URL.
 
+    content: what the mail says, one of CONTENTS. answer: of the destination that took it.
+    """
+
+    delivery_id: int
     kind: str
+    content: str
     number: int
     started_at: str
     ended_at: str | None
@@ -90,12 +95,27 @@ class AttemptDict(TypedDict):
     answer: str | None
 
 
+class ActionDict(TypedDict):
+    """An operator's action on a lead, or on the delivery of it that has this id, as JSON."""
+
+    at: str
+    actor_kind: str
+    actor: str
+    action: str
+    delivery_id: int | None
+    fields: list[str]
+
+
 class LeadDetailDict(LeadDict):
-    """All that is stored of one lead, as JSON."""
+    """All that is stored of one lead, as JSON. corrected_slot: the operator's text of the tour's time; '' if
+    the operator removed the tour.
+    """
 
     request_id: str
     suspected: str | None
+    corrected_slot: str | None
     unregistered_origin: str | None
     sent: SentDict
     sms_consent_evidence: ConsentDict | None
     attempts: list[AttemptDict]
+    actions: list[ActionDict]

@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from models.audit import AuditEntry
 from models.building import Building, BuildingDict, building_as_dict
 from models.clock import utc_text, utc_text_or_none
 from models.customer import Customer, customer_in_brief
 from models.deal import Deal, PipelineStage
 from models.lead import Lead
-from models.lead_dict import LeadDetailDict, LeadDict, LeadForDelivery
+from models.lead_dict import ActionDict, LeadDetailDict, LeadDict, LeadForDelivery
 from models.outbox.claims import Claim, Claimed, claim
-from models.outbox.delivery import Delivery, DeliveryAttempt
+from models.outbox.delivery import TAKEN_AWAY, Delivery, DeliveryAttempt
 from models.storage.cached_query import CachedSelect
 from models.storage.rows import database
 
@@ -120,9 +121,20 @@ def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
     claimed_lists = claim(claims)
     records = _load_all({claimed.lead_id for claimed_list in claimed_lists for claimed in claimed_list})
     return [
-        [ClaimedRecord(claimed, records[claimed.lead_id]) for claimed in claimed_list]
+        [
+            ClaimedRecord(claimed, _with_its_building(claimed, records[claimed.lead_id]))
+            for claimed in claimed_list
+        ]
         for claimed_list in claimed_lists
     ]
+
+
+def _with_its_building(claimed: Claimed, record: LeadWithBuilding | None) -> LeadWithBuilding | None:
+    """Return the record with the building that the lead was taken away from, if the delivery says that."""
+    if record is None or claimed.content != TAKEN_AWAY:
+        return record
+    earlier = Building.select().join(Delivery).where(Delivery.id == claimed.delivery_id).first()
+    return record if earlier is None else replace(record, building=building_as_dict(earlier))
 
 
 def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadWithBuilding | None]:
@@ -160,7 +172,7 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
         lead.customer = customer
         as_dict: LeadForDelivery = {
             **lead_as_dict(lead, None, ()),
-            "sent_slot": lead.sent_slot,
+            "sent_slot": lead.slot_text,
             "suspected": lead.suspected,
             "tour_sequence": lead.tour_sequence,
         }
@@ -178,12 +190,13 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
         DeliveryAttempt.select(DeliveryAttempt, Delivery)
         .join(Delivery)
         .where(Delivery.lead == lead_id)
-        .order_by(DeliveryAttempt.started_at)
+        .order_by(DeliveryAttempt.started_at, DeliveryAttempt.delivery, DeliveryAttempt.number)
     )
     return {
         **next(iter(_as_dicts([lead]))),
         "request_id": lead.request_id,
         "suspected": lead.suspected,
+        "corrected_slot": lead.corrected_slot,
         "unregistered_origin": lead.unregistered_origin,
         "sent": {
             "unified_address_id": lead.sent_unified_address_id,
@@ -205,7 +218,9 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
         else None,
         "attempts": [
             {
+                "delivery_id": attempt.delivery_id,
                 "kind": attempt.delivery.kind,
+                "content": attempt.delivery.content,
                 "number": attempt.number,
                 "started_at": utc_text(attempt.started_at),
                 "ended_at": utc_text_or_none(attempt.ended_at),
@@ -215,7 +230,28 @@ def show_lead(lead_id: int) -> LeadDetailDict | None:
             }
             for attempt in attempts
         ],
+        "actions": _actions(lead_id),
     }
+
+
+def _actions(lead_id: int) -> list[ActionDict]:
+    """Return what operators did with the lead and its deliveries, the oldest first."""
+    deliveries = [str(row.id) for row in Delivery.select(Delivery.id).where(Delivery.lead == lead_id)]
+    entries = AuditEntry.select().where(
+        ((AuditEntry.subject_kind == "lead") & (AuditEntry.subject_id == str(lead_id)))
+        | ((AuditEntry.subject_kind == "delivery") & AuditEntry.subject_id.in_(deliveries))
+    )
+    return [
+        {
+            "at": utc_text(entry.at),
+            "actor_kind": entry.actor_kind,
+            "actor": entry.actor_name,
+            "action": entry.action,
+            "delivery_id": int(entry.subject_id or 0) if entry.subject_kind == "delivery" else None,
+            "fields": entry.fields,
+        }
+        for entry in entries.order_by(AuditEntry.id)
+    ]
 
 
 def _leads() -> Any:

@@ -46,6 +46,8 @@ def test_each_command_that_changes_something_leaves_one_entry(commands: Commands
         ("token rotate 1", ("token.rotate", "token", "4", [])),
         ("token revoke second", ("token.revoke", "token", "3", [])),
         ("lead assign 2 1", ("lead.assign", "lead", "2", ["building_id"])),
+        ("lead send 2 --to boss@maple.test", ("lead.send", "lead", "2", ["recipient"])),
+        ("lead correct 2 --slot 2026-12-01T10:00", ("lead.correct", "lead", "2", ["slot"])),
         ("lead release 3", ("lead.release", "lead", "3", [])),
         ("outbox skip 1", ("delivery.skip", "delivery", "1", [])),
         ("outbox retry 1", ("delivery.retry", "delivery", "1", [])),

@@ -355,7 +355,11 @@ def test_the_outbox_lists_waiting_deliveries_with_the_reason(commands: Commands)
     assert shown[1].startswith("june_homes: no destination: LEADS_JUNE_HOMES_URL is not set; 1 waiting")
     deliveries = commands.rows("outbox", "list")
     assert [delivery["id"] for delivery in deliveries] == [4, 3, 2, 1]
-    assert list(deliveries[0]) == "id lead_id kind state attempts reason due_at settled_at".split()
+    assert list(deliveries[0]) == (
+        "id lead_id kind content recipient state attempts reason answer due_at settled_at".split()
+    )
+    recipients = [delivery["recipient"] for delivery in deliveries]
+    assert recipients == [None, None, "agent@maple.test", "agent@maple.test"]
     assert [d["id"] for d in commands.rows("outbox", "list", "--state", "skipped")] == [4]
     assert [d["id"] for d in commands.rows("outbox", "list", "--kind", "june_homes")] == [3]
     assert "There are no such deliveries." in commands.run("outbox", "list", "--state", "failed").stdout
@@ -389,7 +393,9 @@ def test_failed_deliveries_are_retried_by_id_or_all_at_once(commands: Commands) 
     with commands.database():
         assert Delivery.get_by_id(1).failures == 0
         Delivery.update(state="delivered").where(Delivery.kind == EMAIL).execute()
-    assert commands.refusal("outbox", "retry", 4, 1) == "delivery 1 is delivered already"
+    assert commands.refusal("outbox", "retry", 4, 1) == (
+        "delivery 1 is delivered already; 'lead send 1' sends the lead again"
+    )
 
 
 def test_control_characters_of_a_renter_never_reach_a_terminal(commands: Commands) -> None:

@@ -171,6 +171,12 @@ def test_a_split_moves_leads_to_their_own_customers(commands: Commands, merged: 
     assert commands.rows("customer", "list", "--merged") == []
 
 
+def test_C24b_a_split_names_no_mail_that_was_sent_again(commands: Commands, merged: OldDatabase) -> None:
+    commands.run("customer", "list")  # upgrades the database
+    commands.run("lead", "send", 103, "--to", "boss@office.test")
+    assert commands.row("customer", "split", 20)["skipped_mails"] == [102, 104]
+
+
 def test_a_second_split_finds_nothing(commands: Commands, merged: OldDatabase) -> None:
     for row_id in (20, 21):
         commands.run("customer", "split", row_id)

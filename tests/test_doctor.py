@@ -36,7 +36,7 @@ from models.clock import Clock, utc_text
 from models.customer import Customer
 from models.outbox.actions import pause
 from models.outbox.claims import open_outbox
-from models.outbox.delivery import FAILED, Delivery
+from models.outbox.delivery import DELIVERED, FAILED, SKIPPED, Delivery
 from models.outbox.destination import EMAIL, JUNE_HOMES, trip
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import create_backup
@@ -790,6 +790,22 @@ def test_unnotified_leads_are_reported(tmp_path: Path) -> None:
     commands.run("lead", "assign", "2", "1")
     commands.run("building", "update", "2", "--agent-email", "agent@mute.test")
     Report(data_dir=str(commands.data_dir)).one("leads untold", OK, "none in the last 7 days")
+
+
+def test_C24b_a_lead_counts_as_unnotified_by_its_newest_mail(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    now = Clock().now()
+    commands.leads({"at": now})
+    commands.run("building", "add", "--name", "Mute", "--token", "mute")
+    commands.leads({"at": now, "token": "mute"})
+    commands.run("lead", "send", 2, "--to", "boss@office.test")
+    with commands.database():
+        Delivery.update(state=DELIVERED, due_at=None, sent_at=now).execute()
+        Delivery.update(state=SKIPPED).where(Delivery.id == 2).execute()
+    Report(data_dir=str(commands.data_dir)).one("leads untold", OK)
+    commands.run("lead", "assign", 1, 2)  # its newest mail is skipped
+    without_agent = Report(data_dir=str(commands.data_dir)).one("leads untold", WARNING)
+    assert without_agent["found"].startswith("1 of the last 7 days are of buildings without an agent")
 
 
 @pytest.mark.parametrize("schema", range(1, NEWEST))

@@ -28,9 +28,12 @@ async def test_C22_agent_of_the_building_gets_one_email(harness: ServerHarness) 
             "id": 1,
             "lead_id": 1,
             "kind": "email",
+            "content": "lead",
+            "recipient": "agent@maple.test",
             "state": "delivered",
             "attempts": 1,
             "reason": None,
+            "answer": "250 OK",
             "due_at": None,
             "settled_at": "2026-11-23T15:00:00.000000Z",
         }

@@ -16,6 +16,10 @@ HINTS = {
     "quarantined": "'lead release {lead}' lets it leave",
     "suspected": "'lead release {lead}' comes first",
     "unassigned": "give it one by 'lead assign'",
+    "no_agent": "set one by 'building update {building} --agent-email', or give --to",
+    "failed": "'outbox retry {delivery}' sends it again",
+    "delivered": "'lead send {lead}' sends the lead again",
+    "withdrawn": "'lead send {lead}' sends the lead to its building's agent",
 }
 
 

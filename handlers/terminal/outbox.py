@@ -1,9 +1,9 @@
 """The commands about the outbox."""
 
 from handlers.terminal.arguments import DatabaseContext, Noun, Nouns, add_limit, at_least_one
-from handlers.terminal.output import Columns, list_rows, moment, note, print_result, say
+from handlers.terminal.output import Columns, Row, list_rows, moment, note, print_result, say
 from models.outbox.actions import pause, resume, retry_deliveries, retry_failed, skip_deliveries
-from models.outbox.delivery import STATES
+from models.outbox.delivery import NEW_LEAD, STATES
 from models.outbox.destination import KINDS
 from models.outbox.listing import DestinationDict, list_deliveries, list_destinations
 
@@ -12,12 +12,13 @@ MOST_NAMED = 20  # deliveries whose ids are printed; of more only their number i
 COLUMNS: Columns = {
     "id": "id",
     "lead": "lead_id",
-    "kind": "kind",
+    "kind": lambda row: _kind(row),
+    "to": "recipient",
     "state": "state",
     "attempts": "attempts",
     "due": moment("due_at"),
     "settled": moment("settled_at"),
-    "reason": "reason",
+    "reason or answer": lambda row: row["reason"] or row["answer"],
 }
 
 
@@ -27,6 +28,7 @@ def add_commands(nouns: Nouns) -> None:
     listing = noun.command("list", _list, "list deliveries, the newest first")
     listing.add_argument("--state", choices=STATES, help="only those in this state")
     listing.add_argument("--kind", choices=KINDS, help="only those of this kind")
+    listing.add_argument("--lead", type=at_least_one, metavar="ID", help="only those of this lead")
     add_limit(listing)
     retry = noun.command("retry", _retry, "retry deliveries now: by id, or all that failed")
     which = retry.add_mutually_exclusive_group(required=True)
@@ -48,8 +50,12 @@ def _list(context: DatabaseContext) -> None:
     args, now = context.args, context.clock.now()
     if not args.json:
         say(*map(_in_one_line, context.storage.read(list_destinations, now)), "")
-    rows = context.storage.read(list_deliveries, args.state, args.kind, args.limit, now)
+    rows = context.storage.read(list_deliveries, args.state, args.kind, args.limit, now, args.lead)
     list_rows(rows, COLUMNS, args.json, "There are no such deliveries.")
+
+
+def _kind(row: Row) -> str:
+    return str(row["kind"]) if row["content"] == NEW_LEAD else f"{row['kind']} {row['content']}"
 
 
 def _in_one_line(destination: DestinationDict) -> str:

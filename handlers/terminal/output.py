@@ -110,7 +110,12 @@ def show_record(record: Row, as_json: bool) -> None:
 
 def moment(key: str) -> Callable[[Row], object]:
     """Return a column of times, to the second."""
-    return lambda row: row[key] and row[key][:19].replace("T", " ") + "Z"
+    return lambda row: row[key] and utc_seconds(row[key])
+
+
+def utc_seconds(text: str) -> str:
+    """Return a time of the database to the second, for people: 2026-11-23 10:00:00Z."""
+    return text[:19].replace("T", " ") + "Z"
 
 
 def display_text(value: object) -> str:

@@ -38,6 +38,7 @@ RECENT = timedelta(days=7)
 
 MOST_NAMED = 10  # customers whose ids are in a result
 MERGED_SINCE_SCHEMA = 6  # the first that has customer.merged
+ADDRESSED_MAIL_SINCE_SCHEMA = 7  # the first that has delivery.content
 
 RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'backup restore FILE'"
 
@@ -170,14 +171,16 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
     """Check for recent leads of which no agent was notified, and for quarantined ones."""
     if not database.has_known_schema:
         return [CheckResult(UNNOTIFIED, OK, "there are no leads yet")]
+    # A lead may have been sent again since: its newest mail counts. Older schemas have one mail a lead.
+    of_lead = " AND content = 'lead'" if database.has_schema(ADDRESSED_MAIL_SINCE_SCHEMA) else ""
     skipped = (
-        "SELECT count(*) FROM lead LEFT JOIN building ON building.id = building_id WHERE lead.created_at > ?"
-        " AND EXISTS (SELECT 1 FROM delivery"
-        " WHERE lead_id = lead.id AND kind = 'email' AND state = 'skipped')"
+        "SELECT count(*) FROM lead LEFT JOIN building ON building.id = lead.building_id"
+        " WHERE lead.created_at > ? AND 'skipped' = (SELECT state FROM delivery"
+        f" WHERE lead_id = lead.id AND kind = 'email'{of_lead} ORDER BY delivery.id DESC LIMIT 1)"
     )
     since = utc_text(now - RECENT)
     results = []
-    if unassigned := database.value(f"{skipped} AND building_id IS NULL", since):
+    if unassigned := database.value(f"{skipped} AND lead.building_id IS NULL", since):
         fix = "see 'lead list --unassigned', then 'lead assign' them; is the website's token right?"
         found = f"{unassigned} of the last {duration_text(RECENT)} matched no building"
         results.append(CheckResult(UNNOTIFIED, WARNING, found, fix))

@@ -6,8 +6,19 @@ from typing import Any
 
 from models.audit import Actor, record_action, record_actions
 from models.errors import Conflict, NotFound
-from models.outbox.delivery import ERASED, FAILED, PENDING, QUARANTINED, SKIPPED, Delivery, state_is
+from models.outbox.delivery import (
+    DELIVERED,
+    ERASED,
+    FAILED,
+    NEW_LEAD,
+    PENDING,
+    QUARANTINED,
+    SKIPPED,
+    Delivery,
+    state_is,
+)
 from models.outbox.destination import CLOSED_BREAKER, EMAIL, KINDS, Destination
+from models.outbox.mails import WITHDRAWN
 from models.spam import why_quarantined
 
 SKIPPED_BY_HAND = "skipped by the operator"
@@ -19,6 +30,7 @@ def retry_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[in
     Their backoff starts anew. Raises NotFound or Conflict, and changes none, if one of them can't be sent.
     """
     _require_state(ids, {PENDING, FAILED, SKIPPED})
+    _address_later_mails(ids)
     _due_anew(now).where(Delivery.id.in_(ids)).execute()
     record_actions(actor, "delivery.retry", "delivery", list(dict.fromkeys(ids)), now)
     return list(ids)
@@ -56,14 +68,33 @@ def _require_state(ids: Sequence[int], states: Collection[str]) -> None:
         lead_id = row.lead_id
         if row.state == QUARANTINED and QUARANTINED not in states:
             raise Conflict(f"delivery {row_id} is {QUARANTINED}", "quarantined", lead=lead_id)
+        if row.state == DELIVERED and row.kind == EMAIL and SKIPPED in states:
+            raise Conflict(f"delivery {row_id} is {DELIVERED} already", "delivered", lead=lead_id)
         if row.state not in states:
             raise Conflict(f"delivery {row_id} is {row.state} already")
         if row.reason == ERASED:
             raise Conflict(f"delivery {row_id} can't leave: {ERASED}")
-        if QUARANTINED not in states and why_quarantined(row.lead.suspected, row.lead.building):
+        if row.state == SKIPPED and row.reason in WITHDRAWN:
+            raise Conflict(f"delivery {row_id} can't leave: {row.reason}", "withdrawn", lead=lead_id)
+        is_held = row.content == NEW_LEAD and why_quarantined(row.lead.suspected, row.lead.building)
+        if QUARANTINED not in states and is_held:
             raise Conflict(f"lead {lead_id} looks like spam", "suspected", lead=lead_id)
         if row.kind == EMAIL and row.lead.building_id is None:
             raise Conflict(f"lead {lead_id} has no building, and so no agent", "unassigned", lead=lead_id)
+
+
+def _address_later_mails(ids: Sequence[int]) -> None:
+    """Address mails to the building's agent that are not the lead's first: the first has the lead's own
+    Message-ID.
+    """
+    for row in Delivery.select().where(
+        Delivery.id.in_(ids), Delivery.kind == EMAIL, Delivery.recipient.is_null()
+    ):
+        of_lead = Delivery.select().where(Delivery.lead == row.lead_id, Delivery.kind == EMAIL)
+        if of_lead.where(Delivery.id < row.id).exists():
+            building = row.lead.building
+            row.recipient = building.agent_email if building else None
+            row.save(only=[Delivery.recipient])
 
 
 def _due_anew(now: datetime) -> Any:

@@ -272,8 +272,8 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
             needs_operator=failure.kind is FailureKind.NEEDS_OPERATOR,
             refuses=is_refusal,
         )
-    if erased:
-        return SKIPPED
+    if delivery.state != SENDING:
+        return str(delivery.state)  # skipped meanwhile
     delivery.reason = failure.reason
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None

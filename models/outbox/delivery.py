@@ -2,12 +2,13 @@
 
 State        Set by
 quarantined  intake, for a lead that looks like spam
-pending      intake; the operator, by a release or a retry; the dispatcher, after an attempt that is retried;
-             a server's start, if it was sending
+pending      intake; the operator, by a release, a retry or a new mail; the dispatcher, after an attempt that
+             is retried; a server's start, if it was sending
 sending      the dispatcher, by `claim`, which counts the attempt before anything leaves
 delivered    the dispatcher, by `settle`: the destination accepted it
 failed       the dispatcher, by `settle`: given up until the operator retries it
-skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why
+skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why. One that was being
+             sent may still arrive.
 
 At its start a server puts `sending` deliveries back to pending: the data folder's lock proves that no other
 server is sending them.
@@ -28,6 +29,7 @@ from peewee import (
     TextField,
 )
 
+from models.building import Building
 from models.lead import Lead
 from models.storage.cached_query import CachedInsert
 from models.storage.rows import Row, UtcDateTimeField
@@ -51,6 +53,8 @@ class Delivery(Row):
     kind = TextField()
     content = TextField(default=NEW_LEAD)
     recipient = TextField(null=True)  # an e-mail address; null: the building's agent when it leaves
+    building = ForeignKeyField(Building, null=True)  # that a lead was taken away from; null: the lead's
+    building_id: int | None
     state = TextField()
     reason = TextField(null=True)
     attempts = IntegerField(default=0)
@@ -67,6 +71,7 @@ class DeliveryAttempt(Row):
     """One attempt at a delivery. Its outcome is null until it ends."""
 
     delivery = ForeignKeyField(Delivery)
+    delivery_id: int
     number = IntegerField()
     started_at = UtcDateTimeField()
     ended_at = UtcDateTimeField(null=True)

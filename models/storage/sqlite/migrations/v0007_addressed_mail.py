@@ -1,4 +1,5 @@
-"""Schema 7: mails with a recipient and a content of their own, answers of destinations, digests, sources.
+"""Schema 7: mails with a recipient and a content of their own, answers of destinations, digests, sources,
+corrected tours.
 
 A lead may have several deliveries of a kind, so the table is made anew without its uniqueness.
 """
@@ -17,6 +18,7 @@ CREATE TABLE delivery (
     kind TEXT NOT NULL REFERENCES destination (kind),
     content TEXT NOT NULL DEFAULT 'lead',
     recipient TEXT,
+    building_id INTEGER REFERENCES building (id),
     state TEXT NOT NULL,
     reason TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -59,5 +61,8 @@ ALTER TABLE destination ADD COLUMN succeeded_at TEXT;
 ALTER TABLE destination ADD COLUMN missing TEXT;
 
 ALTER TABLE lead ADD COLUMN source TEXT;
+ALTER TABLE lead ADD COLUMN corrected_slot TEXT;
 ALTER TABLE lead ADD COLUMN tour_sequence INTEGER NOT NULL DEFAULT 0;
+
+CREATE INDEX audit_entry_subject ON audit_entry (subject_kind, subject_id);
 """
