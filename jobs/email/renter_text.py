@@ -92,7 +92,8 @@ _LEET = str.maketrans("0134578@$!", "oieastbasi")
 _DOMAINS = (
     r"com|net|org|info|biz|ru|su|cn|top|xyz|club|online|site|shop|icu|win|bid|loan|click|link|live|store"
     r"|space|website|tech|pro|work|fun|vip|cc|tk|ml|ga|cf|gq|pw|ws|in|io|co|me|us|uk|eu|de|fr|nl|pl|br"
-    r"|app|dev|page|buzz|cyou|rest|life|world|today|mobi|date|men|stream|review|trade|party|science|racing|ly|gl|gd"
+    r"|app|dev|page|buzz|cyou|rest|life|world|today|mobi|date|men|stream|review|trade|party|science|racing|ly"
+    r"|gl|gd"
 )
 _DOMAIN_END = re.compile(rf"\.(?:{_DOMAINS})(?![\w-])", re.I)
 _LINK = re.compile(
