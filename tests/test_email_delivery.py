@@ -6,7 +6,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -15,6 +15,7 @@ from mail_server import PASSWORD, Mailbox, Script, answers, listening
 
 from jobs.adapter import DeliveryContext, DeliveryError
 from jobs.email.adapter import EmailAdapter
+from models.lead_dict import LeadForDelivery
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer
 
@@ -144,12 +145,13 @@ def server_context(authority: trustme.CA, name: str) -> ssl.SSLContext:
 
 
 def test_agent_gets_mail_from_configured_sender() -> None:
-    mailbox = Mailbox()
-    deliver(mailbox)
+    mailbox, lead = Mailbox(), dict(LEAD, requestor_name="..dots")
+    deliver(mailbox, DeliveryContext("email_1", cast(LeadForDelivery, lead), BUILDING))
     (envelope,) = mailbox.envelopes
     assert (envelope.mail_from, envelope.rcpt_tos) == ("leads@example.test", ["agent@maple.test"])
     assert b"Message-ID: <email_1@example.test>\r\n" in envelope.content
     assert b"\r\n..dots\r\n" in envelope.content
+    assert b"\r\n| .\r\n| ..dots\r\n" in envelope.content
 
 
 def test_second_attempt_sends_same_bytes() -> None:

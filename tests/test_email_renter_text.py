@@ -120,6 +120,8 @@ def test_links_are_readable_but_no_links(text: str, shown: str | None) -> None:
         "Buy VIAGRA now",
         "v1agra",
         "c1al!s",
+        "V.1.A.G.R.A today",
+        "GBP 850,000",
         "ＶＩＡＧＲＡ",
         "via\u200bgra",
         "Earn 1.000.000 dollars",

@@ -16,7 +16,7 @@ MOST_POINTS = 1.0  # of the 5 that make spam by default
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 SPAM = [
     GTUBE,
-    "Buy cheap VIAGRA and CIALIS online no prescription! http://cheap-pills.ru/buy 100% satisfaction, order now!",
+    "Buy cheap VIAGRA and CIALIS online no prescription! http://pills.ru/buy 100% satisfaction, order now!",
     "CONGRATULATIONS WINNER!!! Online casino bonus $5,000 FREE. Claim now https://casino-win.top/claim",
     "Dear friend, I am barrister of late client, USD 25,500,000 million dollars to transfer to your account. "
     "Invest in BITCOIN and earn $10,000 per week. https://crypto.xyz 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2",
@@ -24,6 +24,10 @@ SPAM = [
     "I have recorded you with your webcam while you visited porn sites. Send $900 in bitcoin to "
     "1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2 within 48 hours or I send the video to all your contacts.",
     "\n".join(f"https://spam{i}.example{i}.com/page?id={i}" for i in range(40)),
+    "You won GBP 850,000 of the UK national lottery award. Contact the claims agent to file your claim.",
+    "V.1.A.G.R.A c.i.a.l.i.s v-i-a-g-r-a l0west pr1ces 0rder t0day",
+    "Lose 30 pounds in 30 days! A diet pill burns fat while you sleep. As seen on TV. Free trial.",
+    "Your account has been suspended. Verify your identity within 24 hours. http://paypal.verify-acct.com",
     '<a href="http://192.168.3.4/paypal/login">http://www.paypal.com</a> <img src="http://x.ru/y.gif">',
 ]
 LEADS: dict[str, dict[str, Any]] = {

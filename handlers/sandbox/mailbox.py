@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from handlers.sandbox.faults import CUT, Faults
 from handlers.sandbox.faults import SMTP as SMTP_FAULTS
 
-_REQUEST_ID = re.compile(r"<([0-9a-f]{32})-email@")
+_REQUEST_ID = re.compile(r"<([0-9a-f]{32})-email(?:-[0-9]+)?@")
 
 
 class Mailbox:
@@ -76,9 +76,17 @@ def mail_as_dict(raw: bytes, recipients: list[str]) -> dict[str, Any]:
         "subject": str(message["Subject"]),
         "text": _body(message, "text/plain"),
         "html": _body(message, "text/html"),
-        "invitation": _body(message, "text/calendar"),
+        "invitation": _invitation(message),
         "raw": raw.decode(errors="replace"),
     }
+
+
+def _invitation(message: EmailMessage) -> str | None:
+    for part in message.iter_attachments():
+        if part.get_content_type() == "application/ics":
+            content: bytes = part.get_content()
+            return content.decode()
+    return None
 
 
 def _body(message: EmailMessage, content_type: str) -> str | None:

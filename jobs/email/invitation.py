@@ -18,8 +18,8 @@ _SUBSTITUTES = ("noreply", "no-reply")  # organizers for an agent who is the sen
 class Invitation(NamedTuple):
     """A tour for the agent's calendar.
 
-    uid: the same in all files about the tour. sequence: rises with each of them. stamp: when the file was made.
-    organizer, attendee: addresses as `mailbox` returns them. method: REQUEST or CANCEL.
+    uid: the same in all files about the tour. sequence: rises with each change. stamp: when the mail was
+    first sent. organizer, attendee: addresses as `mailbox` returns them. method: REQUEST or CANCEL.
     """
 
     method: str
@@ -80,8 +80,8 @@ class Invitation(NamedTuple):
 def organizer_for(attendee: str, sender: str) -> str:
     """Return the organizer of an agent's tour: the sender, unless both are the same mailbox.
 
-    A calendar takes an invitation whose organizer is its own user for one of that user's own meetings: Outlook
-    offers no answer to it, and moves it to the deleted items.
+    A calendar takes an invitation by its own user for a meeting that it has already: Outlook offers no
+    answer, and moves it to the deleted items.
     """
     key = _mailbox_key(attendee)
     candidates = [sender, *(f"{local}@{ascii_domain(sender)}" for local in _SUBSTITUTES)]
@@ -89,7 +89,7 @@ def organizer_for(attendee: str, sender: str) -> str:
 
 
 def _mailbox_key(address: str) -> tuple[str, str]:
-    """Return what is the same for two spellings of one mailbox. Two mailboxes may share it: that costs nothing."""
+    """Return what spellings of one mailbox share. Two mailboxes may share it too: that costs nothing."""
     local = address.rpartition("@")[0].strip('"').casefold()
     return local.partition("+")[0].replace(".", ""), ascii_domain(address).lower()
 

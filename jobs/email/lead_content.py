@@ -53,8 +53,8 @@ class LeadContent:
     """One lead in a mail: each text on one line, the facts in their order.
 
     headline: the mail's subject for this lead alone. name: of the renter, or in its place the address. title,
-    place: the first two lines of the text. notice: what happened, if the lead is not new. page_values: at most
-    MOST_PAGE_VALUES of page_count. texts: what is withheld of the renter's texts; withheld: a sentence on it.
+    place: the first two lines of the text. notice: what happened, if the lead is not new. page_values: the
+    first MOST_PAGE_VALUES of page_count. texts: what is withheld of the renter's; withheld: a sentence on it.
     """
 
     number: int
@@ -205,8 +205,8 @@ def _describe(
     ]
     if texts.withheld:
         content.withheld = (
-            f"Mail filters react to links and advertising. So the attached file {FILE_NAME} has this as it was "
-            f"sent: {', '.join(texts.withheld)}."
+            "Mail filters react to links and advertising. "
+            f"So the attached file {FILE_NAME} has this as it was sent: {', '.join(texts.withheld)}."
         )
 
 

@@ -89,7 +89,7 @@ def render_digest(
         if tour := _tour_file(context, lead, times[-1], envelope):
             tours[f"tour-{lead.number}.ics"] = tour.to_ical()
     subject = _digest_subject(contexts, leads)
-    variables = {"leads": leads, "subject": subject, "has_tours": bool(tours)}
+    variables = {"leads": leads, "subject": subject, "tour_file": next(iter(tours), None)}
     return _mail(
         envelope,
         [text_header("Subject", subject)],
@@ -203,7 +203,7 @@ def _tour_file(
 
 
 def _digest_subject(contexts: Sequence[DeliveryContext], leads: Sequence[LeadContent]) -> str:
-    """Return such as '12 new leads at Maple Court', '12 new leads at 3 buildings', '9 new leads, 2 changes'."""
+    """Return such as '12 new leads at Maple Court', '1 new lead, 2 changed tours at 3 buildings'."""
     count = len(leads)
     new = sum(context.content == NEW_LEAD for context in contexts)
     changed = sum(context.content == CHANGED_TOUR for context in contexts)

@@ -1,8 +1,8 @@
 """What of a renter's text a mail shows.
 
 The agent's mail filter scores a mail by all of its text, so a renter's advertising could sink the lead. Such
-text leaves the subject and the bodies, and goes into an attached file as it was sent. Links stay readable, but
-are no links. Decision 13 has the scores.
+text leaves the subject and the bodies, and goes into an attached file as it was sent. Links stay readable,
+but are no links. Decision 13 has the scores.
 """
 
 import re
@@ -54,6 +54,21 @@ _BAIT_PHRASES = (
     "next of kin",
     "won the lottery",
     "lottery winner",
+    "lottery award",
+    "national lottery",
+    "winning notification",
+    "claims agent",
+    "verify your account",
+    "verify your identity",
+    "been suspended",
+    "diet pill",
+    "burns fat",
+    "free trial",
+    "as seen on",
+    "penny stock",
+    "stock alert",
+    "our mailing list",
+    "is not spam",
     "keto diet",
     "seo service",
     "seo expert",
@@ -64,16 +79,21 @@ _BAIT_PHRASES = (
 )
 _WORD = re.compile(r"[a-z0-9]+")
 _SUM = r"(?:\d{1,3}(?:[,.]\d{3}){2,}|\d{6,})"
-_LARGE_SUM = re.compile(rf"(?:[$€£]|\busd) ?{_SUM}|{_SUM}(?:[.,]\d\d)? ?(?:dollars|euros?|pounds|usd)\b")
-_CURRENCIES = ("$", "€", "£", "usd", "dollars", "euro", "pounds")
+_LARGE_SUM = re.compile(
+    rf"(?:[$€£]|\b(?:usd|gbp|eur)) ?{_SUM}|{_SUM}(?:[.,]\d\d)? ?(?:dollars|euros?|pounds|usd|gbp|eur)\b"
+    r"|\b(?:gbp|eur) ?\d{3}[,.]\d{3}"
+)
+_CURRENCIES = ("$", "€", "£", "usd", "gbp", "eur", "dollars", "pounds")
 _WALLET_LENGTH = 25  # letters and digits: an address of a Bitcoin wallet has at least as many
+_SPELLED_LENGTH = 5
 _LEET = str.maketrans("0134578@$!", "oieastbasi")
 
 # What mail programs and filters take for a link. Without a scheme or www, only hosts of common domains.
 _DOMAINS = (
-    r"com|net|org|info|biz|ru|su|cn|top|xyz|club|online|site|shop|icu|win|bid|loan|click|link|live|store|space"
-    r"|website|tech|pro|work|fun|vip|cc|tk|ml|ga|cf|gq|pw|ws|in|io|co|me|us|uk|eu|de|fr|nl|pl|br|app|dev|page"
-    r"|buzz|cyou|rest|life|world|today|mobi|date|men|stream|review|trade|party|science|racing|ly|gl|gd"
+    r"com|net|org|info|biz|ru|su|cn|top|xyz|club|online|site|shop|icu|win|bid|loan|click|link|live|store"
+    r"|space|website|tech|pro|work|fun|vip|cc|tk|ml|ga|cf|gq|pw|ws|in|io|co|me|us|uk|eu|de|fr|nl|pl|br"
+    r"|app|dev|page|buzz|cyou|rest|life|world|today|mobi|date|men|stream|review|trade|party|science|racing|ly"
+    r"|gl|gd"
 )
 _DOMAIN_END = re.compile(rf"\.(?:{_DOMAINS})(?![\w-])", re.I)
 _LINK = re.compile(
@@ -124,6 +144,9 @@ def is_bait(text: str) -> bool:
     if not _BAIT_WORDS.isdisjoint(words) or any(map(text.__contains__, _BAIT_PHRASES)):
         return True
     if any(map(text.__contains__, _CURRENCIES)) and _LARGE_SUM.search(text):
+        return True
+    spelled = "".join([word if len(word) == 1 else " " for word in words]).translate(_LEET)  # v.i.a.g.r.a
+    if any(bait in run for run in spelled.split() if len(run) >= _SPELLED_LENGTH for bait in _BAIT_WORDS):
         return True
     mixed = [word for word in words if not (word.isalpha() or word.isdigit())]
     if "!" in text or "$" in text:

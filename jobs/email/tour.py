@@ -1,4 +1,4 @@
-"""The tour of a lead as a mail shows it: its time in the building's time zone, and what is remarkable about it."""
+"""The tour of a lead as a mail shows it: its time in the building's time zone, and remarks on it."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -38,7 +38,7 @@ def tour_of(lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> Tour |
 
 
 def requested_tour(lead: LeadForDelivery, zone: ZoneInfo) -> Tour | None:
-    """Return the tour that the renter's own words name, of a lead that no longer has one; None without any."""
+    """Return the tour that a lead without one was sent with; None if it was sent without."""
     sent = read_stored_slot(lead["sent_slot"])
     if sent is None:
         return None
