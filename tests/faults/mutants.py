@@ -20,6 +20,7 @@ import handlers.client_stream
 import handlers.http_server
 import jobs.clock_monitor
 import jobs.dispatcher
+import jobs.email.lead_content
 import jobs.email.message
 import jobs.email.mime
 import models.clock
@@ -220,7 +221,7 @@ def trusts_json(patch: Patch) -> None:
 @mutant
 def writes_headers_unescaped(patch: Patch) -> None:
     patch.setattr(handlers.api.submission, "clean_text", lambda text, keep_lines=False: text or None)
-    for module in (jobs.email.message, jobs.email.mime):
+    for module in (jobs.email.lead_content, jobs.email.message, jobs.email.mime):
         patch.setattr(module, "one_line", lambda text, limit=None: str(text))
     patch.setattr(jobs.email.mime, "_is_literal", lambda text: True)
     patch.setattr(jobs.email.message, "text_header", lambda name, text: f"{name}: {text}")
