@@ -24,7 +24,8 @@ _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u206
 class DeliveryContext:
     """A delivery's lead and building. Each attempt at the same delivery gets the same stable_id.
 
-    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned. recipient: of a
+    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned; of a
+    lead that was taken away, the one that had it. recipient: of a
     mail, in place of the building's agent. content: what a mail says, one of CONTENTS. sent_at: when the
     content was first sent, or this attempt began; None: when the lead came. tour_id: the same in all mails
     about the lead's tour; '': the stable_id.

@@ -75,7 +75,7 @@ def test_C24c_digest_has_every_lead_in_full() -> None:
     [
         ([lead(1), lead(2, BIRCH)], "2 new leads at 2 buildings"),
         ([lead(1), lead(2, content=CHANGED_TOUR)], "1 new lead, 1 changed tour at The Maple"),
-        ([lead(1, content=TAKEN_AWAY), lead(2, content=TAKEN_AWAY)], "2 leads taken away"),
+        ([lead(1, content=TAKEN_AWAY), lead(2, content=TAKEN_AWAY)], "2 leads taken away at The Maple"),
         ([lead(1), lead(2, content=TAKEN_AWAY)], "1 new lead, 1 lead taken away at The Maple"),
     ],
 )

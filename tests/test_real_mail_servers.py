@@ -329,7 +329,7 @@ async def test_mail_reaches_the_mailbox_byte_for_byte(
     await harness.restart(smtp_url=postfix.url())
     await deliver_all(harness, clock)
     [mail] = await arrived(postfix, 1)
-    assert "text/calendar" in [part.get_content_type() for part in mail.walk()]
+    assert "application/ics" in [part.get_content_type() for part in mail.walk()]
     [sent], [stored] = harness.mail.raw, postfix.mails(AGENT)
     added, _, rest = stored.partition(b"From: ")
     assert b"From: " + rest == sent.replace(b"\r\n", b"\n")

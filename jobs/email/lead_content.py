@@ -93,7 +93,7 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
         name or email or "A renter",
         email,
         named_unit,
-        one_line(building["name"]) if building and context.content != TAKEN_AWAY else "",
+        one_line(building["name"]) if building else "",
         texts,
         tour=tour,
         reply_name=name if name == sent_name else "",

@@ -194,7 +194,7 @@ def _tour_file(
         stamp=sent_at,
         tour=lead.tour,
         title="Tour: " + ", ".join(filter(None, (lead.name, lead.unit, lead.building))),
-        location="" if context.content == TAKEN_AWAY else one_line(place or ""),
+        location=one_line(place or ""),
         description=[*lead.tour.remarks, *(f"{fact.label}: {fact.text}" for fact in lead.contact)],
         organizer=organizer_for(envelope.agent, envelope.sender),
         organizer_name=SENDER_NAME,
