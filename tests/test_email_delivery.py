@@ -426,7 +426,7 @@ def test_burst_of_mails_takes_one_session_and_one_login() -> None:
     ids=["closed", "421", "4xx", "5xx", "silence", "421 at RCPT", "5xx at RCPT"],
 )
 def test_stale_kept_session_is_replaced_by_a_new_one(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.email.smtp.REUSE_SECONDS", 0.1)
+    monkeypatch.setattr("jobs.email.pool.REUSE_SECONDS", 0.1)
     monkeypatch.setattr("jobs.email.smtp.QUIT_SECONDS", 0.1)
     assert connections_for(script, 3) == 3
 
@@ -448,12 +448,12 @@ def test_reason_quotes_no_renter_of_an_earlier_mail() -> None:
 
 
 def test_session_ends_after_its_maximum_of_mails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.email.smtp.MAX_MAILS", 2)
+    monkeypatch.setattr("jobs.email.pool.MAX_MAILS", 2)
     assert connections_for(answers(*HELLO, *MAIL, *MAIL, "221 bye"), 4) == 2
 
 
 def test_idle_session_ends_with_quit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.email.smtp.KEEP_SECONDS", 0.01)
+    monkeypatch.setattr("jobs.email.pool.KEEP_SECONDS", 0.01)
 
     async def run() -> None:
         quit_received = asyncio.Event()

@@ -19,7 +19,7 @@ from test_email_delivery import CONTEXT, send
 from jobs.adapter import DeliveryError
 from jobs.email import smtp
 from jobs.email.adapter import EmailAdapter
-from jobs.email.smtp import check_login, peer_certificate
+from jobs.email.pool import check_login, peer_certificate
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer, parse_smtp_url
 

@@ -8,8 +8,8 @@ import pytest
 from mail_server import PASSWORD, Script, answers, listening
 
 from jobs.adapter import DeliveryError
-from jobs.email import smtp
-from jobs.email.smtp import check_login
+from jobs.email import greeting
+from jobs.email.pool import check_login
 from models.setting_values import SmtpServer, UnusableValue, parse_smtp_url
 from models.settings import load
 
@@ -46,7 +46,7 @@ def log_in(script: Script, host: str = "127.0.0.1", **server: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def forgotten_host_name() -> None:
-    smtp._host_name.cache_clear()
+    greeting._host_name.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from jobs.adapter import DeliveryError, one_line, system_error_text
 from jobs.daemon_threads import DaemonThreads
 from jobs.doctor.machine import CLOCK_TOLERANCE, SET_THE_CLOCK
 from jobs.doctor.units import duration_text
-from jobs.email.smtp import check_login, peer_certificate
+from jobs.email.pool import check_login, peer_certificate
 from jobs.june_homes import USER_AGENT
 from models.check_result import (
     CERTIFICATES,

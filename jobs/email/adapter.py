@@ -9,8 +9,9 @@ from typing import Any
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.email.message import render, render_digest
 from jobs.email.mime import mailbox
+from jobs.email.pool import SmtpPool
 from jobs.email.replies import Stage, classify
-from jobs.email.smtp import SmtpPool, SmtpSession
+from jobs.email.smtp import SmtpSession
 from models.clock import Clock
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer

@@ -1,59 +1,32 @@
-"""SMTP sessions: connect, encrypt, log in; and the pool that keeps a session for the next mail.
+"""SMTP sessions: connect, encrypt, log in, quit.
 
 A step that fails raises a DeliveryError, whose kind says what the failure means for the mail and the server.
 """
 
 import asyncio
-import functools
-import ipaddress
 import logging
 import re
-import socket
 import ssl
-from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from aiosmtplib import SMTP, SMTPException, SMTPHeloError, SMTPResponseException
 
 from jobs.adapter import DeliveryError, one_line, system_error_text
 from jobs.email.connection import connect
+from jobs.email.greeting import helo_name
 from jobs.email.replies import enhanced_code
 from models.outbox.claims import FailureKind
 from models.setting_values import SmtpServer, is_loopback
 
 log = logging.getLogger("leads.email")
 
-KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close idle sessions after minutes
-REUSE_SECONDS = 5.0  # how long a kept session may take to accept a mail's first commands
-MAX_MAILS = 50  # in one session; some servers accept no more than 100
 QUIT_SECONDS = 2.0
 LOOPBACK_TLS_SECONDS = 5.0  # how long STARTTLS may take on loopback, where the session can do without
 Judge = Callable[[int, str], tuple[FailureKind, str]]  # of a refusal's code and text; the str is a hint
 REPLY_LIMIT = 160  # characters of a server's reply in a reason
-
-
-async def check_login(server: SmtpServer, deadline: float) -> bool:
-    """Log in to the server as before a mail, and quit. Return whether the session was encrypted.
-
-    deadline: in seconds, for all of it. Raises DeliveryError.
-    """
-    async with _temporary_session(server, deadline) as session:
-        await session.log_in()
-        return session.is_encrypted
-
-
-async def peer_certificate(server: SmtpServer, deadline: float) -> dict[str, Any] | None:
-    """Return the server's certificate in the form that `ssl` gives it; None without encryption.
-
-    It is verified, except on loopback: there it is {} if `starttls` is auto. deadline: in seconds, for all of
-    it. Raises DeliveryError.
-    """
-    async with _temporary_session(server, deadline) as session:
-        certificate: dict[str, Any] | None = session.smtp.get_transport_info("peercert")
-        return certificate
 
 
 @dataclass(slots=True, eq=False)
@@ -95,11 +68,11 @@ class SmtpSession:
             timeout=None,  # each step has the session's deadline
         )
         session = cls(server, smtp, until, secrets)
-        async with _aborted_on_error(session):
+        async with aborted_on_error(session):
             async with session.step("connecting", on_5xx=FailureKind.UNREACHABLE):
                 await smtp.connect(sock=await connect(server.host, server.port))
             session.is_loopback = is_loopback(smtp.get_transport_info("peername")[0])
-            smtp.local_hostname = await _helo_name(server, smtp.get_transport_info("sockname")[0])
+            smtp.local_hostname = await helo_name(server, smtp.get_transport_info("sockname")[0])
             async with session.step("EHLO", on_5xx=FailureKind.UNREACHABLE):
                 await session._say_hello()
             if plain_on_loopback and session._tls_is_optional:
@@ -233,7 +206,7 @@ class SmtpSession:
         if self.smtp.supports_extension("starttls"):
             tls, until = self.smtp.tls_context, self.until
             if self._tls_is_optional:
-                tls, until = _unverified_tls_context(), min(until, _now() + LOOPBACK_TLS_SECONDS)
+                tls, until = _unverified_tls_context(), min(until, now() + LOOPBACK_TLS_SECONDS)
             # Off loopback nothing follows if it fails: who breaks the handshake could read the mail in plain.
             async with self.step("STARTTLS", on_5xx=FailureKind.UNREACHABLE, until=until):
                 await self.smtp.starttls(tls_context=tls)
@@ -261,92 +234,14 @@ class SmtpSession:
         return one_line(reply, REPLY_LIMIT)
 
 
-class SmtpPool:
-    """Sessions with one server. A session is kept for a moment after a mail, so that a burst of mails needs
-    one handshake and one login.
-    """
-
-    def __init__(self, server: SmtpServer) -> None:
-        self._server = server
-        self._tls = _tls_context(server)  # made once: that reads hundreds of certificates
-        self._kept: list[SmtpSession] = []
-        self._quitting: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def acquire(self, until: float, renter: Iterable[str]) -> AsyncIterator[SmtpSession]:
-        """A logged-in session for one mail: a kept one, else a new one.
-
-        until: the deadline of a new session, by the loop's clock. renter: texts that no reason may quote,
-        besides the password. A kept session may be stale: whether it is, its first commands show. After the
-        block the session is kept for the next mail, unless an error or `abort` ended it.
-
-        Raises DeliveryError.
-        """
-        secrets = _secrets(self._server, renter)
-        session = self._reuse(secrets)
-        if session is None:
-            session = await SmtpSession.open(self._server, self._tls, until, secrets)
-        async with _aborted_on_error(session):
-            if session.is_new:
-                await session.log_in()
-            yield session
-        self._release(session)
-
-    async def close(self) -> None:
-        """Quit the kept sessions."""
-        while self._kept:
-            self._quit(self._kept.pop())
-        if self._quitting:
-            await asyncio.wait(self._quitting)
-
-    def _reuse(self, secrets: tuple[str, ...]) -> SmtpSession | None:
-        if not self._kept:
-            return None
-        session = self._kept.pop()
-        session.until = _now() + REUSE_SECONDS
-        # Those of earlier renters remain: the server may quote their mail.
-        session.secrets = _longest_first({*session.secrets, *secrets})
-        return session
-
-    def _release(self, session: SmtpSession) -> None:
-        if not session.smtp.is_connected:
-            session.abort()
-            return
-        session.mails += 1
-        if session.mails >= MAX_MAILS:
-            self._quit(session)
-        else:
-            self._kept.append(session)
-            asyncio.get_running_loop().call_later(KEEP_SECONDS, self._quit_if_kept, session, session.mails)
-
-    def _quit_if_kept(self, session: SmtpSession, mails: int) -> None:
-        if session in self._kept and session.mails == mails:  # else a later mail has used it
-            self._kept.remove(session)
-            self._quit(session)
-
-    def _quit(self, session: SmtpSession) -> None:
-        task = asyncio.create_task(session.quit())
-        self._quitting.add(task)
-        task.add_done_callback(self._quitting.discard)
-
-
-def _now() -> float:
+def now() -> float:
     """Return the time by the loop's clock."""
     return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager
-async def _temporary_session(server: SmtpServer, deadline: float) -> AsyncIterator[SmtpSession]:
-    """A session outside a pool, not logged in; it is closed after the block."""
-    until = _now() + deadline
-    session = await SmtpSession.open(server, _tls_context(server), until, _secrets(server))
-    async with _aborted_on_error(session):
-        yield session
-    await session.quit()
-
-
-@asynccontextmanager
-async def _aborted_on_error(session: SmtpSession) -> AsyncIterator[None]:
+async def aborted_on_error(session: SmtpSession) -> AsyncIterator[None]:
+    """Abort the session if the block raises an error."""
     try:
         yield
     except BaseException:
@@ -354,49 +249,7 @@ async def _aborted_on_error(session: SmtpSession) -> AsyncIterator[None]:
         raise
 
 
-def _tls_context(server: SmtpServer) -> ssl.SSLContext | None:
-    never = server.starttls == "never" and not server.implicit_tls
-    return None if never else ssl.create_default_context()
-
-
 def _unverified_tls_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
-
-
-def _secrets(server: SmtpServer, renter: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the texts that a server's reply may quote and a reason must not: the password and the renter's
-    details.
-    """
-    texts = list(renter)
-    if server.user:
-        user, password = server.user, server.password or ""
-        sent = [f"\0{user}\0{password}", password]  # as AUTH PLAIN and AUTH LOGIN send it
-        texts += [password, *(b64encode(text.encode()).decode() for text in sent)]
-    # A text as short as 'A' would mask most of the reply.
-    return _longest_first({text.strip() for text in texts if len(text.strip()) > 2})
-
-
-def _longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(secrets, key=len, reverse=True))  # a shorter one may be part of a longer one
-
-
-async def _helo_name(server: SmtpServer, own_address: str) -> str:
-    """Return the name for EHLO: many servers refuse one without a dot, such as a container's id.
-
-    own_address: of this end of the connection.
-    """
-    if server.helo:
-        return server.helo
-    host = await asyncio.to_thread(_host_name)
-    for name in (host, server.domain):
-        if "." in name and not name.endswith((".localdomain", ".local", ".internal")) and name.isascii():
-            return name
-    address = ipaddress.ip_address(own_address.partition("%")[0])
-    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
-
-
-@functools.lru_cache(1)  # the look-up may take seconds
-def _host_name() -> str:
-    return socket.getfqdn()
