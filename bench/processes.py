@@ -100,6 +100,7 @@ def leads_server(checkout: Path, data_dir: Path | None = None, /, **variables: s
             "LEADS_SMTP_URL": sink.url,
             "LEADS_MAIL_FROM": "leads@bench.example",
             "LEADS_LOG_FORMAT": "text",
+            **_without_digests(checkout),
             **variables,
         }
         with started("server.py", "serve", cwd=checkout, **settings) as process:
@@ -107,6 +108,13 @@ def leads_server(checkout: Path, data_dir: Path | None = None, /, **variables: s
             urllib.request.urlopen(process.url + "/readyz").close()  # raises HTTPError unless it is 200
             ready = time.monotonic() - began
             yield replace(process, started_in=process.started_in + ready, sink=sink)
+
+
+def _without_digests(checkout: Path) -> dict[str, str]:
+    """Return the settings by which each lead has a mail of its own. An older server does not know them."""
+    names = ("mails_per_source", "mails_per_address")
+    known = (checkout / "models" / "settings.py").read_text(encoding="utf-8")
+    return {f"LEADS_{name.upper()}": "0" for name in names if name in known}
 
 
 def register_building(checkout: Path, data_dir: Path) -> None:

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from models.building import BuildingDict
 from models.lead_dict import LeadForDelivery
-from models.outbox.claims import Failure, FailureKind
 from models.outbox.delivery import NEW_LEAD
+from models.outbox.outcomes import Failure, FailureKind
 
 REASON_LIMIT = 300  # characters
 ERROR_NUMBER = re.compile(r"\[Errno (\d+)\]")  # in an error about several addresses of a host

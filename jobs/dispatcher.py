@@ -9,10 +9,11 @@ from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.pacer import Pacer
 from models.clock import Clock
 from models.lead_record import ClaimedRecord, LeadWithBuilding, claim_records
-from models.outbox.claims import Claim, Claimed, Failure, FailureKind, Outcome, settle
+from models.outbox.claims import Claim, Claimed
 from models.outbox.delivery import ERASED, FAILED
 from models.outbox.destination import EMAIL
 from models.outbox.digests import MailRates, halves
+from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")

@@ -16,7 +16,7 @@ import orjson
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.http_post import NoAnswer, NotConnected, Reply, post
 from models.clock import Clock
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 
 DEADLINE_SECONDS = 30.0
 INTERNAL_FIELDS = (

@@ -16,7 +16,7 @@ from mail_server import PASSWORD, Mailbox, Script, answers, listening
 from jobs.adapter import DeliveryContext, DeliveryError
 from jobs.email.adapter import EmailAdapter
 from models.lead_dict import LeadForDelivery
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer
 
 LEAD: Any = {

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.email.replies import Stage, classify, enhanced_code
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 
 AMBIGUOUS, REFUSED = FailureKind.AMBIGUOUS, FailureKind.REFUSED
 PERMANENT, TRANSIENT = FailureKind.PERMANENT, FailureKind.TRANSIENT

@@ -15,7 +15,7 @@ from models.building_actions import update_building
 from models.customer import flag_spam
 from models.erasure import erase_customer
 from models.errors import ActionError
-from models.outbox import actions, claims, destination
+from models.outbox import actions, claims, destination, outcomes
 from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
 from models.storage import StorageError
 from models.storage.sqlite.connection import database
@@ -108,12 +108,12 @@ async def test_C24_transient_failure_backs_off_for_more_than_72_hours(
         clock.step(waits[-1].total_seconds() - 0.001)
         assert (await harness.settled())[0]["attempts"] == len(waits), "it was tried too early"
         clock.step(0.002)
-    assert (delivery["state"], delivery["attempts"]) == ("failed", len(claims.RETRY_DELAYS) + 1)
+    assert (delivery["state"], delivery["attempts"]) == ("failed", len(outcomes.RETRY_DELAYS) + 1)
     assert "451 come back later" in delivery["reason"]
     assert clock.now() - began >= timedelta(hours=72)
-    for wait, delay in zip(waits, claims.RETRY_DELAYS, strict=True):
+    for wait, delay in zip(waits, outcomes.RETRY_DELAYS, strict=True):
         assert delay <= wait <= delay * (1 + destination.JITTER)
-    assert len({wait / delay for wait, delay in zip(waits, claims.RETRY_DELAYS, strict=True)}) > 1, (
+    assert len({wait / delay for wait, delay in zip(waits, outcomes.RETRY_DELAYS, strict=True)}) > 1, (
         "no jitter"
     )
 
@@ -426,12 +426,12 @@ async def test_deliveries_delayed_by_a_clock_ahead_leave_at_start(
 async def test_failed_settlement_is_retried_until_stored(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = claims.settle, [ValueError("odd"), StorageError("disk I/O error")]
+    real, failures = outcomes.settle, [ValueError("odd"), StorageError("disk I/O error")]
 
-    def settle(outcomes: Sequence[claims.Outcome]) -> list[str]:
+    def settle(ended: Sequence[outcomes.Outcome]) -> list[str]:
         if failures:
             raise failures.pop()
-        return real(outcomes)
+        return real(ended)
 
     monkeypatch.setattr(dispatcher, "settle", settle)
     monkeypatch.setattr(dispatcher, "SETTLE_RETRY_SECONDS", 0.01)

@@ -20,7 +20,7 @@ from jobs.adapter import DeliveryError
 from jobs.email import smtp
 from jobs.email.adapter import EmailAdapter
 from jobs.email.pool import check_login, peer_certificate
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer, parse_smtp_url
 
 HOST = "mail.maple.test"

@@ -13,7 +13,7 @@ from jobs.email.pool import SmtpPool
 from jobs.email.replies import Stage, classify
 from jobs.email.smtp import SmtpSession
 from models.clock import Clock
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer
 
 SESSION_SECONDS = 30.0  # from looking up the host to RCPT TO

@@ -3,7 +3,7 @@
 import enum
 import re
 
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 
 # Enhanced status codes (RFC 3463) that refuse this recipient or this content, whoever sends it.
 GIVEN_UP = frozenset(("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "5.3.4"))

@@ -18,7 +18,7 @@ from jobs.adapter import DeliveryError, one_line, system_error_text
 from jobs.email.connection import connect
 from jobs.email.greeting import helo_name
 from jobs.email.replies import enhanced_code
-from models.outbox.claims import FailureKind
+from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer, is_loopback
 
 log = logging.getLogger("leads.email")

@@ -6,9 +6,9 @@ from typing import Any
 from peewee import Case, Value
 
 from models.clock import utc_text
-from models.outbox.claims import RETRY_DELAYS
 from models.outbox.delivery import PENDING, Delivery, state_is
 from models.outbox.destination import JITTER, KINDS, shift_breakers
+from models.outbox.outcomes import RETRY_DELAYS
 from models.storage.cached_query import CachedQuery
 
 

@@ -23,7 +23,7 @@ from mutants import apply_mutant  # noqa: E402
 
 import handlers.background_file  # noqa: E402
 import handlers.source_address  # noqa: E402
-import models.outbox.claims  # noqa: E402
+import models.outbox.outcomes  # noqa: E402
 import models.storage.sqlite.wal  # noqa: E402
 from handlers.api.leads import LeadsHandler  # noqa: E402
 from models.clock import Clock  # noqa: E402
@@ -73,7 +73,7 @@ if __name__ == "__main__":
         record_answers(disk)
     if os.environ.get("FAULT_RETRY_SECONDS"):
         first = timedelta(seconds=float(os.environ["FAULT_RETRY_SECONDS"]))
-        models.outbox.claims.RETRY_DELAYS = (first, *models.outbox.claims.RETRY_DELAYS[1:])
+        models.outbox.outcomes.RETRY_DELAYS = (first, *models.outbox.outcomes.RETRY_DELAYS[1:])
     if os.environ.get("FAULT_CHECKPOINT_PAGES"):
         models.storage.sqlite.wal.CHECKPOINT_PAGES = int(os.environ["FAULT_CHECKPOINT_PAGES"])
     if os.environ.get("FAULT_LOG_BYTES"):

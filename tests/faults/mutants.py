@@ -29,6 +29,7 @@ import models.intake
 import models.outbox.actions
 import models.outbox.claims
 import models.outbox.destination
+import models.outbox.outcomes
 import models.storage.sqlite.backup
 import models.storage.sqlite.connection
 import models.storage.sqlite.inspect
@@ -164,7 +165,7 @@ def delivers_one_kind_at_a_time(patch: Patch) -> None:
 
 @mutant
 def never_trips_a_circuit_breaker(patch: Patch) -> None:
-    patch.setattr(models.outbox.claims, "trip", lambda *args, **kwargs: None)
+    patch.setattr(models.outbox.outcomes, "trip", lambda *args, **kwargs: None)
     patch.setattr(
         models.outbox.claims, "breaker_state", lambda *args: models.outbox.destination.BreakerState.CLOSED
     )
@@ -298,7 +299,7 @@ def writes_the_log_on_the_event_loop(patch: Patch) -> None:
     patch.setattr(handlers.background_file, "in_background", lambda stream: stream)
 
 
-def _change_failures(patch: Patch, kind: models.outbox.claims.FailureKind) -> None:
+def _change_failures(patch: Patch, kind: models.outbox.outcomes.FailureKind) -> None:
     """Let each failure of an adapter be of this kind."""
     init = jobs.dispatcher.KindWorker.__init__
 
@@ -320,9 +321,9 @@ def _change_failures(patch: Patch, kind: models.outbox.claims.FailureKind) -> No
 
 @mutant
 def lays_every_refusal_at_the_destination(patch: Patch) -> None:
-    _change_failures(patch, models.outbox.claims.FailureKind.UNREACHABLE)
+    _change_failures(patch, models.outbox.outcomes.FailureKind.UNREACHABLE)
 
 
 @mutant
 def gives_up_at_any_refusal(patch: Patch) -> None:
-    _change_failures(patch, models.outbox.claims.FailureKind.PERMANENT)
+    _change_failures(patch, models.outbox.outcomes.FailureKind.PERMANENT)
