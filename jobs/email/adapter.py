@@ -1,7 +1,7 @@
 """The e-mail adapter: sends a lead's mail to the building's agent, and classifies the server's replies."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,17 +50,21 @@ class EmailAdapter(Adapter):
 
     async def deliver(self, context: DeliveryContext) -> str:
         """As `Adapter.deliver`."""
-        return await self._send([context], lambda utf8: render(context, self._mail_from, utf8=utf8))
+        return await self._send([context])
 
     async def deliver_digest(self, contexts: Sequence[DeliveryContext]) -> str:
         """As `Adapter.deliver_digest`. All contexts have the same address."""
-        stable_id = f"{contexts[0].stable_id}-digest-{len(contexts)}"
-        return await self._send(
-            contexts, lambda utf8: render_digest(contexts, stable_id, self._mail_from, utf8=utf8)
-        )
+        return await self._send(contexts)
 
-    async def _send(self, contexts: Sequence[DeliveryContext], write: Callable[[bool], bytes]) -> str:
-        """Send one mail. write: returns it; its argument says whether the server supports SMTPUTF8."""
+    async def _render(self, contexts: Sequence[DeliveryContext], *, utf8: bool) -> bytes:
+        if len(contexts) == 1:
+            return render(contexts[0], self._mail_from, utf8=utf8)
+        stable_id = f"{contexts[0].stable_id}-digest-{len(contexts)}"
+        # In a thread: a digest takes up to 0.3 s, and requests wait for the loop.
+        return await asyncio.to_thread(render_digest, contexts, stable_id, self._mail_from, utf8=utf8)
+
+    async def _send(self, contexts: Sequence[DeliveryContext]) -> str:
+        """Send one mail."""
         agent = _agent_address(contexts[0])
         renter = [
             text or ""
@@ -71,7 +75,7 @@ class EmailAdapter(Adapter):
         while True:
             async with self._pool.acquire(until, renter) as session:
                 try:
-                    mail = await self._begin_mail(session, agent, write)
+                    mail = await self._begin_mail(session, agent, contexts)
                 except DeliveryError:
                     if session.is_new:
                         raise
@@ -83,7 +87,9 @@ class EmailAdapter(Adapter):
         """Quit the sessions that are kept."""
         await self._pool.close()
 
-    async def _begin_mail(self, session: SmtpSession, agent: str, write: Callable[[bool], bytes]) -> bytes:
+    async def _begin_mail(
+        self, session: SmtpSession, agent: str, contexts: Sequence[DeliveryContext]
+    ) -> bytes:
         """Send MAIL FROM and RCPT TO, and return the mail for DATA."""
         smtp = session.smtp
         # Requested only if the sender's or the agent's address needs it: a later server without SMTPUTF8
@@ -101,7 +107,7 @@ class EmailAdapter(Adapter):
                 "accepts only ASCII addresses, and the agent's is not ASCII",
                 "set another with 'building update' and retry",
             )
-        mail = write(utf8)
+        mail = await self._render(contexts, utf8=utf8)
         options = [] if mail.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
         async with self._step(session, Stage.MAIL, agent, uses_smtputf8=bool(options)):
             await smtp.mail(sender, options=options, encoding="utf-8")
