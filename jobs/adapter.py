@@ -24,11 +24,10 @@ _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u206
 class DeliveryContext:
     """A delivery's lead and building. Each attempt at the same delivery gets the same stable_id.
 
-    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned; of a
-    lead that was taken away, the one that had it. recipient: of a
-    mail, in place of the building's agent. content: what a mail says, one of CONTENTS. sent_at: when the
-    content was first sent, or this attempt began; None: when the lead came. tour_id: the same in all mails
-    about the lead's tour; '': the stable_id.
+    stable_id: only letters, digits, '_' and '-'. building: None if the lead is unassigned; of a lead that was
+    taken away, the one that had it. recipient: of a mail, in place of the building's agent. content: what a
+    mail says, one of CONTENTS. sent_at: when the content was first sent, or this attempt began; None: when
+    the lead came. tour_id: the same in all mails about the lead's tour; '': the stable_id.
     """
 
     stable_id: str
@@ -71,7 +70,8 @@ class DeliveryError(Exception):
     """A failed attempt. The message is one line for the operator: which server did what, and what to do.
 
     said, hint: the two parts of the message. loggable: what was said, without words of the destination.
-    content_sent: whether the destination may have got the content.
+    content_sent: whether the destination may have got the content. is_of_content: whether it seems to refuse
+    the content.
     """
 
     def __init__(
@@ -83,13 +83,19 @@ class DeliveryError(Exception):
         hint: str = "",
         loggable: str | None = None,
         content_sent: bool = False,
+        is_of_content: bool = False,
     ) -> None:
         reason = one_line(f"{said}; {hint}" if hint else said, REASON_LIMIT)
         super().__init__(reason)
         self.said = one_line(said, REASON_LIMIT)
         self.hint = hint
         self.failure = Failure(
-            reason, kind, retry_after, self.said if loggable is None else loggable, content_sent
+            reason,
+            kind,
+            retry_after,
+            self.said if loggable is None else loggable,
+            content_sent,
+            is_of_content,
         )
 
 

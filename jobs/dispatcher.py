@@ -12,7 +12,7 @@ from models.lead_record import ClaimedRecord, LeadWithBuilding, claim_records
 from models.outbox.claims import Claim, Claimed
 from models.outbox.delivery import ERASED, FAILED
 from models.outbox.destination import EMAIL
-from models.outbox.digests import MailRates, halves
+from models.outbox.digests import MailRates, split_digest
 from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.storage import Storage, StorageError, submit_and_wait
 
@@ -126,37 +126,38 @@ class KindWorker:
 
     async def _deliver_due(self) -> None:
         rest = self._pacer.rest_seconds()
-        free = (1 if rest else MAX_CONCURRENT) - len(self._running)
-        other_than: frozenset[str] = frozenset()
-        if free <= 0:
-            if not self._all_are_slow():
-                return  # the end of a running delivery wakes the worker again
-            free = 1
-            other_than = frozenset(r.source for r in self._running.values() if r.source is not None)
+        free = max(0, (1 if rest else MAX_CONCURRENT) - len(self._running))
+        slow_sources = self._slow_sources()
+        if not free and slow_sources is None:
+            return  # the end of a running delivery wakes the worker again
         if rest:
             await asyncio.sleep(rest)
         # Shielded: if the worker is stopped, a claim that has begun may still be committed. Its deliveries
         # are then started, not left in the state `sending`.
-        claiming = asyncio.ensure_future(self._claim(free, other_than))
+        claiming = asyncio.ensure_future(self._claim(free, slow_sources))
         try:
             await asyncio.shield(claiming)
         except asyncio.CancelledError:
             await asyncio.gather(claiming, return_exceptions=True)
             raise
 
-    def _all_are_slow(self) -> bool:
+    def _slow_sources(self) -> frozenset[str | None] | None:
+        """Return the sources of the running deliveries if all of these are slow, and not too many."""
+        running = self._running.values()
         since = asyncio.get_running_loop().time() - SLOW_SECONDS
-        return len(self._running) < MAX_SLOW and all(r.started <= since for r in self._running.values())
+        if not 0 < len(running) < MAX_SLOW or any(r.started > since for r in running):
+            return None
+        return frozenset(r.source for r in running)
 
-    async def _claim(self, limit: int, other_than: frozenset[str]) -> None:
+    async def _claim(self, limit: int, slow_sources: frozenset[str | None] | None) -> None:
         loop = asyncio.get_running_loop()
-        claim = Claim(self._kind, limit, self._clock.now(), other_than, self._rates)
+        claim = Claim(self._kind, limit, self._clock.now(), slow_sources, self._rates)
         items = await submit_and_wait(
             self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
         )
-        for together in _by_digest(items):
-            task = asyncio.create_task(self._deliver(together))
-            record = together[0].record
+        for batch in _by_digest(items):
+            task = asyncio.create_task(self._deliver(batch))
+            record = batch[0].record
             self._running[task] = _Running(record.source if record is not None else None, loop.time())
             task.add_done_callback(self._finished)
         if len(self._running) >= MAX_CONCURRENT:
@@ -167,55 +168,64 @@ class KindWorker:
         self.wake()
 
     async def _deliver(self, items: Sequence[ClaimedRecord]) -> None:
-        """Attempt a delivery, or the deliveries of a digest together, and settle them."""
-        outcomes = [
-            Outcome(item.claimed, self._clock.now(), DeliveryError(reason, FailureKind.PERMANENT).failure)
-            for item in items
-            if (reason := _why_not(item.record))
-        ]
-        contexts = {
-            item.claimed: delivery_context(item.claimed, item.record)
-            for item in items
-            if item.record is not None and not _why_not(item.record)
-        }
-        if contexts:
-            outcomes += await self._attempt(contexts)
-        await asyncio.gather(*map(self._settle, outcomes))
+        """Attempt a delivery, or the deliveries of a digest, and settle them."""
+        now = self._clock.now()
+        ended: list[Outcome] = []
+        batches: dict[str | None, dict[Claimed, DeliveryContext]] = {}
+        for item in items:
+            if reason := _undeliverable_reason(item.record):
+                failure = DeliveryError(reason, FailureKind.PERMANENT).failure
+                ended.append(Outcome(item.claimed, now, failure))
+            elif item.record is not None:
+                context = delivery_context(item.claimed, item.record)
+                # An agent's address may have changed since the digest was put together.
+                recipient = self._adapter.recipient(context)
+                key = recipient.lower() if recipient else None
+                batches.setdefault(key, {})[item.claimed] = context
+        if ended:
+            await self._settle(ended)
+        for batch in batches.values():
+            await self._settle(await self._attempt(batch))
 
-    async def _attempt(self, contexts: Mapping[Claimed, DeliveryContext]) -> list[Outcome]:
+    async def _attempt(self, batch: Mapping[Claimed, DeliveryContext]) -> list[Outcome]:
         failure = answer = None
-        first = next(iter(contexts.values()))
+        first = next(iter(batch.values()))
         try:
-            if len(contexts) == 1:
+            if len(batch) == 1:
                 answer = await self._adapter.deliver(first)
             else:
-                answer = await self._adapter.deliver_digest(list(contexts.values()))
+                answer = await self._adapter.deliver_digest(list(batch.values()))
         except DeliveryError as error:
             failure = error.failure
         except Exception as error:
-            ids = [claimed.delivery_id for claimed in contexts]
+            ids = [claimed.delivery_id for claimed in batch]
             log.exception("an adapter failed", extra={"deliveries": ids, "kind": self._kind})
             reason = f"the adapter failed: {type(error).__name__}"
             failure = Failure(reason, loggable=reason, content_sent=True)
         now, recipient = self._clock.now(), self._adapter.recipient(first)
-        half_of = halves([claimed.delivery_id for claimed in contexts])
+        halves = split_digest([claimed.delivery_id for claimed in batch])
         return [
-            Outcome(claimed, now, failure, recipient, answer, half_of.get(claimed.delivery_id))
-            for claimed in contexts
+            Outcome(claimed, now, failure, recipient, answer, halves.get(claimed.delivery_id))
+            for claimed in batch
         ]
 
-    async def _settle(self, outcome: Outcome) -> None:
+    async def _settle(self, outcomes: Sequence[Outcome]) -> None:
         # Retried until it is stored: a delivery that left but is not settled would leave again.
         while True:
             try:
-                state = await submit_and_wait(
-                    self._storage, settle, outcome, linger=self._pacer.leads_are_arriving
+                states = await submit_and_wait(
+                    self._storage, settle, outcomes, linger=self._pacer.leads_are_arriving
                 )
                 break
             except Exception as error:
                 if not isinstance(error, StorageError):  # the writer has logged a StorageError
-                    log.exception("can't settle", extra={"delivery": outcome.claimed.delivery_id})
+                    ids = [outcome.claimed.delivery_id for outcome in outcomes]
+                    log.exception("can't settle", extra={"deliveries": ids})
                 await asyncio.sleep(SETTLE_RETRY_SECONDS)
+        for outcome, state in zip(outcomes, states, strict=True):
+            self._log(outcome, state)
+
+    def _log(self, outcome: Outcome, state: str) -> None:
         failure = outcome.failure
         facts = {
             "kind": self._kind,
@@ -246,7 +256,7 @@ def _by_digest(items: Sequence[ClaimedRecord]) -> list[list[ClaimedRecord]]:
     return list(groups.values())
 
 
-def _why_not(record: LeadWithBuilding | None) -> str | None:
+def _undeliverable_reason(record: LeadWithBuilding | None) -> str | None:
     """Return why a lead can't leave; None if it can."""
     if record is None:
         return "the lead can't be read"

@@ -92,7 +92,7 @@ def check_reply(reply: Reply, now: datetime) -> None:
     code = reply.status
     if 200 <= code < 300:
         return
-    # The partner has read the lead, so this lead may be the cause: each failure counts against it.
+    # The partner has read the lead, so this lead may be the cause.
     said = f"June Homes answered {_status_text(code)}"
     if code in (429, 503):
         retry_after = _retry_after(reply.headers.get("retry-after"), now)

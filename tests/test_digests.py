@@ -1,5 +1,7 @@
 """Digests: mails above a rate leave together, in full, and none is lost (C24c)."""
 
+import asyncio
+from datetime import timedelta
 from email.message import EmailMessage
 
 import pytest
@@ -7,7 +9,10 @@ from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock
 from mail_server import MailServer
 
+from models.building_actions import update_building
+from models.lead_actions import assign_lead
 from models.outbox import actions, digests
+from models.outbox.destination import Destination
 from models.outbox.digests import MailRates
 
 FLOOD, OTHER = "198.51.100.7", "203.0.113.9"
@@ -197,3 +202,126 @@ def test_rates_of_an_hour_forget_what_is_older(clock: SteppedClock) -> None:
     clock.step(3_600)
     assert rates.admits("a", 1, "x@y.test", clock.now())
     assert len(rates._sent) == len(rates._counts) == 2
+
+
+async def test_C24c_digest_follows_a_changed_agent(start_harness: StartHarness, clock: SteppedClock) -> None:
+    harness = await limited(start_harness, mails_per_source="1", mails_per_address="1")
+    oak = await harness.building(token="oak", name="The Oak", agent_email="agent@maple.test")
+    await flood(harness, 3)
+    await flood(harness, 3, token="oak")
+    await harness.settled()
+    harness.mail.replies = ["451 later"]
+    clock.step(FIVE_MINUTES)
+    await harness.settled()
+    changed = {"agent_email": "new@oak.test"}
+    await harness.change(lambda: update_building(ACTOR, oak, changed, clock.now()))
+    clock.step(60)
+    await harness.settled()
+    assert {d["recipient"] for d in await harness.deliveries() if d["lead_id"] > 3} == {"new@oak.test"}
+    assert {d["recipient"] for d in await harness.deliveries() if d["lead_id"] <= 3} == {"agent@maple.test"}
+    assert sizes(harness.mail) == [1, 2, 3]
+
+
+async def test_C24c_lead_given_away_leaves_its_digest(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await limited(start_harness, mails_per_source="1", mails_per_address="0")
+    oak = await harness.building(token="oak", name="The Oak", agent_email="agent@oak.test")
+    await flood(harness, 6)
+    await flood(harness, 4, token="oak")
+    await harness.settled()
+    harness.mail.refused["agent@maple.test"] = "451 later"
+    clock.step(FIVE_MINUTES)
+    await harness.settled()
+    await harness.change(lambda: assign_lead(ACTOR, 2, oak, clock.now()))
+    await harness.settled()
+    harness.mail.refused.clear()
+    for _ in range(3):
+        clock.step(FIVE_MINUTES)
+        await harness.settled()
+    for [recipient], mail in zip(harness.mail.recipients, harness.mail.mails, strict=True):
+        assert sum("maple" in name for name in names(mail)) <= 1 or recipient == "agent@maple.test"
+        assert not any("oak" in name for name in names(mail)) or recipient == "agent@oak.test"
+    assert {name for mail in harness.mail.mails for name in names(mail)} == {
+        f"Renter-{token}-{FLOOD}-{n}." for token, count in (("maple", 6), ("oak", 4)) for n in range(count)
+    }
+
+
+@pytest.mark.parametrize("reply", ["421 4.7.0 busy", "550 5.4.5 Daily limit", "554 relay denied"])
+async def test_C24c_digest_held_by_a_quota_stays_one(
+    start_harness: StartHarness, clock: SteppedClock, reply: str
+) -> None:
+    harness = await limited(start_harness, mails_per_source="1", mails_per_address="0")
+    await harness.building(token="oak", name="The Oak", agent_email="agent@oak.test")
+    await flood(harness, 33)
+    await harness.settled()
+    harness.mail.refused["agent@maple.test"] = reply
+    for number in range(8):
+        clock.step(400)
+        await harness.settled()
+        await flood(harness, 1, f"192.0.2.{number}", token="oak")
+        await harness.settled()
+    harness.mail.refused.clear()
+    for _ in range(4):
+        clock.step(30_000)
+        await harness.settled()
+    assert sorted(sizes(harness.mail))[-1] == 32
+    assert {d["state"] for d in await harness.deliveries()} == {"delivered"}
+
+
+async def test_C24c_retried_mail_leaves_its_digest_at_once(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await limited(start_harness, mails_per_source="1")
+    await flood(harness, 6)
+    await harness.settled()
+    harness.mail.replies = ["451 later"] * 3
+    for seconds in (FIVE_MINUTES, 60, 200):
+        clock.step(seconds)
+        await harness.settled()
+    last = (await harness.deliveries(state="pending"))[-1]["id"]
+    await harness.change(lambda: actions.retry_deliveries(ACTOR, [last], clock.now()))
+    assert (await harness.settled(id=last))[0]["state"] == "delivered"
+
+
+async def test_C24c_unknown_recipient_of_a_digest_is_asked_once(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await limited(start_harness, mails_per_source="1")
+    await flood(harness, 20)
+    await harness.settled()
+    harness.mail.unknown = {"agent@maple.test"}
+    clock.step(FIVE_MINUTES)
+    failed = [d for d in await harness.settled() if d["state"] == "failed"]
+    assert [d["attempts"] for d in failed] == [1] * 19
+
+
+async def test_C24c_mail_above_a_rate_keeps_no_other_source_waiting(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await limited(start_harness, mails_per_source="1", mails_per_address="0")
+    await flood(harness, 1)
+    await harness.settled()
+    await harness.change(lambda: actions.pause(ACTOR, "email", clock.now()))
+    await flood(harness, 200)
+    await flood(harness, 1, OTHER)
+    refuses = {
+        "paused": False,
+        "refuses": True,
+        "failures": 3,
+        "hold_until": clock.now() + timedelta(minutes=3),
+    }
+    await harness.change(lambda: Destination.update(refuses).execute())
+    wakes = 0
+    while len(harness.mail.mails) == 1:
+        harness.server.dispatcher.wake()
+        await asyncio.sleep(0.05)
+        wakes += 1
+    assert wakes < 20
+
+
+def test_rates_survive_a_clock_that_is_set_back(clock: SteppedClock) -> None:
+    rates = MailRates(1, 0)
+    rates.admits("a", 1, "x@y.test", clock.now())
+    clock.set_time_of_day(-86_400)
+    assert rates.admits("a", 1, "x@y.test", clock.now())

@@ -11,7 +11,8 @@ PERMANENT, TRANSIENT = FailureKind.PERMANENT, FailureKind.TRANSIENT
 
 def judged(stage: Stage, reply: str, **given: bool) -> tuple[FailureKind, str]:
     code, _, text = reply.partition(" ")
-    return classify(stage, int(code), text, **{"accepts_others": False, "uses_smtputf8": False, **given})
+    found = classify(stage, int(code), text, **{"accepts_others": False, "uses_smtputf8": False, **given})
+    return found.kind, found.hint
 
 
 @pytest.mark.parametrize("stage", [Stage.RCPT, Stage.DATA])
@@ -47,7 +48,7 @@ def test_C24a_refused_recipient_or_content_is_given_up(stage: Stage, reply: str)
         ("554 5.7.1 <a@b>: Relay access denied", "relay"),
         ("554 relay denied", "relay"),
         ("550 relay not permitted", "relay"),
-        ("553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", "who runs"),
+        ("553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", "relay"),
         ("504 5.5.2 <box>: Helo command rejected: need fully-qualified hostname", "helo"),
         ("550 5.7.1 Helo command rejected: Host not found", "helo"),
         ("450 4.7.1 <box>: Helo command rejected: Host not found", "helo"),
@@ -73,6 +74,30 @@ def test_C24a_bare_refusal_at_rcpt_counts_once_others_are_accepted(reply: str) -
     assert judged(Stage.RCPT, reply)[0] is REFUSED
     assert judged(Stage.RCPT, reply, accepts_others=True)[0] is PERMANENT
     assert judged(Stage.DATA, reply, accepts_others=True)[0] is REFUSED
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "550 relay not permitted",
+        "550 Sender verify failed",
+        "550 Daily sending quota exceeded",
+        "553 Invalid HELO name",
+        "553 sorry, that domain is not in my list of allowed rcpthosts",
+        "550 blocked by a list",
+    ],
+)
+def test_C24a_bare_refusal_that_names_another_cause_is_held(reply: str) -> None:
+    assert judged(Stage.RCPT, reply, accepts_others=True)[0] is REFUSED
+
+
+@pytest.mark.parametrize("reply", ["554 5.6.0 bad", "552 5.3.4 too big", "554 no", "550 5.7.1 spam"])
+def test_C24c_refused_content_is_told_from_other_refusals(reply: str) -> None:
+    code, _, text = reply.partition(" ")
+    given = {"accepts_others": True, "uses_smtputf8": False}
+    assert classify(Stage.DATA, int(code), text, **given).is_of_content
+    for other in ("5.4.5 limit", "5.7.60 SendAs", "5.1.1 unknown", "relay denied"):
+        assert not classify(Stage.DATA, 550, other, **given).is_of_content
 
 
 @pytest.mark.parametrize("reply", ["550 5.1.1 who", "550 5.4.5 limit", "501 5.1.7 bad sender", "554 no"])

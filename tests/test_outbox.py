@@ -428,7 +428,7 @@ async def test_failed_settlement_is_retried_until_stored(
 ) -> None:
     real, failures = outcomes.settle, [ValueError("odd"), StorageError("disk I/O error")]
 
-    def settle(ended: Sequence[outcomes.Outcome]) -> list[str]:
+    def settle(ended: Sequence[Sequence[outcomes.Outcome]]) -> list[list[str]]:
         if failures:
             raise failures.pop()
         return real(ended)

@@ -1,8 +1,12 @@
 """Refusals: those of some leads hold up no others, and nothing is given up for the wrong reason (C24a)."""
 
+from datetime import timedelta
+
 import pytest
 from conftest import ServerHarness, StartHarness, SteppedClock, until
 from mail_server import POISON
+
+from models.outbox.destination import Destination
 
 POISONED, HONEST = "198.51.100.7", "203.0.113.9"
 
@@ -157,3 +161,66 @@ async def test_C24a_each_refused_source_probes_once_a_hold(
         await harness.settled()
     asked = 10_000 - len(harness.mail.replies)
     assert asked <= 20 + 10 * 4, "a destination that refuses everything is asked too often"
+
+
+async def test_C24a_refused_connection_ends_the_hold_of_a_refusal(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await proxied(start_harness)
+    harness.partner.refused, harness.partner.refusal = POISON.encode(), (429, {"Retry-After": "86400"})
+    await send(harness, POISONED, requestor_name=POISON, listing_source="june_homes")
+    await harness.settled()
+    await harness.partner.stop()
+    await send(harness, HONEST, listing_source="june_homes")
+    await harness.settled()
+    row = await harness.server.storage.read(lambda: Destination.get_by_id("june_homes"))
+    assert row.hold_until - clock.now() < timedelta(minutes=1)
+
+
+async def test_C24a_slow_mail_does_not_keep_others_from_a_refusing_server(
+    start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.dispatcher.SLOW_SECONDS", 0.05)
+    harness = await proxied(start_harness)
+    harness.mail.poison = "silent"
+    await send(harness, POISONED, requestor_name=POISON)
+    await until(lambda: harness.mail.poisoned == 1)
+    harness.mail.poison = "550 5.7.1 spam"
+    await send(harness, POISONED, requestor_name=POISON)
+    await until(lambda: harness.mail.poisoned == 2)
+    await send(harness, HONEST, 3)
+    await until(lambda: len(harness.mail.mails) == 3)
+
+
+async def test_C24a_silent_mails_of_an_excepted_source_hold_up_no_other(
+    start_harness: StartHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.dispatcher.SLOW_SECONDS", 0.05)
+    harness = await start_harness(
+        trusted_proxies="127.0.0.1", rate_limit="100000/1", rate_limit_exceptions=f"{POISONED}=1000/1"
+    )
+    await harness.building()
+    harness.mail.poison = "silent"
+    await send(harness, POISONED, 20, requestor_name=POISON)
+    await until(lambda: harness.mail.poisoned == 4)
+    await send(harness, HONEST, 3)
+    await until(lambda: len(harness.mail.mails) == 3)
+    assert harness.mail.poisoned == 4
+
+
+async def test_C24a_success_by_a_wrong_clock_gives_up_no_mail(
+    start_harness: StartHarness, clock: SteppedClock
+) -> None:
+    harness = await proxied(start_harness)
+    clock.step(30 * 86_400)
+    await send(harness, HONEST)
+    await harness.settled()
+    await harness.server.stop()
+    clock.set_time_of_day(-30 * 86_400)
+    await harness.start(trusted_proxies="127.0.0.1", rate_limit="100000/1")
+    harness.mail.replies = ["550 5.4.5 Daily user sending limit exceeded"] * 10_000
+    await send(harness, POISONED)
+    for _ in range(20):
+        clock.step(8 * 3_600)
+        await harness.settled()
+    assert [d["state"] for d in await harness.deliveries()] == ["delivered", "pending"]

@@ -10,7 +10,7 @@ from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 from jobs.email.message import render, render_digest
 from jobs.email.mime import mailbox
 from jobs.email.pool import SmtpPool
-from jobs.email.replies import Stage, classify
+from jobs.email.replies import Judgement, Stage, classify
 from jobs.email.smtp import SmtpSession
 from models.clock import Clock
 from models.outbox.outcomes import FailureKind
@@ -125,7 +125,7 @@ class EmailAdapter(Adapter):
     def _step(
         self, session: SmtpSession, stage: Stage, agent: str, *, uses_smtputf8: bool = False, **options: Any
     ) -> AbstractAsyncContextManager[None]:
-        def judge(code: int, text: str) -> tuple[FailureKind, str]:
+        def judge(code: int, text: str) -> Judgement:
             accepts_others = self._accepted.has_other_than(agent, self._clock.now())
             return classify(stage, code, text, accepts_others=accepts_others, uses_smtputf8=uses_smtputf8)
 
@@ -147,7 +147,9 @@ class AcceptedRecipients:
 
     def has_other_than(self, address: str, now: datetime) -> bool:
         """Return True if the server accepted another recipient within the hour."""
-        return any(other != address and now - at <= WITHIN for other, at in self._times.items())
+        return any(
+            other != address and timedelta(0) <= now - at <= WITHIN for other, at in self._times.items()
+        )
 
 
 def _agent_address(context: DeliveryContext) -> str:

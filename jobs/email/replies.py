@@ -2,29 +2,33 @@
 
 import enum
 import re
+from dataclasses import dataclass
 
 from models.outbox.outcomes import FailureKind
 
 # Enhanced status codes (RFC 3463) that refuse this recipient or this content, whoever sends it.
-GIVEN_UP = frozenset(("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1", "5.3.4"))
-CONTENT = "5.6."
+OF_RECIPIENT = frozenset(("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"))
+TOO_LARGE, CONTENT = "5.3.4", "5.6."
+OF_MAILBOX = "5.2."  # full, over its quota
 # Without an enhanced code these refuse the recipient, or any mail of this client: relaying denied.
 BARE_RECIPIENT = (550, 551, 553)
 
 # At the beginning of a line, after '#' as qmail and IronPort write it, or in brackets.
 _ENHANCED = re.compile(r"(?:^|[#(\[])([245]\.\d{1,3}\.\d{1,3})(?!\.?\d)", re.MULTILINE)
 
+_MAILBOX_FULL = "the mailbox is full: tell the agent"
+
 # By enhanced code and text, the first that matches: what the operator can do.
 _HINTS = tuple(
     (re.compile(pattern, re.IGNORECASE), hint)
     for pattern, hint in (
-        (r"^5\.2\.2|mailbox (is )?full|over ?quota", "the mailbox is full: tell the agent"),
+        (r"^5\.2\.2|mailbox (is )?full|over ?quota", _MAILBOX_FULL),
         (
             r"^5\.1\.[78]|^5\.7\.60|send ?as|sender|mail from|from address|owned by",
             "check LEADS_MAIL_FROM: the user in LEADS_SMTP_URL must be allowed to send from it",
         ),
         (
-            r"relay",
+            r"relay|rcpthosts",
             "have the server relay for this machine, or put a user and password into LEADS_SMTP_URL",
         ),
         (r"helo|ehlo", "put ?helo= with this machine's name in the DNS into LEADS_SMTP_URL"),
@@ -41,6 +45,8 @@ _HINTS = tuple(
     )
 )
 _ASK = "ask who runs the mail server why it refuses this mail"
+_CHECK_RECIPIENT = "check the agent's address"
+_CHECK_SENDER = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
 
 
 class Stage(enum.Enum):
@@ -57,38 +63,47 @@ def enhanced_code(reply: str) -> str:
     return match[1] if match else ""
 
 
-def classify(
-    stage: Stage, code: int, text: str, *, accepts_others: bool, uses_smtputf8: bool
-) -> tuple[FailureKind, str]:
-    """Return what a refusal means, and what the operator can do about it.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a refusal means, and what the operator can do. is_of_content: the content seems to be refused."""
+
+    kind: FailureKind
+    hint: str = ""
+    is_of_content: bool = False
+
+
+def classify(stage: Stage, code: int, text: str, *, accepts_others: bool, uses_smtputf8: bool) -> Judgement:
+    """Return what a refusal means.
 
     accepts_others: whether the server accepted another recipient within the hour. uses_smtputf8: whether
     MAIL FROM asked for SMTPUTF8, which only this mail's recipient needs.
     """
     enhanced = enhanced_code(text)
+    hint = _hint(code, enhanced, text)
     if code == 421:
-        return FailureKind.AMBIGUOUS, ""
+        return Judgement(FailureKind.AMBIGUOUS, hint)
     if not 500 <= code <= 599:
-        return FailureKind.TRANSIENT, _hint(code, enhanced, text, "")
-    is_content = enhanced.startswith(CONTENT) or enhanced == "5.3.4"
+        return Judgement(FailureKind.TRANSIENT, hint)
+    is_of_content = enhanced == TOO_LARGE or enhanced.startswith(CONTENT)
     if stage is Stage.MAIL:
         if uses_smtputf8:
-            refuses_utf8 = is_content or code == 555
-            return FailureKind.PERMANENT if refuses_utf8 else FailureKind.REFUSED, ""
-        default = "check LEADS_MAIL_FROM, and the user in LEADS_SMTP_URL"
-        return FailureKind.NEEDS_OPERATOR, _hint(code, enhanced, text, default)
-    if is_content or enhanced in GIVEN_UP:
-        return FailureKind.PERMANENT, ""
-    if stage is Stage.RCPT and not enhanced and code in BARE_RECIPIENT:
-        if accepts_others:
-            return FailureKind.PERMANENT, ""
-        return FailureKind.REFUSED, _hint(code, enhanced, text, "check the agent's address")
-    # The recipient's mailbox: full, over its quota, ambiguous.
-    of_mailbox = enhanced.startswith("5.2.") or enhanced == "5.1.4"
-    kind = FailureKind.TRANSIENT if of_mailbox else FailureKind.REFUSED
-    return kind, _hint(code, enhanced, text, _ASK)
+            refuses_utf8 = is_of_content or code == 555
+            return Judgement(FailureKind.PERMANENT if refuses_utf8 else FailureKind.REFUSED, hint)
+        return Judgement(FailureKind.NEEDS_OPERATOR, hint or _CHECK_SENDER)
+    if is_of_content:
+        return Judgement(FailureKind.PERMANENT, is_of_content=True)
+    if enhanced in OF_RECIPIENT:
+        return Judgement(FailureKind.PERMANENT, _CHECK_RECIPIENT)
+    if stage is Stage.RCPT and not enhanced and code in BARE_RECIPIENT and not hint:
+        kind = FailureKind.PERMANENT if accepts_others else FailureKind.REFUSED
+        return Judgement(kind, _CHECK_RECIPIENT)
+    if enhanced.startswith(OF_MAILBOX) or enhanced == "5.1.4" or hint == _MAILBOX_FULL:
+        return Judgement(FailureKind.TRANSIENT, hint or _CHECK_RECIPIENT)
+    # A filter at the end of DATA names its policy, or nothing.
+    seems_of_content = stage is Stage.DATA and not hint and enhanced in ("", "5.7.0", "5.7.1")
+    return Judgement(FailureKind.REFUSED, hint or _ASK, seems_of_content)
 
 
-def _hint(code: int, enhanced: str, text: str, default: str) -> str:
+def _hint(code: int, enhanced: str, text: str) -> str:
     subject = f"{enhanced or code} {text}"
-    return next((hint for pattern, hint in _HINTS if pattern.search(subject)), default)
+    return next((hint for pattern, hint in _HINTS if pattern.search(subject)), "")

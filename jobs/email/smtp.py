@@ -17,7 +17,7 @@ from aiosmtplib import SMTP, SMTPException, SMTPHeloError, SMTPResponseException
 from jobs.adapter import DeliveryError, one_line, system_error_text
 from jobs.email.connection import connect
 from jobs.email.greeting import helo_name
-from jobs.email.replies import enhanced_code
+from jobs.email.replies import Judgement, enhanced_code
 from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer, is_loopback
 
@@ -25,7 +25,7 @@ log = logging.getLogger("leads.email")
 
 QUIT_SECONDS = 2.0
 LOOPBACK_TLS_SECONDS = 5.0  # how long STARTTLS may take on loopback, where the session can do without
-Judge = Callable[[int, str], tuple[FailureKind, str]]  # of a refusal's code and text; the str is a hint
+Judge = Callable[[int, str], Judgement]  # of a refusal's code and text
 REPLY_LIMIT = 160  # characters of a server's reply in a reason
 
 
@@ -122,8 +122,10 @@ class SmtpSession:
             async with asyncio.timeout_at(until or self.until):
                 yield
         except SMTPResponseException as error:
+            is_of_content = False
             if judge is not None:
-                kind, hint = judge(error.code, error.message)
+                judgement = judge(error.code, error.message)
+                kind, hint, is_of_content = judgement.kind, judgement.hint, judgement.is_of_content
             elif not 500 <= error.code <= 599:
                 kind, hint = otherwise, ""
             else:
@@ -131,7 +133,8 @@ class SmtpSession:
             answered = f"answered {name} with {error.code}"
             reply = f"{answered} {self.quotable(error.message)}".strip()
             code = f"{answered} {enhanced_code(error.message)}".strip()
-            raise self.error(kind, reply, hint, loggable=code) from None
+            loggable = f"{code}; {hint}" if hint else code
+            raise self.error(kind, reply, hint, loggable=loggable, is_of_content=is_of_content) from None
         except TimeoutError:
             what = f"gave no answer in time at {name}"
             raise self.error(otherwise, what, may_have_accepted=may_have_accepted) from None
@@ -147,6 +150,7 @@ class SmtpSession:
         *,
         loggable: str | None = None,
         may_have_accepted: bool = False,
+        is_of_content: bool = False,
     ) -> DeliveryError:
         """Return the error to raise: host and port, what the server did, and what the operator can do.
 
@@ -154,7 +158,14 @@ class SmtpSession:
         """
         said = f"{self.server.host}:{self.server.port} {what}"
         hint = "it may have accepted the mail" if may_have_accepted else hint
-        return DeliveryError(said, kind, hint=hint, loggable=loggable, content_sent=may_have_accepted)
+        return DeliveryError(
+            said,
+            kind,
+            hint=hint,
+            loggable=loggable,
+            content_sent=may_have_accepted,
+            is_of_content=is_of_content,
+        )
 
     async def log_in(self) -> None:
         """Log in, if the settings name a user. Raises DeliveryError."""

@@ -31,7 +31,7 @@ def retry_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[in
     """
     _require_state(ids, {PENDING, FAILED, SKIPPED})
     _address_later_mails(ids)
-    _due_anew(now).where(Delivery.id.in_(ids)).execute()
+    _due_anew(now, digest=None).where(Delivery.id.in_(ids)).execute()
     record_actions(actor, "delivery.retry", "delivery", list(dict.fromkeys(ids)), now)
     return list(ids)
 
@@ -97,8 +97,8 @@ def _address_later_mails(ids: Sequence[int]) -> None:
             row.save(only=[Delivery.recipient])
 
 
-def _due_anew(now: datetime) -> Any:
-    return Delivery.update(state=PENDING, failures=0, refused=False, due_at=now, settled_at=None)
+def _due_anew(now: datetime, **values: Any) -> Any:
+    return Delivery.update(state=PENDING, failures=0, refused=False, due_at=now, settled_at=None, **values)
 
 
 def pause(actor: Actor, kind: str, now: datetime, reason: str = "by the operator") -> None:

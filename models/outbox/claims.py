@@ -26,21 +26,22 @@ from models.outbox.due import due_ids
 from models.storage.cached_query import CachedInsert, CachedQuery
 
 CUT_OFF = "cut off: the server stopped before it knew the outcome"
-MOST_ROUNDS = 5  # of mails that are put off, in one claim
+MOST_ROUNDS = 20  # of mails that are all put off, in one claim; the next tick goes on
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request for due deliveries of one kind. limit: the most to claim.
+    """A request for due deliveries of one kind.
 
-    other_than: sources whose deliveries are not claimed, if there are any. rates: of mail; None: no mail, or
+    limit: the most to claim; 0: one, of another source than slow_sources. slow_sources: those of the
+    deliveries that are on their way, if all of these are slow; else None. rates: of mail; None: no mail, or
     no limit.
     """
 
     kind: str
     limit: int
     now: datetime
-    other_than: frozenset[str] = frozenset()
+    slow_sources: frozenset[str | None] | None = None
     rates: MailRates | None = None
 
 
@@ -104,16 +105,15 @@ def _ids_to_claim(request: Claim, state: BreakerState) -> list[int]:
     kind, now, limit, rates = request.kind, request.now, request.limit, request.rates
     if kind == EMAIL:
         form_digests(now)
-    ids = due_ids(kind, state, now, limit, request.other_than)
+    has_room = limit > 0 and state is BreakerState.CLOSED
+    excluded_sources = None if has_room else request.slow_sources
+    limit = 1 if state is BreakerState.HALF_OPEN else max(limit, 1)
+    ids: list[int] = []
     for _ in range(MOST_ROUNDS):
-        if not ids or rates is None:
+        found = due_ids(kind, state, now, LARGEST if rates else limit, excluded_sources)
+        ids = admit(found, limit, rates, now) if rates else found
+        if ids or not found:
             break
-        if admitted := admit(ids, limit, rates, now):
-            ids = admitted
-            break
-        ids = due_ids(kind, state, now, LARGEST, request.other_than)
-    else:
-        return []  # the next tick goes on
     return members(ids) if kind == EMAIL and ids else ids
 
 

@@ -96,6 +96,8 @@ def trip(
     delivery, maybe because of that delivery. Concurrent failures count once.
     """
     destination = Destination.get_by_id(kind)
+    if destination.refuses and not refuses:  # the longer hold was for refused deliveries only
+        destination.failures, destination.hold_until = 0, None
     hold_until = destination.hold_until
     if hold_until is None or hold_until <= now:  # else a concurrent delivery has tripped it already
         destination.failures += 1
@@ -183,9 +185,9 @@ def configure_destinations(kinds: frozenset[str], missing: Mapping[str, str] = N
     """
     for kind in KINDS:
         lacks = None if kind in kinds else missing.get(kind)
-        Destination.update(configured=kind in kinds, missing=lacks, **CLOSED_BREAKER).where(
-            Destination.kind == kind
-        ).execute()
+        Destination.update(
+            configured=kind in kinds, missing=lacks, succeeded_at=None, **CLOSED_BREAKER
+        ).where(Destination.kind == kind).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:

@@ -1,8 +1,8 @@
 """Digests: mails above a rate leave together, so that no flood buries an agent, and no lead is lost (C24c).
 
 A mail that would exceed a rate is put off to the next five minutes. Then those to one address are put
-together, at most LARGEST to a digest, and each digest leaves, fails and is retried as one. A digest that is
-refused for good is split, so that one lead in it can't take the others with it.
+together, at most LARGEST to a digest, and each digest leaves, fails and is retried as one. A digest whose
+content is refused is split, so that one lead in it can't take the others with it.
 
 The rates are counted in memory: a restart forgets them.
 """
@@ -24,15 +24,15 @@ from models.storage.cached_query import CachedQuery
 EVERY = timedelta(minutes=5)
 LARGEST = 50
 MOST_FORMED = 1_000  # deliveries at once; the others follow
-OWN_DIGEST = 10  # so many leads of one source stand in digests of their own: their text may be refused
 HOUR = timedelta(hours=1)
-PUT_OFF = "more mail than usual for this agent: it leaves in a digest"
+PUT_OFF = "above mails_per_source or mails_per_address: it leaves in a digest"
 WAITING = 0  # the digest of a delivery before it is put together
 
 
 @dataclass(slots=True, eq=False)
 class MailRates:
-    """The mails that left by themselves in the last hour. Used on the writer's thread only.
+    """The mails that left by themselves in the last hour. Used in the writer's transactions only; one that is
+    rolled back has counted.
 
     per_source: the most for the leads of one source to one building; per_address: the most to one address;
     0 for no limit.
@@ -45,7 +45,7 @@ class MailRates:
 
     def admits(self, source: str | None, building_id: int | None, address: str | None, now: datetime) -> bool:
         """Return True and count the mail if it may leave by itself. source: None for one without a limit."""
-        while self._sent and now - self._sent[0][0] >= HOUR:
+        while self._sent and not timedelta(0) <= now - self._sent[0][0] < HOUR:  # the clock may be set back
             _, key = self._sent.popleft()
             self._counts[key] -= 1
             if not self._counts[key]:
@@ -124,12 +124,12 @@ _FORM = CachedQuery(lambda digest, ids: Delivery.update(digest=digest).where(Del
 
 
 def _digests(rows: Sequence[tuple[int, str | None]]) -> list[list[int]]:
-    """Return the digests of the mails to one address, given as delivery and source."""
-    counts = Counter(source for _, source in rows if source is not None)
-    parts: dict[str | None, list[int]] = {}
-    for row_id, source in rows:
-        parts.setdefault(source if source and counts[source] >= OWN_DIGEST else None, []).append(row_id)
-    return [ids[at : at + LARGEST] for ids in parts.values() for at in range(0, len(ids), LARGEST)]
+    """Return the digests of the mails to one address, given as delivery and source.
+
+    The leads of one source stand together: if their text is refused, few others are in the same digest.
+    """
+    ids = [row_id for row_id, _ in sorted(rows, key=lambda row: (row[1] or "", row[0]))]
+    return [sorted(ids[at : at + LARGEST]) for at in range(0, len(ids), LARGEST)]
 
 
 def members(firsts: Sequence[int]) -> list[int]:
@@ -150,8 +150,8 @@ _MEMBERS = CachedQuery(
 )
 
 
-def halves(ids: Sequence[int]) -> dict[int, int]:
-    """Return the digest of each delivery of a digest once that is split; {} if there is only one."""
+def split_digest(ids: Sequence[int]) -> dict[int, int]:
+    """Return the digest of each delivery of a digest after a split in halves; {} if there is only one."""
     if len(ids) < 2:
         return {}
     middle = len(ids) // 2

@@ -1,6 +1,6 @@
 """Due deliveries: which of them the breaker of their destination lets leave next."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,25 +13,24 @@ from models.storage.cached_query import CachedQuery
 
 
 def due_ids(
-    kind: str, state: BreakerState, now: datetime, limit: int, other_than: frozenset[str] = frozenset()
+    kind: str,
+    state: BreakerState,
+    now: datetime,
+    limit: int,
+    excluded_sources: Collection[str | None] | None = None,
 ) -> list[int]:
     """Return the due deliveries that may leave now, the longest due first. Of a digest its first is returned.
 
-    other_than: sources whose deliveries are left out, if there are any.
+    excluded_sources: those that have slow deliveries on their way; None: any source may have more of them.
     """
-    if state is BreakerState.CLOSED and not other_than:
-        return _first(_DUE.run(kind, now, limit))
     if state is BreakerState.OPEN:
         return []
-    if other_than:
-        return [] if state is BreakerState.HALF_OPEN else _due_unrefused(kind, now, other_than)
-    if _in_state(kind, SENDING).exists():
-        return []  # one probe at a time
-    if state is BreakerState.HALF_OPEN:
-        return _first(_DUE.run(kind, now, 1))
-    if state is BreakerState.PROBING:
-        return _due_of_each_source(kind, now, limit)
-    return _due_unrefused(kind, now)
+    if state is BreakerState.CLOSED and excluded_sources is None:
+        return _first(_DUE.run(kind, now, limit))
+    if state is BreakerState.HALF_OPEN and excluded_sources is None:
+        is_probed = _in_state(kind, SENDING).exists()
+        return [] if is_probed else _first(_DUE.run(kind, now, limit))
+    return _due_of_each_source(kind, state, now, limit, excluded_sources or ())
 
 
 def _first(rows: Iterable[tuple[Any, ...]]) -> list[int]:
@@ -50,22 +49,28 @@ def _due(kind: Any, now: Any) -> Any:
     return due.order_by(Delivery.due_at, Delivery.id)
 
 
-def _due_unrefused(kind: str, now: datetime, other_than: frozenset[str] = frozenset()) -> list[int]:
-    """Return one due delivery, neither of a source of which one was refused nor of these sources."""
-    refused = _in_state(kind, PENDING).join(Lead).where(Delivery.refused, Lead.source.is_null(False))
-    others = Lead.source.not_in(refused.select(Lead.source)) & Lead.source.not_in(other_than)
-    due = _due(kind, now).join(Lead).where(~Delivery.refused, Lead.source.is_null() | others)
-    return _first(due.limit(1).tuples().execute())
+def _due_of_each_source(
+    kind: str, state: BreakerState, now: datetime, limit: int, excluded: Collection[str | None]
+) -> list[int]:
+    """Return a due delivery of each source: one that was not refused, if there is one.
 
-
-def _due_of_each_source(kind: str, now: datetime, limit: int) -> list[int]:
-    """Return a due delivery of each source: one that was not refused, if there is one."""
+    Probes are of sources at random: which of many is at fault is unknown.
+    """
+    due = _due(kind, now).join(Lead)
+    if named := [source for source in excluded if source is not None]:
+        due = due.where(Lead.source.is_null() | Lead.source.not_in(named))
+    if None in excluded:
+        due = due.where(Lead.source.is_null(False))
+    if state is BreakerState.REFUSING:
+        refused = _in_state(kind, PENDING).join(Lead).where(Delivery.refused, Lead.source.is_null(False))
+        is_other = Lead.source.is_null() | Lead.source.not_in(refused.select(Lead.source))
+        due = due.where(~Delivery.refused, is_other)
     order = [Delivery.refused, Delivery.due_at, Delivery.id]
     place = fn.ROW_NUMBER().over(partition_by=[Lead.source], order_by=order)
-    due = _due(kind, now).join(Lead).select(Delivery.id, Delivery.due_at, place.alias("place"))
-    ranked = due.alias("ranked")
+    ranked = due.select(Delivery.id, Delivery.due_at, place.alias("place")).alias("ranked")
     first = Delivery.select(ranked.c.id).from_(ranked).where(ranked.c.place == 1)
-    return _first(first.order_by(ranked.c.due_at, ranked.c.id).limit(limit).tuples().execute())
+    turn = [fn.RANDOM()] if state is BreakerState.PROBING else [ranked.c.due_at, ranked.c.id]
+    return _first(first.order_by(*turn).limit(limit).tuples().execute())
 
 
 def _in_state(kind: Any, state: str) -> Any:

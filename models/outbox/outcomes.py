@@ -41,10 +41,11 @@ class FailureKind(enum.Enum):
     PERMANENT: the delivery can never arrive; it moves to `failed`.
     UNREACHABLE: the destination failed; its circuit breaker trips, and nothing counts against the delivery.
     NEEDS_OPERATOR: like UNREACHABLE, but only the operator can fix it; the breaker trips for an hour.
-    AMBIGUOUS: the destination is busy, maybe only for this delivery, which backs off. The breaker trips for
-    its source alone, and not if the destination accepted another delivery since this one's last attempt.
-    REFUSED: like AMBIGUOUS, but a rule of the destination refused it: a policy, a quota. While the breaker is
-    open, nothing counts against the delivery.
+    AMBIGUOUS: the destination is busy, maybe only for this delivery, which backs off. The breaker trips, for
+    its source alone. It does not if the destination accepted another delivery since this one's last attempt:
+    then the delivery is at fault itself.
+    REFUSED: like AMBIGUOUS, but a rule of the destination refused it: a policy, a quota. It counts against
+    the delivery only if that is at fault.
     """
 
     TRANSIENT = enum.auto()
@@ -60,7 +61,7 @@ class Failure:
     """Why an attempt failed. reason: one line for the operator. retry_after: as the destination asked.
 
     loggable: the reason without the destination's words, which may name the renter. content_sent: whether the
-    destination may have got the content.
+    destination may have got the content. is_of_content: whether the content seems to be refused.
     """
 
     reason: str
@@ -68,14 +69,15 @@ class Failure:
     retry_after: timedelta | None = None
     loggable: str = ""
     content_sent: bool = False
+    is_of_content: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How an attempt ended. failure: None if it was delivered.
 
-    recipient: whom the attempt was for. answer: of the destination, if it was delivered. half: the digest
-    that the delivery leaves in once this one is split; None if it can't be.
+    recipient: of the attempt. answer: of the destination, if it was delivered. half: the digest that the
+    delivery leaves in after this one is split; None if it can't be.
     """
 
     claimed: Claimed
@@ -86,11 +88,19 @@ class Outcome:
     half: int | None = None
 
 
-def settle(outcomes: Sequence[Outcome]) -> list[str]:
-    """Record how attempts ended. Return the new state of each delivery. An operation of the writer."""
-    _settle_delivered([outcome for outcome in outcomes if outcome.failure is None])
+def settle(attempts: Sequence[Sequence[Outcome]]) -> list[list[str]]:
+    """Record how attempts ended, each with the outcomes of all its deliveries: several, if it was a digest.
+
+    Return the new states of the deliveries. An operation of the writer.
+    """
+    _settle_delivered([outcome for outcomes in attempts for outcome in outcomes if outcome.failure is None])
+    return [_settle_attempt(outcomes) for outcomes in attempts]
+
+
+def _settle_attempt(outcomes: Sequence[Outcome]) -> list[str]:
+    jitter = 1 + random.random() * JITTER  # the deliveries of a digest are due again together
     return [
-        DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure)
+        DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure, jitter)
         for outcome in outcomes
     ]
 
@@ -119,7 +129,7 @@ _END_ATTEMPT = CachedQuery(
 )
 
 
-def _settle_failed(outcome: Outcome, failure: Failure) -> str:
+def _settle_failed(outcome: Outcome, failure: Failure, jitter: float) -> str:
     claimed, now = outcome.claimed, outcome.ended_at
     delivery = Delivery.get_or_none(Delivery.id == claimed.delivery_id)
     if delivery is None:
@@ -151,7 +161,7 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None
     delivery.refused = is_refusal and not is_own
-    if outcome.half is not None and is_own and failure.kind is not FailureKind.TRANSIENT:
+    if outcome.half is not None and is_own and failure.is_of_content:
         delivery.state, delivery.due_at, delivery.digest = PENDING, now, outcome.half
     elif not is_own and failure.kind is not FailureKind.AMBIGUOUS:
         delivery.state = PENDING
@@ -159,7 +169,7 @@ def _settle_failed(outcome: Outcome, failure: Failure) -> str:
     elif failure.kind is FailureKind.PERMANENT or delivery.failures >= len(RETRY_DELAYS):
         delivery.state, delivery.due_at, delivery.settled_at = FAILED, None, now
     else:
-        delay = RETRY_DELAYS[delivery.failures] * (1 + random.random() * JITTER)
+        delay = RETRY_DELAYS[delivery.failures] * jitter
         if failure.retry_after is not None:
             delay = max(delay, min(failure.retry_after, MAX_RETRY_AFTER))
         delivery.failures += 1
