@@ -37,7 +37,7 @@ from models.customer import Customer
 from models.outbox.actions import pause
 from models.outbox.claims import open_outbox
 from models.outbox.delivery import DELIVERED, FAILED, SKIPPED, Delivery
-from models.outbox.destination import EMAIL, JUNE_HOMES, trip
+from models.outbox.destination import EMAIL, JUNE_HOMES, Destination, trip
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.backup_files import checksum_file, new_path
@@ -379,6 +379,20 @@ async def test_waiting_deliveries_are_reported_with_the_command_to_run(tmp_path:
     assert (
         paused == "june_homes: 2 waiting, paused by the operator" and "'outbox resume june_homes'" in resume
     )
+
+
+def test_destination_that_refuses_for_a_while_is_a_problem(tmp_path: Path) -> None:
+    commands = Commands(tmp_path / "data")
+    now = Clock().now()
+    commands.leads({"at": now})
+    states = []
+    for _ in range(6):
+        with commands.database():
+            Destination.update(hold_until=None, configured=True).execute()
+            trip(EMAIL, "mx.test answered DATA with 550 5.4.5 Daily limit", now, refuses=True)
+            Destination.update(hold_until=now + timedelta(hours=1)).execute()
+        states.append(Report(data_dir=str(commands.data_dir)).of("outbox")[0]["state"])
+    assert (states[0], states[-1]) == (WARNING, PROBLEM)
 
 
 # ---- the disk, the clock, the backups

@@ -35,6 +35,7 @@ from models.storage.sqlite.locks import lock_holder
 from models.storage.sqlite.migrations.steps import NEWEST
 
 RECENT = timedelta(days=7)
+LASTING_FAILURES = 5  # of a destination in a row: it has held its deliveries for more than a minute
 
 MOST_NAMED = 10  # customers whose ids are in a result
 MERGED_SINCE_SCHEMA = 6  # the first that has customer.merged
@@ -160,7 +161,9 @@ def check_outbox(database: ReadOnlyDatabase, missing: Mapping[str, str], now: da
                 fix = "set it, and start the server again"
             else:
                 fix = f"fix that cause; 'outbox resume {kind}' then retries at once"
-            results.append(CheckResult(OUTBOX, WARNING, f"{kind}: {waiting} waiting, {reason}", fix))
+            lasts = not destination.paused and destination.failures >= LASTING_FAILURES
+            state = PROBLEM if lasts else WARNING
+            results.append(CheckResult(OUTBOX, state, f"{kind}: {waiting} waiting, {reason}", fix))
         if failed:
             fix = f"see why in 'outbox list --state failed --kind {kind}', then 'outbox retry' or 'skip' them"
             results.append(CheckResult(OUTBOX, PROBLEM, f"{kind}: {failed} given up", fix))
