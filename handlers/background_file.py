@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TextIO
 
@@ -30,7 +31,8 @@ class BackgroundFile(io.RawIOBase):
     """A file whose writes never block and never fail. Each is kept, or dropped, as a whole.
 
     Once the limit is reached, everything is dropped until the reader has read what waits. Then the log says
-    how many lines were lost.
+    how many lines were lost. At the end of the process, and in a forked child, there is no thread to rely on:
+    a write waits for the reader, but not longer than DRAIN_SECONDS.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -42,19 +44,27 @@ class BackgroundFile(io.RawIOBase):
         self._waiting = 0  # bytes, with those that are being written
         self._lost = 0  # lines
         self._sleeps = False  # the thread, until the bell rings: everything is written
+        self._is_direct = False  # writes go without the thread, once it sleeps
+        self._is_stalled = False  # the reader let the last direct write wait for too long
         self._bell: SimpleQueue[None] = SimpleQueue()
         threading.Thread(target=self._run, name="log", daemon=True).start()
+        os.register_at_fork(after_in_child=self._go_on_in_child)
 
     def write(self, data: "ReadableBuffer") -> int:
         """Hand the data, whole lines, to the thread."""
         line = bytes(data)
         size = len(line)
+        if self._is_direct:  # without the lock: a thread that ended with the process may hold it
+            if self._sleeps:
+                self._write_now(line)
+            return size
         with self._lock:
-            if self._lost or self._waiting + size > MAX_BYTES:
+            # Whatever its size, a line is taken when none waits.
+            if self._lost or (self._waiting and self._waiting + size > MAX_BYTES):
                 self._lost += 1
-                return size
-            self._lines.append(line)
-            self._waiting += size
+            else:
+                self._lines.append(line)
+                self._waiting += size
             if self._sleeps:
                 self._sleeps = False
                 self._bell.put(None)
@@ -74,6 +84,25 @@ class BackgroundFile(io.RawIOBase):
         until = time.monotonic() + DRAIN_SECONDS
         while not self._sleeps and time.monotonic() < until:
             time.sleep(0.001)
+
+    def end(self) -> None:
+        """Drain, and write without the thread from now on."""
+        self.drain()
+        self._is_direct = True
+
+    def _go_on_in_child(self) -> None:
+        # What waits is written by the parent. The child may end without `atexit`, so nothing may wait there.
+        self._sleeps = self._is_direct = True
+
+    def _write_now(self, line: bytes) -> None:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        with suppress(OSError):
+            while line:
+                self._is_stalled = not poll.poll(0 if self._is_stalled else 1_000 * DRAIN_SECONDS)
+                if self._is_stalled:
+                    return
+                line = line[os.write(self._descriptor, line[: select.PIPE_BUF]) :]  # a pipe has room for that
 
     def _run(self) -> None:
         while True:
@@ -114,11 +143,18 @@ def in_background(stream: TextIO) -> TextIO:
     """Return a stream that writes to the same file in a thread, which the end of the process waits for."""
     stream.flush()
     file = BackgroundFile(stream.fileno())
-    atexit.register(file.drain)
     # Lines go to the file as a whole, also those that `print` writes in parts.
-    return io.TextIOWrapper(
+    lines = io.TextIOWrapper(
         file,
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=True,  # type: ignore[type-var]
     )
+
+    def end() -> None:  # callbacks that were registered earlier run after it, and may print
+        with suppress(ValueError):  # closed
+            lines.flush()
+        file.end()
+
+    atexit.register(end)
+    return lines

@@ -1,7 +1,8 @@
 """Actions of operators on leads: assign, send again, correct the tour, release from quarantine."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from models.audit import Actor, record_action
 from models.building import Building, find_building
@@ -23,8 +24,12 @@ from models.outbox.delivery import (
 )
 from models.outbox.destination import EMAIL, Destination, why_waiting
 from models.outbox.mails import LeadMails
-from models.slot import Slot, parse_slot, read_stored_slot
+from models.slot import Remark, Slot, parse_slot, read_stored_slot
 from models.spam import why_quarantined
+
+AFTER_CANCELLATION = (
+    2  # a cancellation has one more than the lead's sequence, and calendars want more than that
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,15 @@ class Correction:
     """The corrected time of a lead's tour; None if there is no tour. is_date: of a tour without an hour.
 
     mailed: the addresses that had the lead, and are mailed the correction. waits_because: why that waits.
+    is_unsent: whether an earlier mail waits, and will leave with the correction.
     """
 
     slot: datetime | None
     is_date: bool
+    remarks: frozenset[Remark]
     mailed: list[str]
     waits_because: str | None
+    is_unsent: bool
 
 
 def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> Assignment:
@@ -77,7 +85,7 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     _refuse_erased(lead)
     mails = LeadMails(lead)
     holders, first_unsent, earlier = mails.holders(), mails.first_unsent(), lead.building
-    _move(lead, building, has_left=bool(holders))
+    _move(lead, building, mails)
     taken_from = [to for to in holders if not _is_same(to, building.agent_email)]
     skip_reason = unnotified_reason_of(lead.customer, building)
     quarantine_reason = why_quarantined(lead.suspected, building)
@@ -102,14 +110,16 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     return Assignment(building, not_told, waits_because, taken_from)
 
 
-def _move(lead: Lead, building: Building, *, has_left: bool) -> None:
+def _move(lead: Lead, building: Building, mails: LeadMails) -> None:
     """Set the building. The tour's sequence rises for calendars: they get a cancellation or another time."""
     before = lead.slot
     lead.building = building
     if slot := read_stored_slot(lead.slot_text):
         # Without an offset it was read in the earlier building's time zone, or as UTC for want of one.
         lead.slot = in_utc(slot, building)
-    if has_left or lead.slot != before:
+    if building.agent_email and mails.was_taken_from(building.agent_email):
+        lead.tour_sequence += AFTER_CANCELLATION
+    elif mails.have_left() or lead.slot != before:
         lead.tour_sequence += 1
     lead.save(only=[Lead.building, Lead.slot, Lead.tour_sequence])
 
@@ -141,6 +151,9 @@ def send_lead(actor: Actor, lead_id: int, address: str | None, now: datetime) ->
     if unfinished := mails.unfinished_to(recipient):
         raise _second(unfinished, recipient, now)
     mails.give_back(recipient, now)
+    if mails.was_taken_from(recipient):
+        lead.tour_sequence += AFTER_CANCELLATION
+        lead.save(only=[Lead.tour_sequence])
     added = mails.add(NEW_LEAD, recipient, now)
     record_action(actor, "lead.send", "lead", lead_id, now, [] if address is None else ["recipient"])
     return SentAgain(added.id, recipient, _why_mail_waits(now))
@@ -183,7 +196,10 @@ def correct_slot(actor: Actor, lead_id: int, text: str | None, now: datetime) ->
     for address in mailed:
         mails.add(CHANGED_TOUR, address, now)
     record_action(actor, "lead.correct", "lead", lead_id, now, ["slot"])
-    return Correction(instant, is_date, mailed, _why_mail_waits(now) if mailed else None)
+    zone = ZoneInfo(lead.building.time_zone) if lead.building else UTC
+    remarks = slot.remarks(zone, now) if slot else frozenset()
+    waits_because = _why_mail_waits(now) if mailed else None
+    return Correction(instant, is_date, remarks, mailed, waits_because, mails.is_any_unsent())
 
 
 def release_lead(actor: Actor, lead_id: int, now: datetime) -> int:

@@ -214,6 +214,36 @@ async def test_C24b_a_waiting_mail_leaves_with_the_corrected_tour(harness: Serve
     assert "Wednesday, December 2, 2026" in str(mail.get_body(("plain",)))
 
 
+REMARKABLE = {
+    "past": ("2026-01-02T10:00", ["this time is already past"]),
+    "past day": ("2026-01-02", ["this is a day without an hour", "this time is already past"]),
+    "repeated": ("2099-11-01T01:30", ["this time comes twice"]),
+    "skipped": ("2099-03-08T02:30", ["the clocks skip this time"]),
+    "with an offset": ("2099-03-08T02:30-05:00", []),
+    "day": ("20991201", ["this is a day without an hour"]),
+    "plain": ("2099-12-01T10:00", []),
+}
+
+
+@pytest.mark.parametrize("slot, remarks", REMARKABLE.values(), ids=REMARKABLE)
+def test_C10_a_correction_says_what_is_remarkable(commands: Commands, slot: str, remarks: list[str]) -> None:
+    commands.leads({})
+    commands.run("building", "update", 1, "--time-zone", "America/New_York")
+    said = commands.run("lead", "correct", 1, "--slot", slot).stderr.splitlines()
+    assert len(said) == len(remarks)
+    for line, remark in zip(said, remarks, strict=True):
+        assert line.startswith("note: ") and remark in line
+
+
+def test_C24b_a_correction_names_waiting_mail_only_if_there_is_some(commands: Commands) -> None:
+    commands.leads({}, {})
+    unsent = "No mail is added: mail that has not left yet leaves with this change."
+    assert unsent in commands.run("lead", "correct", 1, "--slot", "2099-12-01T10:00").stdout
+    commands.run("outbox", "skip", 2)
+    said = commands.run("lead", "correct", 2, "--slot", "2099-12-01T10:00").stdout.splitlines()
+    assert said[1:] == ["No mail is added: nobody has the lead."]
+
+
 async def test_C24b_two_corrections_in_a_pause_bring_one_mail(harness: ServerHarness) -> None:
     lead = await harness.lead(token="maple", slot=HOUR)
     await harness.settled()

@@ -308,12 +308,18 @@ class BrokenTls:
                 if not broken.replies or not broken.replies[-1]:
                     self._writer.close()
 
-        return Session(self.mailbox, hostname="mx.test", tls_context=shown(trustme.CA()))
+        return Session(
+            self.mailbox,
+            hostname="mx.test",
+            tls_context=shown(trustme.CA()),
+            authenticator=self.mailbox.authenticate,
+            auth_require_tls=False,
+        )
 
-    def deliver(self, starttls: str = "auto", address: str = "127.0.0.1") -> None:
+    def deliver(self, starttls: str = "auto", address: str = "127.0.0.1", user: str | None = None) -> None:
         async def run() -> None:
             async with listening(self.session, address) as port:
-                settings = SmtpServer(address, port, False, starttls, None, None)
+                settings = SmtpServer(address, port, False, starttls, user, PASSWORD if user else None)
                 await send(EmailAdapter(settings, "leads@maple.test"), CONTEXT)
 
         asyncio.run(run())
@@ -342,6 +348,40 @@ def test_broken_starttls_on_loopback_is_left_out(
     assert server.mailbox.encrypted == [False] and server.connections == 2
     [record] = [record for record in caplog.records if record.name == "leads.email"]
     assert "STARTTLS failed on loopback" in record.message
+
+
+@pytest.mark.parametrize("replies", BROKEN.values(), ids=BROKEN)
+def test_password_is_not_sent_after_a_broken_starttls(
+    replies: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp, "LOOPBACK_TLS_SECONDS", 0.5)
+    server = BrokenTls(*replies)
+    with pytest.raises(DeliveryError, match="failed at STARTTLS, and the password is not sent") as caught:
+        server.deliver(user="leads")
+    assert caught.value.failure.kind == FailureKind.NEEDS_OPERATOR
+    assert "mend its TLS or, at your own risk, use starttls=never" in str(caught.value)
+    assert not server.mailbox.logins and not server.mailbox.envelopes
+
+
+def test_password_is_sent_where_starttls_is_broken_and_never_used() -> None:
+    server = BrokenTls(*BROKEN["454"])
+    server.deliver("never", user="leads")
+    assert server.mailbox.logins and server.mailbox.encrypted == [False]
+
+
+def test_loopback_server_without_starttls_gets_the_password() -> None:
+    mailbox = Mailbox()
+
+    async def run() -> None:
+        def server() -> SMTP:
+            return SMTP(mailbox, authenticator=mailbox.authenticate, auth_require_tls=False)
+
+        async with listening(server) as port:
+            settings = SmtpServer("127.0.0.1", port, False, "auto", "leads", PASSWORD)
+            await send(EmailAdapter(settings, "leads@maple.test"))
+
+    asyncio.run(run())
+    assert mailbox.logins and mailbox.encrypted == [False]
 
 
 def test_silent_handshake_on_loopback_leaves_time_for_plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,3 +238,81 @@ def test_lines_of_many_threads_are_whole_and_in_their_order(small: None) -> None
     assert len(pairs) == 8 * len(numbers)
     for name in range(8):
         assert [int(number) for of, number in pairs if of == str(name)] == list(numbers)
+
+
+def test_line_above_the_limit_is_written_and_stops_no_later_one(small: None) -> None:
+    reader, writer = os.pipe()
+    file = BackgroundFile(writer)
+    file.drain()  # the thread sleeps
+    file.write(b"x" * 20_001 + b"\n")
+    file.drain()
+    file.write(b"later\n")
+    file.drain()
+    os.close(writer)
+    with os.fdopen(reader, "rb") as read:
+        assert [len(line) for line in read.read().splitlines()] == [20_001, 5]
+
+
+EARLIER = """
+import atexit, logging, os, sys
+from handlers.background_file import in_background
+def earlier():
+    print("from atexit")
+    logging.warning("logged at exit")
+    raise ValueError("raised at exit")
+atexit.register(earlier)
+sys.stdout, sys.stderr = in_background(sys.stdout), in_background(sys.stderr)
+logging.basicConfig()
+"""
+ENDS = {
+    "traceback": ("raise RuntimeError('boom')", ["RuntimeError: boom"]),
+    "message": ("sys.exit('a reason')", ["a reason"]),
+    "part of a line": ("print('part', end='')", ["part"]),
+    "closed stream": ("sys.stdout.flush(); print('e', file=sys.stderr); sys.stderr.close()", ["e"]),
+    "destructor": (
+        "class Late:\n def __del__(self): raise ValueError('too late')\nlate = Late()",
+        ["ValueError: too late"],
+    ),
+    "forked child": (
+        "if child := os.fork(): os.waitpid(child, 0)\nelse:\n print('of child'); print('rest', end='')",
+        ["of child", "rest"],
+    ),
+    "child without atexit": (
+        "print('first')\n"
+        "if child := os.fork(): os.waitpid(child, 0)\n"
+        "else:\n logging.warning('of child'); os._exit(0)",
+        ["first", "of child"],
+    ),
+}
+
+
+@pytest.mark.parametrize("end, expected", ENDS.values(), ids=ENDS)
+def test_text_at_the_end_of_the_process_is_written(end: str, expected: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLIER + end],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=20,
+    )
+    late = [] if end.endswith("close()") else ["logged at exit", "raised at exit"]
+    for text in [*expected, "from atexit", *late]:
+        assert text in done.stdout
+    assert done.stdout.count("first") <= 1  # not by the child as well
+
+
+def test_process_ends_while_no_one_reads_what_atexit_prints() -> None:
+    pipe = Pipe()
+    many = "for number in range(3_000): print('x' * 100)"
+    child = "if child := os.fork(): os.waitpid(child, 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{EARLIER}{many}\n{child}\n{many}"],
+        cwd=ROOT,
+        stdout=pipe.writer,
+        stderr=pipe.writer,
+        timeout=20,
+    )
+    assert done.returncode == 0
+    os.close(pipe.writer)
+    os.close(pipe.reader)

@@ -9,6 +9,7 @@ from handlers.terminal.output import (
     Row,
     list_rows,
     moment,
+    note,
     print_result,
     show_record,
     utc_seconds,
@@ -21,6 +22,7 @@ from models.lead_actions import assign_lead, correct_slot, release_lead, send_le
 from models.lead_dict import ActionDict, AttemptDict, LeadDetailDict
 from models.lead_record import list_leads, show_lead
 from models.outbox.delivery import NEW_LEAD
+from models.slot import Remark
 
 COLUMNS: Columns = {
     "id": "id",
@@ -33,6 +35,13 @@ COLUMNS: Columns = {
     "unit": "unit_preference",
     "source": "listing_source",
     "deliveries": lambda row: _deliveries(row),
+}
+
+REMARKS = {
+    Remark.DATE_ALONE: "this is a day without an hour",
+    Remark.PAST: "this time is already past",
+    Remark.REPEATED: "the clocks go back that day, so this time comes twice; the first one is taken",
+    Remark.SKIPPED: "the clocks skip this time that day; the tour is as much later as they skip",
 }
 
 
@@ -198,8 +207,13 @@ def _correct(context: DatabaseContext) -> None:
             []
             if corrected.mailed
             else ["No mail is added: mail that has not left yet leaves with this change."]
+            if corrected.is_unsent
+            else ["No mail is added: nobody has the lead."]
         ),
     )
+    for remark, sentence in REMARKS.items():
+        if remark in corrected.remarks:
+            note(f"note: {sentence}")
 
 
 def _way(waits_because: str | None) -> str:

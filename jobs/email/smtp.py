@@ -35,7 +35,8 @@ class SmtpSession:
 
     until: the deadline of its steps, by the loop's clock. secrets: texts that no reason may quote.
     mails: the number that the server has accepted in this session. is_loopback: whether the server is a
-    program of this machine.
+    program of this machine. starttls_failed: whether STARTTLS failed in a session before, so that this one
+    goes without.
     """
 
     server: SmtpServer
@@ -44,6 +45,7 @@ class SmtpSession:
     secrets: tuple[str, ...] = field(repr=False)
     mails: int = 0
     is_loopback: bool = False
+    starttls_failed: bool = False
 
     @classmethod
     async def open(
@@ -53,11 +55,11 @@ class SmtpSession:
         until: float,
         secrets: tuple[str, ...],
         *,
-        plain_on_loopback: bool = False,
+        starttls_failed: bool = False,
     ) -> "SmtpSession":
         """Connect, greet and encrypt. Raises DeliveryError.
 
-        plain_on_loopback: whether to leave out STARTTLS where it is optional.
+        starttls_failed: whether to leave out STARTTLS where it is optional.
         """
         smtp = SMTP(
             hostname=server.host,  # for TLS, which verifies the certificate for this name
@@ -75,7 +77,8 @@ class SmtpSession:
             smtp.local_hostname = await helo_name(server, smtp.get_transport_info("sockname")[0])
             async with session.step("EHLO", on_5xx=FailureKind.UNREACHABLE):
                 await session._say_hello()
-            if plain_on_loopback and session._tls_is_optional:
+            if starttls_failed and session._tls_is_optional:
+                session.starttls_failed = True
                 return session
             try:
                 await session._encrypt()
@@ -86,7 +89,7 @@ class SmtpSession:
                 reason = error.failure.loggable
                 log.warning("STARTTLS failed on loopback; going on unencrypted", extra={"reason": reason})
         session.abort()  # after a failed handshake nothing can be said in it
-        return await cls.open(server, tls, until, secrets, plain_on_loopback=True)
+        return await cls.open(server, tls, until, secrets, starttls_failed=True)
 
     @property
     def is_new(self) -> bool:
@@ -178,6 +181,12 @@ class SmtpSession:
                     FailureKind.NEEDS_OPERATOR,
                     "offers no encryption, and the password is not sent without",
                     "use smtps:// or, at your own risk, starttls=never in LEADS_SMTP_URL",
+                )
+            if self.starttls_failed:  # the port may be forwarded to another machine
+                raise self.error(
+                    FailureKind.NEEDS_OPERATOR,
+                    "failed at STARTTLS, and the password is not sent without",
+                    "mend its TLS or, at your own risk, use starttls=never in LEADS_SMTP_URL",
                 )
             if not self.smtp.supported_auth_methods:
                 raise self.error(

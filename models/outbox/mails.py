@@ -60,7 +60,18 @@ class LeadMails:
 
     def first_unsent(self) -> Delivery | None:
         """Return the lead's first mail if no mail about the lead can have left, else None."""
-        return self._mails[0] if self._mails and not any(map(self._may_have_left, self._mails)) else None
+        return self._mails[0] if self._mails and not self.have_left() else None
+
+    def have_left(self) -> bool:
+        """Return True if any mail about the lead left, or may have."""
+        return any(map(self._may_have_left, self._mails))
+
+    def was_taken_from(self, address: str) -> bool:
+        """Return True if a mail that took the lead away from this address left, or may have."""
+        return any(
+            mail.content == TAKEN_AWAY and self._is_to(mail, address) and self._may_have_left(mail)
+            for mail in self._mails
+        )
 
     def unfinished_to(self, address: str) -> Delivery | None:
         """Return a mail with the whole lead to this address that waits or is being sent, or the newest if it
@@ -74,6 +85,15 @@ class LeadMails:
     def is_quarantined(self) -> bool:
         """Return True if a mail about the lead is quarantined."""
         return any(mail.state == QUARANTINED for mail in self._mails)
+
+    def is_any_unsent(self) -> bool:
+        """Return True if a mail that did not leave yet will bring the lead as it then is to anybody."""
+        return any(
+            mail.state in (PENDING, QUARANTINED)
+            and mail.content != TAKEN_AWAY
+            and not self._may_have_left(mail)
+            for mail in self._mails
+        )
 
     def waits_for(self, address: str) -> bool:
         """Return True if a mail that did not leave yet will bring the lead as it then is to this address."""
