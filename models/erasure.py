@@ -38,6 +38,7 @@ def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     ).execute()
     RecentText.delete().where(RecentText.lead.in_(leads)).execute()
     # A mail server's reply to an attempt may quote the renter.
+    Delivery.update(told_slot=None).where(Delivery.lead.in_(leads)).execute()
     attempts = DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(Delivery.lead.in_(leads)))
     DeliveryAttempt.update(answer=None).where(attempts).execute()
     DeliveryAttempt.update(outcome=ERASED).where(

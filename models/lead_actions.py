@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from models.audit import Actor, record_action
 from models.building import Building, find_building
-from models.clock import utc_text
+from models.clock import utc_text, utc_text_or_none
 from models.email_address import normal_form, stored_comparison_key
 from models.errors import Conflict, Invalid, NotFound
 from models.intake import in_utc, unnotified_reason_of
@@ -85,6 +85,7 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     _refuse_erased(lead)
     mails = LeadMails(lead)
     holders, first_unsent, earlier = mails.holders(), mails.first_unsent(), lead.building
+    told_slot = _told_slot(lead)
     _move(lead, building, mails)
     taken_from = [to for to in holders if not _is_same(to, building.agent_email)]
     skip_reason = unnotified_reason_of(lead.customer, building)
@@ -93,7 +94,7 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     if building.agent_email:
         mails.give_back(building.agent_email, now)
     for address in taken_from:
-        mails.add(TAKEN_AWAY, address, now, building=earlier)
+        mails.add(TAKEN_AWAY, address, now, building=earlier, told_slot=told_slot)
     if first_unsent is None:
         mails.add(
             NEW_LEAD,
@@ -188,13 +189,14 @@ def correct_slot(actor: Actor, lead_id: int, text: str | None, now: datetime) ->
         raise Conflict(
             f"lead {lead_id} has no tour" if instant is None else f"lead {lead_id} has that time already"
         )
+    told_slot = _told_slot(lead)
     lead.slot, lead.corrected_slot = instant, " ".join((text or "").split())
     lead.tour_sequence += 1
     lead.save(only=[Lead.slot, Lead.corrected_slot, Lead.tour_sequence])
     mails = LeadMails(lead)
     mailed = [address for address in mails.holders() if not mails.waits_for(address)]
     for address in mailed:
-        mails.add(CHANGED_TOUR, address, now)
+        mails.add(CHANGED_TOUR, address, now, told_slot=told_slot)
     record_action(actor, "lead.correct", "lead", lead_id, now, ["slot"])
     zone = ZoneInfo(lead.building.time_zone) if lead.building else UTC
     remarks = slot.remarks(zone, now) if slot else frozenset()
@@ -222,6 +224,12 @@ def release_lead(actor: Actor, lead_id: int, now: datetime) -> int:
     )
     record_action(actor, "lead.release", "lead", lead_id, now)
     return released
+
+
+def _told_slot(lead: Lead) -> str | None:
+    """Return the time of the lead's tour as text that stays the same in any zone, or its day."""
+    slot = read_stored_slot(lead.slot_text)
+    return slot.day.isoformat() if slot and slot.is_date else utc_text_or_none(lead.slot)
 
 
 def _find(lead_id: int) -> Lead:

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from models.audit import AuditEntry
 from models.building import Building, BuildingDict, building_as_dict
@@ -14,7 +15,8 @@ from models.deal import Deal, PipelineStage
 from models.lead import Lead
 from models.lead_dict import ActionDict, LeadDetailDict, LeadDict, LeadForDelivery
 from models.outbox.claims import Claim, Claimed, claim
-from models.outbox.delivery import TAKEN_AWAY, Delivery, DeliveryAttempt
+from models.outbox.delivery import CANCELLED_TOUR, CHANGED_TOUR, NEW_LEAD, Delivery, DeliveryAttempt
+from models.slot import read_stored_slot
 from models.storage.cached_query import CachedSelect
 from models.storage.rows import database
 
@@ -121,20 +123,31 @@ def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
     claimed_lists = claim(claims)
     records = _load_all({claimed.lead_id for claimed_list in claimed_lists for claimed in claimed_list})
     return [
-        [
-            ClaimedRecord(claimed, _with_its_building(claimed, records[claimed.lead_id]))
-            for claimed in claimed_list
-        ]
+        [_as_earlier_mails_told(ClaimedRecord(claimed, records[claimed.lead_id])) for claimed in claimed_list]
         for claimed_list in claimed_lists
     ]
 
 
-def _with_its_building(claimed: Claimed, record: LeadWithBuilding | None) -> LeadWithBuilding | None:
-    """Return the record with the building that the lead was taken away from, if the delivery says that."""
-    if record is None or claimed.content != TAKEN_AWAY:
-        return record
-    earlier = Building.select().join(Delivery).where(Delivery.id == claimed.delivery_id).first()
-    return record if earlier is None else replace(record, building=building_as_dict(earlier))
+def _as_earlier_mails_told(item: ClaimedRecord) -> ClaimedRecord:
+    """Return a mail that ends a tour with the building and the time that earlier mails told."""
+    claimed, record = item.claimed, item.record
+    if record is None or claimed.content == NEW_LEAD:
+        return item
+    if claimed.content == CHANGED_TOUR:
+        if record.lead["slot"] is not None:
+            return item
+        claimed = replace(claimed, content=CANCELLED_TOUR)
+    delivery = Delivery.get_by_id(claimed.delivery_id)
+    if delivery.building is not None:
+        record = replace(record, building=building_as_dict(delivery.building))
+    told = read_stored_slot(delivery.told_slot)
+    zone = ZoneInfo(record.building["time_zone"]) if record.building else UTC
+    lead: LeadForDelivery = {
+        **record.lead,
+        "slot": utc_text(told.in_utc(zone)) if told else None,
+        "sent_slot": delivery.told_slot,
+    }
+    return ClaimedRecord(claimed, replace(record, lead=lead))
 
 
 def _load_all(lead_ids: Collection[int]) -> Mapping[int, LeadWithBuilding | None]:

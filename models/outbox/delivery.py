@@ -38,8 +38,10 @@ PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered"
 QUARANTINED = "quarantined"
 STATES = (QUARANTINED, PENDING, SENDING, DELIVERED, FAILED, SKIPPED)
 
-NEW_LEAD, CHANGED_TOUR, TAKEN_AWAY = "lead", "changed_tour", "taken_away"  # what a mail says
-CONTENTS = (NEW_LEAD, CHANGED_TOUR, TAKEN_AWAY)
+# What a mail says. A changed tour that there no longer is when the mail leaves is a cancelled one.
+NEW_LEAD, CHANGED_TOUR, TAKEN_AWAY = "lead", "changed_tour", "taken_away"
+CANCELLED_TOUR = "cancelled_tour"
+CONTENTS = (NEW_LEAD, CHANGED_TOUR, CANCELLED_TOUR, TAKEN_AWAY)
 
 ERASED = "the customer was erased"
 
@@ -52,6 +54,7 @@ class Delivery(Row):
     lead_id: int
     kind = TextField()
     content = TextField(default=NEW_LEAD)
+    told_slot = TextField(null=True)  # the time of the tour that earlier mails told, of one that changes it
     recipient = TextField(null=True)  # an e-mail address; null: the building's agent when it leaves
     building = ForeignKeyField(Building, null=True)  # that a lead was taken away from; null: the lead's
     building_id: int | None

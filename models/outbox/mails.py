@@ -114,8 +114,12 @@ class LeadMails:
         skip_reason: str | None = None,
         quarantine_reason: str | None = None,
         building: Building | None = None,
+        told_slot: str | None = None,
     ) -> Delivery:
-        """Put a mail into the outbox, and return it. building: that it names, in place of the lead's."""
+        """Put a mail into the outbox, and return it.
+
+        building: that it names, in place of the lead's. told_slot: the time of the tour that earlier mails told.
+        """
         state, reason, due_at, settled_at = initial_state(skip_reason, quarantine_reason, now)
         return Delivery.create(
             lead=self._lead,
@@ -123,6 +127,7 @@ class LeadMails:
             content=content,
             recipient=recipient,
             building=building,
+            told_slot=told_slot,
             state=state,
             reason=reason,
             due_at=due_at,

@@ -17,6 +17,7 @@ CREATE TABLE delivery (
     lead_id INTEGER NOT NULL REFERENCES lead (id),
     kind TEXT NOT NULL REFERENCES destination (kind),
     content TEXT NOT NULL DEFAULT 'lead',
+    told_slot TEXT,
     recipient TEXT,
     building_id INTEGER REFERENCES building (id),
     state TEXT NOT NULL,
