@@ -167,8 +167,8 @@ def visible_line(text: object, limit: int | None = None) -> str:
 
 def file_of(leads: Iterable[tuple[int, RenterTexts]]) -> bytes | None:
     """Return the text file of what is withheld of these leads, each with its number; None without any."""
-    # Each line of a renter begins with a sign, so that none passes for the file's own. Nor does the file begin
-    # with one: a virus scanner tells a file by how it begins.
+    # Each line of a renter begins with a sign, so that none passes for the file's own. The file begins with a
+    # line of its own: a virus scanner tells a file by how it begins.
     sections = [
         f"{label} of lead {number}, as it was sent:\n\n{_quoted(text)}"
         for number, texts in leads
