@@ -24,6 +24,7 @@ INTERNAL_FIELDS = (
     "deal",
     "deliveries",
     "sent_slot",
+    "slot_corrected",
     "suspected",
     "tour_sequence",
 )  # not for the partner

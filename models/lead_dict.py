@@ -47,11 +47,15 @@ class LeadDict(TypedDict):
 
 
 class LeadForDelivery(LeadDict):
-    """A lead as adapters get it: without deal and deliveries, with the text of the slot as it was
-    sent or corrected, the reason why it looks like spam, and how often the time of its tour was corrected.
+    """A lead as adapters get it: without deal and deliveries, with the text that its slot was
+    read from, the reason why it looks like spam, and how often the time of its tour was changed.
+
+    sent_slot: the operator's if slot_corrected, else the renter's; of a tour that the operator removed the
+    renter's.
     """
 
     sent_slot: str | None
+    slot_corrected: bool
     suspected: str | None
     tour_sequence: int
 

@@ -105,8 +105,30 @@ def test_C24c_digest_without_tours_has_no_files() -> None:
 
 
 def test_C24c_digest_keeps_withheld_texts_in_one_file() -> None:
-    message = digest(lead(1, slot=None, message="casino"), lead(2, slot=None, message="Earn bitcoin"))
+    message = digest(lead(1, slot=None, message="viagra"), lead(2, slot=None, message="male enhancement"))
     (file,) = message.iter_attachments()
     text = cast(bytes, file.get_payload(decode=True)).decode("utf-8-sig")
-    assert "Message of lead 1, as it was sent:" in text and "Earn bitcoin" in text
-    assert "casino" not in content(message, "plain")
+    assert "Message of lead 1, as it was sent:" in text and "| male enhancement" in text
+    assert "viagra" not in content(message, "plain")
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f600" * 10_000, ("\U0001f600" * 99 + "\n") * 100, '"' * 10_000, "=" * 10_000]
+)
+def test_C24c_longest_digest_is_below_ten_megabytes(text: str) -> None:
+    contexts = [
+        lead(
+            n,
+            message=f"{text} a.com",
+            requestor_name=text[:200],
+            utm_data={f"k{i}": text[:300] for i in range(30)},
+        )
+        for n in range(50)
+    ]
+    mail = render_digest(contexts, "digest-5", "leads@example.test", utf8=False)
+    assert len(mail) < 9_500_000 and max(map(len, mail.split(b"\r\n"))) <= 998
+    message = parse(mail)
+    body = message.get_body(("plain",))
+    assert body is not None and not message.defects
+    plain = body.get_content().replace("\r\n", "\n")
+    assert plain.count("a[.]com") == 50 and plain.count(text.splitlines()[0]) >= 50

@@ -3,13 +3,15 @@
 import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from test_email_message import calendar, content, context, invitation, parse
 
 from jobs.adapter import DeliveryContext
 from jobs.email.message import render
-from models.outbox.delivery import CHANGED_TOUR, TAKEN_AWAY
+from models.clock import utc_text
+from models.outbox.delivery import CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
 
 SENT_AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 MOVED = {"slot": "2026-12-02T16:00:00.000000Z", "tour_sequence": 1}
@@ -89,6 +91,27 @@ def test_corrected_time_has_no_remarks_on_the_old_one(sent: str) -> None:
     said = content(message, "plain").partition("New time of the tour: ")[2].partition("\n\n")[0]
     assert said == "Wednesday, December 2, 2026 at 11:00 AM EST (America/New_York)"
     assert invitation(message).decoded("dtstart") == datetime(2026, 12, 2, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("hour", ["2026-11-01T01:30", "2026-03-08T02:30", "2020-01-01T10:00"])
+def test_operators_words_are_not_the_renters(hour: str) -> None:
+    slot = utc_text(datetime.fromisoformat(hour).replace(tzinfo=ZoneInfo("America/New_York")))
+    lead = {"slot": slot, "sent_slot": hour, "slot_corrected": True, "tour_sequence": 1}
+    for kind in (NEW_LEAD, CHANGED_TOUR):
+        plain = content(mail(later(kind, lead)), "plain")
+        assert "renter wrote" not in plain and "clocks" not in plain and "past" not in plain
+
+
+def test_corrected_day_is_a_day_without_remarks() -> None:
+    lead = {
+        "slot": "2026-12-02T05:00:00Z",
+        "sent_slot": "2026-12-02",
+        "slot_corrected": True,
+        "tour_sequence": 1,
+    }
+    message = mail(later(CHANGED_TOUR, lead))
+    assert "New time of the tour: Wednesday, December 2, 2026\n\n" in content(message, "plain")
+    assert b"DTSTART;VALUE=DATE:20261202" in invitation(message).to_ical()
 
 
 @pytest.mark.parametrize("sent", ["2026-12-01T10:00", "2026-12-01"])

@@ -27,10 +27,6 @@ PAGE_KEY_LIMIT, PAGE_VALUE_LIMIT = 100, 300  # characters
 
 _UTM_KEYS = ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "utm_id")
 _PHONE = re.compile(r"\+?[0-9 ().\-/]{5,40}")
-# What a label ends with, and what looks like it: no first line of a text may pass for a labelled one.
-_LABEL_SIGN = re.compile(
-    "[:\u02d0\u02f8\u0589\u05c3\u0703\u0704\u16ec\u1803\u205a\u2236\ua789\ufe13\ufe30\ufe55\uff1a]"
-)
 
 
 class Fact(NamedTuple):
@@ -52,9 +48,9 @@ class PageValue(NamedTuple):
 class LeadContent:
     """One lead in a mail: each text on one line, the facts in their order.
 
-    headline: the mail's subject for this lead alone. name: of the renter, or in its place the address. title,
-    place: the first two lines of the text. notice: what happened, if the lead is not new. page_values: the
-    first MOST_PAGE_VALUES of page_count. texts: what is withheld of the renter's; withheld: a sentence on it.
+    headline: the mail's subject for this lead alone. name: of the renter, or in its place the address. place:
+    unit and building. notice: what happened, if the lead is not new. page_values: the first MOST_PAGE_VALUES
+    of page_count. texts: what is withheld of the renter's; withheld: a sentence on it.
     """
 
     number: int
@@ -63,7 +59,6 @@ class LeadContent:
     unit: str
     building: str
     texts: RenterTexts
-    title: str = ""
     place: str = ""
     headline: str = ""
     reply_name: str = ""
@@ -83,9 +78,10 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
     lead, building, texts = context.lead, context.building, _sent_texts(context.lead)
     zone = ZoneInfo(building["time_zone"] if building else "UTC")
     tour = tour_of(lead, zone, received)
-    sent_name, sent_unit = one_line(lead["requestor_name"] or ""), one_line(lead["unit_preference"] or "")
-    email = texts.shown("E-mail", one_line(lead["requestor_email"] or ""), links=True)
-    name, unit = texts.shown("Name", sent_name), texts.shown("Unit", sent_unit)
+    # The address is shown whatever a filter makes of it: without one there is no lead.
+    email = visible_line(lead["requestor_email"] or "")
+    name = visible_line(texts.shown("Name", lead["requestor_name"] or ""))
+    unit = visible_line(texts.shown("Unit", lead["unit_preference"] or ""))
     # A single word with a digit is a unit's number: 'unit 4B', but 'two bedrooms' and 'studio'.
     named_unit = f"unit {unit}" if re.fullmatch(r"(?=.*\d)\S+", unit) else unit
     content = LeadContent(
@@ -96,12 +92,9 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
         one_line(building["name"]) if building else "",
         texts,
         tour=tour,
-        reply_name=name if name == sent_name else "",
+        reply_name="" if "Name" in texts.withheld else name,
     )
-    content.title = f"Renter: {content.name}" if _LABEL_SIGN.search(content.name) else content.name
-    content.place = " at ".join(
-        filter(None, ("" if _LABEL_SIGN.search(named_unit) else named_unit, content.building))
-    )
+    content.place = " at ".join(filter(None, (named_unit, content.building)))
     kind = "Looks like spam: New lead" if lead["suspected"] else "New lead"
     if context.content == TAKEN_AWAY:
         kind = "Taken away"
@@ -113,7 +106,9 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
         _describe(content, lead, building, zone, received, unit)
     # A text that has lost a link is none for a subject.
     named = content.reply_name or email or "a renter"
-    content.headline = _headline(kind, named, named_unit if unit == sent_unit else "", content.building)
+    content.headline = _headline(
+        kind, named, "" if "Unit" in texts.withheld else named_unit, content.building
+    )
     return content
 
 
@@ -130,7 +125,7 @@ def _sent_texts(lead: LeadForDelivery) -> RenterTexts:
             *utm,
             *utm.values(),
         ),
-        (lead["requestor_email"], lead["website"]),
+        (lead["website"],),
     )
 
 
@@ -164,12 +159,12 @@ def _describe(
     unit: str,
 ) -> None:
     texts = content.texts
-    phone = one_line(lead["requestor_phone"] or "")
+    phone = visible_line(lead["requestor_phone"] or "")
     is_number = _PHONE.fullmatch(phone) is not None
-    phone = phone if is_number else texts.shown("Phone", phone)
+    phone = phone if is_number else visible_line(texts.shown("Phone", lead["requestor_phone"] or ""))
     email, listing = content.email, lead["listing_source"] or ""
     utm = lead["utm_data"] or {}
-    campaign = {key: texts.shown(key, visible_line(utm[key] or "")) for key in _UTM_KEYS if key in utm}
+    campaign = {key: visible_line(texts.shown(key, utm[key] or "")) for key in _UTM_KEYS if key in utm}
     content.contact = _filled(
         Fact("E-mail", email, "mailto:" + quote(email, safe="@!$*+") if "@" in email else None),
         Fact("Phone", phone, "tel:" + re.sub(r"[^+0-9]", "", phone) if is_number else None),
@@ -179,14 +174,13 @@ def _describe(
     )
     message = (lead["message"] or "").strip()
     content.message = [visible_line(line) for line in texts.shown("Message", message).splitlines()]
-    website = one_line(lead["website"] or "")
     content.origin = _filled(
-        Fact("Listed on", LISTING_NAMES.get(listing) or texts.shown("Listed on", one_line(listing))),
+        Fact("Listed on", LISTING_NAMES.get(listing) or visible_line(texts.shown("Listing site", listing))),
         Fact(
             "Listing number",
-            texts.shown("Listing number", one_line(lead["listing_source_original_id"] or "")),
+            visible_line(texts.shown("Listing number", lead["listing_source_original_id"] or "")),
         ),
-        Fact("Website", texts.shown("Website", website, links=True)),
+        Fact("Website", visible_line(texts.shown("Website", lead["website"] or "", links=True))),
         *(Fact(key, value) for key, value in campaign.items()),
         Fact("Building", content.building),
         Fact("Address", one_line(building["address_line_one"] or "") if building else ""),
@@ -198,15 +192,20 @@ def _describe(
     content.page_count = len(foreign)
     content.page_values = [
         PageValue(
-            texts.shown(f"Key {number} of the page", visible_line(key, PAGE_KEY_LIMIT)),
-            texts.shown(f"Value {number} of the page", visible_line(utm[key] or "", PAGE_VALUE_LIMIT)),
+            visible_line(texts.shown(f"Page key {number}", key), PAGE_KEY_LIMIT),
+            visible_line(texts.shown(f"Page value {number}", utm[key] or ""), PAGE_VALUE_LIMIT),
         )
         for number, key in enumerate(foreign[:MOST_PAGE_VALUES], 1)
     ]
     if texts.withheld:
+        labels = [label[0].lower() + label[1:] for label in texts.withheld]
         content.withheld = (
-            "Mail filters react to links and advertising. "
-            f"So the attached file {FILE_NAME} has this as it was sent: {', '.join(texts.withheld)}."
+            f"Mail filters react to links and advertising, so the attached file {FILE_NAME} has the "
+            + (
+                f"{labels[0]} as it was sent."
+                if len(labels) == 1
+                else f"{_listed(labels)} as they were sent."
+            )
         )
 
 
@@ -214,6 +213,10 @@ def _headline(kind: str, name: str, unit: str, building: str) -> str:
     for_unit = f" for {one_line(unit, NAME_LIMIT)}" if unit else ""
     at_building = f" at {one_line(building, NAME_LIMIT)}" if building else ""
     return f"{kind}: {one_line(name, NAME_LIMIT)}{for_unit}{at_building}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _filled(*facts: Fact) -> list[Fact]:

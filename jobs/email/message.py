@@ -25,6 +25,7 @@ from jobs.email.tour import tour_sequence
 from models.outbox.delivery import CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
 
 SENDER_NAME = "Website leads"
+MOST_HTML = 1_000_000  # bytes of a digest's HTML; a longer one is left out, for servers take 10 MB or less
 
 _TEMPLATES = Loader(str(Path(__file__).parent / "templates"))
 _HTML, _TEXT = _TEMPLATES.load("lead.html"), _TEMPLATES.load("lead.txt")
@@ -90,12 +91,13 @@ def render_digest(
             tours[f"tour-{lead.number}.ics"] = tour.to_ical()
     subject = _digest_subject(contexts, leads)
     variables = {"leads": leads, "subject": subject, "tour_file": next(iter(tours), None)}
+    text, html = _DIGEST_TEXT.generate(**variables), _DIGEST_HTML.generate(**variables)
     return _mail(
         envelope,
         [text_header("Subject", subject)],
         max(times),
         stable_id,
-        [_DIGEST_TEXT.generate(**variables), _DIGEST_HTML.generate(**variables)],
+        [text, html] if len(html) <= MOST_HTML else [text],
         tours,
         file_of((lead.number, lead.texts) for lead in leads),
     )
@@ -121,18 +123,15 @@ def _mail(
     headers: Sequence[str],
     sent_at: datetime,
     stable_id: str,
-    bodies: Sequence[bytes],
+    bodies: Sequence[bytes],  # as plain text, and as HTML if there is any
     tours: dict[str, bytes],
     renter_texts: bytes | None,
 ) -> bytes:
-    text, html = bodies
-    parts = [
-        multipart(
-            "alternative",
-            stable_id,
-            [part("text/plain; charset=utf-8", text), part("text/html; charset=utf-8", html)],
-        )
+    subtypes = ("plain", "html")
+    alternatives = [
+        part(f"text/{subtype}; charset=utf-8", body) for subtype, body in zip(subtypes, bodies, strict=False)
     ]
+    parts = [multipart("alternative", stable_id, alternatives)]
     # A file, and not of the type text/calendar: a mail that is an invitation leaves the agent's inbox when it
     # is accepted, and the lead with it (decision 13).
     parts += [

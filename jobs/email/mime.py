@@ -1,4 +1,4 @@
-"""MIME: address and text headers, quoted-printable parts, multiparts.
+"""MIME: address and text headers, parts, multiparts.
 
 The standard library's EmailMessage is not used. It mis-encodes a local part that is not ASCII, raises on some
 text that renters type, and is slow (decision 2).
@@ -16,6 +16,8 @@ from jobs.adapter import one_line
 from models.email_address import normal_form
 
 _FOLDED_AT = 70  # characters of a header; Header folds at 76
+_LARGE = 200_000  # bytes of a part
+_BASE64_RATIO = 1.4  # of base64 with its line ends to what it encodes
 NAME_LIMIT = 100  # characters of a name in a header; keeps each line far below the limit of 998 octets
 
 
@@ -65,10 +67,16 @@ def address_header(name: str, display_name: str, address: str) -> str:
 
 
 def part(content_type: str, content: bytes, *headers: str) -> bytes:
-    """Return a part of a multipart, quoted-printable, with CRLF line ends."""
-    lines = [f"Content-Type: {content_type}", "Content-Transfer-Encoding: quoted-printable", *headers]
+    """Return a part of a multipart, with CRLF line ends.
+
+    It is quoted-printable; a large one is base64 if that is shorter, as it is for most scripts but Latin.
+    """
     text = b"\r\n".join([*content.splitlines(), b""])
-    return "\r\n".join([*lines, "", ""]).encode() + b2a_qp(text)
+    encoding, encoded = "quoted-printable", b2a_qp(text)
+    if len(encoded) > _LARGE and len(encoded) > len(text) * _BASE64_RATIO:
+        encoding, encoded = "base64", _base64(text)
+    lines = [f"Content-Type: {content_type}", f"Content-Transfer-Encoding: {encoding}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + encoded
 
 
 def attached_text(name: str, content: bytes) -> bytes:
@@ -79,7 +87,7 @@ def attached_text(name: str, content: bytes) -> bytes:
         f'Content-Disposition: attachment; filename="{name}"',
     ]
     text = b"\xef\xbb\xbf" + b"\r\n".join([*content.splitlines(), b""])
-    return "\r\n".join([*lines, "", ""]).encode() + encodebytes(text).replace(b"\n", b"\r\n")
+    return "\r\n".join([*lines, "", ""]).encode() + _base64(text)
 
 
 def multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
@@ -87,6 +95,10 @@ def multipart(subtype: str, unique: str, parts: Sequence[bytes]) -> bytes:
     boundary = f"=_{subtype}_{unique}"  # quoted-printable never contains '=_'
     head = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n'
     return head.encode() + b"".join(_delimited(boundary.encode(), parts))
+
+
+def _base64(content: bytes) -> bytes:
+    return encodebytes(content).replace(b"\n", b"\r\n")
 
 
 def _is_literal(text: str) -> bool:

@@ -29,9 +29,10 @@ def tour_of(lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> Tour |
         return None
     begins = datetime.fromisoformat(lead["slot"])
     sent = read_stored_slot(lead["sent_slot"])
-    if sent is None or (tour_sequence(lead) and sent.in_utc(zone) != begins):  # a corrected time
+    if sent is None or (tour_sequence(lead) and sent.in_utc(zone) != begins):  # another time than it says
         return Tour(begins, time_text(begins, zone))
-    remarks = _remarks(sent, zone, received)
+    # The remarks are on the renter's words, and a corrected time is the operator's.
+    remarks = () if lead["slot_corrected"] else _remarks(sent, zone, received)
     if sent.is_date:
         return Tour(begins, _day_text(sent.day), sent.day, remarks)
     return Tour(begins, time_text(begins, zone), None, remarks)
@@ -63,7 +64,7 @@ def time_text(instant: datetime, zone: ZoneInfo) -> str:
     return text if local is instant or name == zone.key else f"{text} ({zone.key})"
 
 
-def _remarks(sent: Slot, zone: ZoneInfo, received: datetime) -> list[str]:
+def _remarks(sent: Slot, zone: ZoneInfo, received: datetime) -> Sequence[str]:
     found, local = sent.remarks(zone, received), sent.in_utc(zone).astimezone(zone)
     sentences = {
         Remark.DATE_ALONE: "The renter named a day, but no time.",
