@@ -146,6 +146,7 @@ def _as_earlier_mails_told(item: ClaimedRecord) -> ClaimedRecord:
         **record.lead,
         "slot": utc_text(told.in_utc(zone)) if told else None,
         "sent_slot": delivery.told_slot,
+        "slot_corrected": True,  # the text is not the renter's
     }
     return ClaimedRecord(claimed, replace(record, lead=lead))
 

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 from jobs.adapter import DeliveryContext, one_line
 from jobs.email.mime import NAME_LIMIT
 from jobs.email.renter_text import FILE_NAME, RenterTexts, visible_line
-from jobs.email.tour import Tour, requested_tour, time_text, tour_of
+from jobs.email.tour import Tour, time_text, tour_of
 from models.building import BuildingDict
 from models.lead_dict import LeadForDelivery
-from models.outbox.delivery import CHANGED_TOUR, TAKEN_AWAY
+from models.outbox.delivery import CANCELLED_TOUR, CHANGED_TOUR, TAKEN_AWAY
 
 LISTING_NAMES = {
     "june_homes": "June Homes",
@@ -101,8 +101,11 @@ def lead_content(context: DeliveryContext, received: datetime) -> LeadContent:
         _take_away(content, lead, zone, received)
     else:
         if context.content == CHANGED_TOUR:
-            kind = "Tour changed" if tour else "Tour cancelled"
-            _change_tour(content, lead, zone)
+            kind, content.tour_label = "Tour changed", "New time of the tour"
+            content.notice = "The time of this tour was corrected."
+        elif context.content == CANCELLED_TOUR:
+            kind = content.tour_label = "Tour cancelled"
+            content.notice = "This lead no longer has a tour."
         _describe(content, lead, building, zone, received, unit)
     # A text that has lost a link is none for a subject.
     named = content.reply_name or email or "a renter"
@@ -129,21 +132,11 @@ def _sent_texts(lead: LeadForDelivery) -> RenterTexts:
     )
 
 
-def _change_tour(content: LeadContent, lead: LeadForDelivery, zone: ZoneInfo) -> None:
-    if content.tour:
-        content.notice = "The time of this tour was corrected."
-        content.tour_label = "New time of the tour"
-    else:
-        content.notice = "This lead no longer has a tour."
-        content.tour_label = "Tour cancelled"
-        content.tour = requested_tour(lead, zone)
-
-
 def _take_away(content: LeadContent, lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> None:
     """Say only whose lead it was: the renter's other data are no longer this agent's."""
     content.notice = "This lead is no longer yours. Another agent looks after the renter now."
     if content.tour:
-        content.tour_label, content.tour = "Tour cancelled", content.tour._replace(remarks=())
+        content.tour_label = "Tour cancelled"
     content.origin = _filled(
         Fact("Lead number", str(lead["id"])), Fact("Received", time_text(received, zone))
     )

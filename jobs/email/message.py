@@ -22,7 +22,7 @@ from jobs.email.mime import (
 )
 from jobs.email.renter_text import FILE_NAME, file_of
 from jobs.email.tour import tour_sequence
-from models.outbox.delivery import CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
+from models.outbox.delivery import CANCELLED_TOUR, CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
 
 SENDER_NAME = "Website leads"
 MOST_HTML = 1_000_000  # bytes of a digest's HTML; a longer one is left out, for servers take 10 MB or less
@@ -182,7 +182,7 @@ def _tour_file(
     if lead.tour is None or lead.tour.begins.year >= 9999:  # a later tour's end is no datetime
         return None
     building = context.building
-    is_gone = context.content == TAKEN_AWAY or not context.lead["slot"]
+    is_gone = context.content in (CANCELLED_TOUR, TAKEN_AWAY)
     place = building and (building["address_line_one"] or building["name"])
     return Invitation(
         method=CANCEL if is_gone else REQUEST,
@@ -205,7 +205,7 @@ def _digest_subject(contexts: Sequence[DeliveryContext], leads: Sequence[LeadCon
     """Return such as '12 new leads at Maple Court', '1 new lead, 2 changed tours at 3 buildings'."""
     count = len(leads)
     new = sum(context.content == NEW_LEAD for context in contexts)
-    changed = sum(context.content == CHANGED_TOUR for context in contexts)
+    changed = sum(context.content in (CHANGED_TOUR, CANCELLED_TOUR) for context in contexts)
     counts = [
         f"{number} {one if number == 1 else many}"
         for number, one, many in (

@@ -38,15 +38,6 @@ def tour_of(lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> Tour |
     return Tour(begins, time_text(begins, zone), None, remarks)
 
 
-def requested_tour(lead: LeadForDelivery, zone: ZoneInfo) -> Tour | None:
-    """Return the tour that a lead without one was sent with; None if it was sent without."""
-    sent = read_stored_slot(lead["sent_slot"])
-    if sent is None:
-        return None
-    begins = sent.in_utc(zone)
-    return Tour(begins, _day_text(sent.day) if sent.is_date else time_text(begins, zone))
-
-
 def tour_sequence(lead: LeadForDelivery) -> int:
     """Return how often the lead's tour was changed."""
     return lead.get("tour_sequence", 0)
