@@ -50,8 +50,7 @@ class LeadForDelivery(LeadDict):
     """A lead as adapters get it: without deal and deliveries, with the text that its slot was
     read from, the reason why it looks like spam, and how often the time of its tour was changed.
 
-    sent_slot: the operator's if slot_corrected, else the renter's; of a tour that the operator removed the
-    renter's.
+    sent_slot: the operator's if slot_corrected, else the renter's.
     """
 
     sent_slot: str | None

@@ -186,7 +186,7 @@ def _load(lead_ids: Collection[int]) -> dict[int, LeadWithBuilding]:
         lead.customer = customer
         as_dict: LeadForDelivery = {
             **lead_as_dict(lead, None, ()),
-            "sent_slot": lead.slot_text or lead.sent_slot,
+            "sent_slot": lead.slot_text,
             "slot_corrected": lead.corrected_slot is not None,
             "suspected": lead.suspected,
             "tour_sequence": lead.tour_sequence,

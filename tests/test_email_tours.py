@@ -11,7 +11,7 @@ from test_email_message import calendar, content, context, invitation, parse
 from jobs.adapter import DeliveryContext
 from jobs.email.message import render
 from models.clock import utc_text
-from models.outbox.delivery import CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
+from models.outbox.delivery import CANCELLED_TOUR, CHANGED_TOUR, NEW_LEAD, TAKEN_AWAY
 
 SENT_AT = datetime(2026, 11, 28, 9, 30, tzinfo=UTC)
 MOVED = {"slot": "2026-12-02T16:00:00.000000Z", "tour_sequence": 1}
@@ -116,7 +116,8 @@ def test_corrected_day_is_a_day_without_remarks() -> None:
 
 @pytest.mark.parametrize("sent", ["2026-12-01T10:00", "2026-12-01"])
 def test_tour_that_is_gone_is_cancelled(sent: str) -> None:
-    message = mail(later(CHANGED_TOUR, {"slot": None, "sent_slot": sent, "tour_sequence": 2}))
+    told = {"sent_slot": sent, "slot_corrected": True, "tour_sequence": 2}
+    message = mail(later(CANCELLED_TOUR, told))
     assert message["Subject"] == "Tour cancelled: Jane Doe for unit 4B at The Maple"
     assert "This lead no longer has a tour." in content(message, "plain")
     assert "takes this tour out of your calendar" in content(message, "plain")

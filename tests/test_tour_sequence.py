@@ -2,6 +2,7 @@
 
 import random
 from contextlib import suppress
+from email.message import EmailMessage
 from functools import partial
 from typing import Any, cast
 
@@ -121,3 +122,33 @@ async def act_at_random(
     if is_paused:
         await harness.change(partial(resume, ACTOR, EMAIL, clock.now()))
     await harness.settled()
+
+
+def event_of(mail: EmailMessage) -> Any:
+    """Return the event in a mail's calendar file."""
+    [file] = [part for part in mail.walk() if part.get_content_type() == "application/ics"]
+    return Calendar.from_ical(cast(bytes, file.get_payload(decode=True))).walk("VEVENT")[0]
+
+
+async def test_C24b_removed_tour_is_cancelled_by_its_earlier_time(harness: ServerHarness) -> None:
+    lead = await harness.lead(token="maple", slot="2026-12-01T10:00")
+    await harness.settled()
+    await harness.change(lambda: correct_slot(ACTOR, lead, None, harness.clock.now()))
+    await harness.settled()
+    told = event_of(harness.mail.mails[0])
+    gone = event_of(harness.mail.mails[1])
+    assert gone["status"] == "CANCELLED" and gone["uid"] == told["uid"]
+    assert gone.decoded("dtstart") == told.decoded("dtstart")
+
+
+async def test_C24b_lead_taken_away_names_the_time_that_its_agent_knew(harness: ServerHarness) -> None:
+    fields = {"token": "oak", "name": "Oak", "agent_email": "agent@oak.test"}
+    oak = await harness.building(time_zone="America/Los_Angeles", **fields)
+    lead = await harness.lead(token="maple", slot="2026-12-01T10:00")
+    await harness.settled()
+    await harness.change(lambda: assign_lead(ACTOR, lead, oak, harness.clock.now()))
+    await harness.settled()
+    by_agent = {str(mail["To"]): event_of(mail) for mail in harness.mail.mails[1:]}
+    told = event_of(harness.mail.mails[0])
+    assert by_agent["agent@maple.test"].decoded("dtstart") == told.decoded("dtstart")
+    assert by_agent["agent@oak.test"].decoded("dtstart") != told.decoded("dtstart")

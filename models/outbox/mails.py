@@ -118,7 +118,8 @@ class LeadMails:
     ) -> Delivery:
         """Put a mail into the outbox, and return it.
 
-        building: that it names, in place of the lead's. told_slot: the time of the tour that earlier mails told.
+        building: that it names, in place of the lead's. told_slot: the time of the tour that earlier mails
+        told.
         """
         state, reason, due_at, settled_at = initial_state(skip_reason, quarantine_reason, now)
         return Delivery.create(
