@@ -157,7 +157,7 @@ def test_agent_gets_mail_from_configured_sender() -> None:
     mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
     assert isinstance(mail, EmailMessage)
     text = mail.get_body(("plain",))
-    assert text is not None and f"\n| {'.' * 500}\n" in text.get_content()
+    assert text is not None and f"| {'.' * 500}\r\n" in text.get_content()
 
 
 def test_second_attempt_sends_same_bytes() -> None:
