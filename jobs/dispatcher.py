@@ -160,8 +160,6 @@ class KindWorker:
             record = batch[0].record
             self._running[task] = _Running(record.source if record is not None else None, loop.time())
             task.add_done_callback(self._finished)
-        if len(self._running) >= MAX_CONCURRENT:
-            loop.call_later(SLOW_SECONDS, self.wake)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         del self._running[task]

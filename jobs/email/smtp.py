@@ -249,8 +249,10 @@ class SmtpSession:
 
     def quotable(self, reply: str) -> str:
         """Return a server's reply on one line, cut, without the password and the renters' details."""
+        folded = reply.casefold()
         for secret in self.secrets:
-            reply = re.sub(re.escape(secret), "***", reply, flags=re.IGNORECASE)
+            if secret.casefold() in folded:  # a pattern for each of a session's renters takes 0.5 ms
+                reply = re.sub(re.escape(secret), "***", reply, flags=re.IGNORECASE)
         return one_line(reply, REPLY_LIMIT)
 
 
