@@ -104,6 +104,8 @@ _FACTS = CachedQuery(
 
 def form_digests(now: datetime) -> None:
     """Put together the mails whose time for a digest has come."""
+    if not _FIRST_WAITING.run(WAITING):
+        return  # as for almost every claim
     groups: dict[object, list[tuple[int, str | None]]] = {}
     for row_id, source, address in _WAITING.run(WAITING, now, MOST_FORMED):
         groups.setdefault(address, []).append((row_id, source))
@@ -112,6 +114,9 @@ def form_digests(now: datetime) -> None:
             _FORM.run(digest[0], digest)
 
 
+_FIRST_WAITING = CachedQuery(
+    lambda waiting: Delivery.select(Delivery.id).where(state_is(PENDING), Delivery.digest == waiting).limit(1)
+)
 _WAITING = CachedQuery(
     lambda waiting, now, limit: (
         _joined(Delivery.select(Delivery.id, Lead.source, _ADDRESS))
