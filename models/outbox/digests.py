@@ -7,6 +7,7 @@ content is refused is split, so that one lead in it can't take the others with i
 The rates are counted in memory: a restart forgets them.
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from models.lead import Lead
 from models.outbox.delivery import PENDING, Delivery, state_is
 from models.outbox.destination import EMAIL
 from models.storage.cached_query import CachedQuery
+
+log = logging.getLogger("leads.outbox")
 
 EVERY = timedelta(minutes=5)
 LARGEST = 50
@@ -77,6 +80,7 @@ def admit(ids: Sequence[int], limit: int, rates: MailRates, now: datetime) -> li
         else:
             above.append(row_id)
     if above:
+        log.warning("mails above a rate wait for a digest", extra={"count": len(above)})
         Delivery.update(digest=WAITING, due_at=_next_time(now), reason=PUT_OFF).where(
             Delivery.id.in_(above)
         ).execute()
