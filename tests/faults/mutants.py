@@ -224,6 +224,7 @@ def writes_headers_unescaped(patch: Patch) -> None:
     patch.setattr(handlers.api.submission, "clean_text", lambda text, keep_lines=False: text or None)
     for module in (jobs.email.lead_content, jobs.email.message, jobs.email.mime):
         patch.setattr(module, "one_line", lambda text, limit=None: str(text))
+    patch.setattr(jobs.email.lead_content, "visible_line", lambda text, limit=None: str(text))
     patch.setattr(jobs.email.mime, "_is_literal", lambda text: True)
     patch.setattr(jobs.email.message, "text_header", lambda name, text: f"{name}: {text}")
 

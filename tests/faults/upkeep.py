@@ -158,7 +158,7 @@ async def restore_full(run: FaultRun) -> None:
             for number in range(run.times):
                 with ballast.open("wb") as file:
                     free = shutil.disk_usage(server.data_dir).free
-                    file.write(bytes(max(0, free - 100_000 - number * 300_000 // run.times)))
+                    file.write(bytes(max(0, free - 100_000 - number * 600_000 // run.times)))
                 began = time.monotonic()
                 status, _ = await server.command("backup", "restore", str(OLDEST))
                 ballast.unlink()
