@@ -235,9 +235,10 @@ def _bind(settings: Settings) -> list[socket.socket]:
 def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
     """Return the adapter of each kind that the settings have all for; deliveries of the others wait."""
     adapters: dict[str, Adapter] = {}
-    if settings.smtp_url is not None and settings.sender_fault is None:
+    missing = missing_settings(settings)
+    if settings.smtp_url is not None and EMAIL not in missing:
         adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from, clock=clock)
-    if settings.june_homes_url:
+    if JUNE_HOMES not in missing:
         adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)
     return adapters
 

@@ -50,7 +50,7 @@ class Lead(Row):
     sms_consent_origin = TextField(null=True)
     sms_consent_version = TextField(null=True)  # of the consent text, as the form names it
     source = TextField(null=True)  # the network it came from; null if many clients share it
-    # How often the tour's time was corrected: the SEQUENCE of its invitation.
+    # The SEQUENCE of the tour's invitation: it rises with each change that calendars have to take.
     tour_sequence = IntegerField(default=0)
     suspected = TextField(null=True)  # why it looks like spam; null if it does not
 

@@ -77,9 +77,7 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
     Raises NotFound for an unknown lead or building, Conflict if the lead is the building's or was erased.
     """
     building = find_building(building_id)
-    lead = Lead.get_or_none(Lead.id == lead_id)
-    if lead is None:
-        raise NotFound(f"there is no lead {lead_id}", "unknown_lead_to_assign")
+    lead = _find(lead_id, "unknown_lead_to_assign")
     if lead.building_id == building.id:
         raise Conflict(f"lead {lead_id} is of building {lead.building_id} already")
     _refuse_erased(lead)
@@ -209,9 +207,7 @@ def release_lead(actor: Actor, lead_id: int, now: datetime) -> int:
 
     Raises NotFound, or Conflict if the lead isn't suspected.
     """
-    lead = Lead.get_or_none(Lead.id == lead_id)
-    if lead is None:
-        raise NotFound(f"there is no lead {lead_id}", "unknown_lead_to_release")
+    lead = _find(lead_id, "unknown_lead_to_release")
     if lead.suspected is None:
         raise Conflict(f"lead {lead_id} is not suspected of anything")
     lead.suspected = None
@@ -232,10 +228,10 @@ def _told_slot(lead: Lead) -> str | None:
     return slot.day.isoformat() if slot and slot.is_date else utc_text_or_none(lead.slot)
 
 
-def _find(lead_id: int) -> Lead:
+def _find(lead_id: int, hint: str = "unknown_lead") -> Lead:
     lead = Lead.get_or_none(Lead.id == lead_id)
     if lead is None:
-        raise NotFound(f"there is no lead {lead_id}", "unknown_lead")
+        raise NotFound(f"there is no lead {lead_id}", hint)
     return lead
 
 

@@ -48,7 +48,7 @@ class LeadDict(TypedDict):
 
 class LeadForDelivery(LeadDict):
     """A lead as adapters get it: without deal and deliveries, with the text that its slot was
-    read from, the reason why it looks like spam, and how often the time of its tour was changed.
+    read from, the reason why it looks like spam, and the SEQUENCE of its tour's invitation.
 
     sent_slot: the operator's if slot_corrected, else the renter's.
     """

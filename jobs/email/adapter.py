@@ -11,13 +11,13 @@ from jobs.email.message import render, render_digest
 from jobs.email.mime import mailbox
 from jobs.email.pool import SmtpPool
 from jobs.email.replies import Judgement, Stage, classify
-from jobs.email.smtp import SmtpSession
+from jobs.email.smtp import SmtpSession, loop_time
 from models.clock import Clock
 from models.outbox.outcomes import FailureKind
 from models.setting_values import SmtpServer
 
 SESSION_SECONDS = 30.0  # from looking up the host to RCPT TO
-WITHIN = timedelta(hours=1)  # an accepted recipient shows that the server takes this client's mail
+ACCEPTED_WITHIN = timedelta(hours=1)  # an accepted recipient shows that the server takes this client's mail
 DATA_SECONDS = 600.0  # for DATA (RFC 5321, 4.5.3.2): an earlier end would send more mails twice
 
 
@@ -71,7 +71,7 @@ class EmailAdapter(Adapter):
             for lead in (context.lead for context in contexts)
             for text in (lead["requestor_email"], lead["requestor_name"], lead["requestor_phone"])
         ]
-        until = asyncio.get_running_loop().time() + self._session_seconds
+        until = loop_time() + self._session_seconds
         while True:
             async with self._pool.acquire(until, renter) as session:
                 try:
@@ -117,7 +117,7 @@ class EmailAdapter(Adapter):
         return mail
 
     async def _send_data(self, session: SmtpSession, mail: bytes, agent: str) -> str:
-        until = asyncio.get_running_loop().time() + self._data_seconds
+        until = loop_time() + self._data_seconds
         async with self._step(session, Stage.DATA, agent, may_have_accepted=True, until=until):
             reply = await session.smtp.data(mail)
         return session.quotable(f"{reply.code} {reply.message}")
@@ -148,7 +148,8 @@ class AcceptedRecipients:
     def has_other_than(self, address: str, now: datetime) -> bool:
         """Return True if the server accepted another recipient within the hour."""
         return any(
-            other != address and timedelta(0) <= now - at <= WITHIN for other, at in self._times.items()
+            other != address and timedelta(0) <= now - at <= ACCEPTED_WITHIN
+            for other, at in self._times.items()
         )
 
 

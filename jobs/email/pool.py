@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from jobs.email.smtp import SmtpSession, aborted_on_error, now
+from jobs.email.smtp import SmtpSession, aborted_on_error, loop_time
 from models.setting_values import SmtpServer
 
 KEEP_SECONDS = 1.0  # how long a session is kept for another mail; servers close idle sessions after minutes
@@ -57,7 +57,7 @@ class SmtpPool:
         if not self._kept:
             return None
         session = self._kept.pop()
-        session.until = now() + REUSE_SECONDS
+        session.until = loop_time() + REUSE_SECONDS
         # Those of earlier renters remain: the server may quote their mail.
         session.secrets = _longest_first({*session.secrets, *secrets})
         return session
@@ -108,7 +108,7 @@ async def peer_certificate(server: SmtpServer, deadline: float) -> dict[str, Any
 @asynccontextmanager
 async def _temporary_session(server: SmtpServer, deadline: float) -> AsyncIterator[SmtpSession]:
     """A session outside a pool, not logged in; it is closed after the block."""
-    until = now() + deadline
+    until = loop_time() + deadline
     session = await SmtpSession.open(server, _tls_context(server), until, _secrets(server))
     async with aborted_on_error(session):
         yield session

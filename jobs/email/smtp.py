@@ -226,7 +226,7 @@ class SmtpSession:
         if self.smtp.supports_extension("starttls"):
             tls, until = self.smtp.tls_context, self.until
             if self._tls_is_optional:
-                tls, until = _unverified_tls_context(), min(until, now() + LOOPBACK_TLS_SECONDS)
+                tls, until = _unverified_tls_context(), min(until, loop_time() + LOOPBACK_TLS_SECONDS)
             # Off loopback nothing follows if it fails: who breaks the handshake could read the mail in plain.
             async with self.step("STARTTLS", on_5xx=FailureKind.UNREACHABLE, until=until):
                 await self.smtp.starttls(tls_context=tls)
@@ -256,7 +256,7 @@ class SmtpSession:
         return one_line(reply, REPLY_LIMIT)
 
 
-def now() -> float:
+def loop_time() -> float:
     """Return the time by the loop's clock."""
     return asyncio.get_running_loop().time()
 

@@ -39,7 +39,7 @@ def tour_of(lead: LeadForDelivery, zone: ZoneInfo, received: datetime) -> Tour |
 
 
 def tour_sequence(lead: LeadForDelivery) -> int:
-    """Return how often the lead's tour was changed."""
+    """Return the SEQUENCE of the tour's invitation."""
     return lead.get("tour_sequence", 0)
 
 

@@ -51,8 +51,8 @@ class BreakerState(enum.Enum):
     """Which deliveries may leave.
 
     CLOSED: all. OPEN: none. HALF_OPEN: one at a time, as a probe. Refusals that tripped the breaker may be
-    the fault of the refused deliveries. So those of other sources leave meanwhile, one at a time (REFUSING),
-    and from time to time one of each source probes it (PROBING).
+    the fault of the refused deliveries. So those of other sources leave meanwhile (REFUSING), and from time
+    to time some sources probe the destination, with one delivery each (PROBING).
     """
 
     CLOSED = enum.auto()
