@@ -68,6 +68,8 @@ class Delivery(Row):
     due_at = UtcDateTimeField(null=True)
     sent_at = UtcDateTimeField(null=True)  # when its content was first sent
     settled_at = UtcDateTimeField(null=True)
+    claimed_by = TextField(null=True)  # the server that sends it
+    claimed_until = UtcDateTimeField(null=True)  # when another server may take it over
 
 
 class DeliveryAttempt(Row):

@@ -1,5 +1,10 @@
-"""What every table's class is made from: the base of rows, and the types of columns."""
+"""What every table's class is made from: the base of rows, the types of columns, and locks on rows and names.
 
+The locks are for a database that several servers share. SQLite has one writer at a time, and needs none.
+"""
+
+import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +14,8 @@ from peewee import DatabaseProxy, Field, Model, TextField
 from models.clock import utc_text_or_none
 
 # The storage package that is opened puts its database behind it. Besides what Peewee has, that database has
-# `is_storage_failure(error)`: True if storage failed, and False if a row holds what it should not.
+# `is_storage_failure(error)`: True if storage failed, and False if a row holds what it should not;
+# `is_shared`: True if several servers may write to it; and then `lock(keys)` and `try_lock(key)`.
 database = DatabaseProxy()
 
 
@@ -19,6 +25,34 @@ class Row(Model):
     class Meta:
         database = database
         legacy_table_names = False  # building_token, not buildingtoken
+
+
+def locked(query: Any, *, skip: bool = False, of: Any = None) -> Any:
+    """Return the select with its rows locked until the transaction ends, as another server may change them.
+
+    skip: leave out rows that another transaction has locked. of: the table to lock, of several joined ones.
+    """
+    return query.for_update(of=of, skip_locked=skip or None) if database.is_shared else query
+
+
+def lock_names(purpose: str, names: Iterable[str | bytes]) -> None:
+    """Wait until no other transaction holds these names, and hold them until this one ends.
+
+    For rows that may not exist yet. purpose: keeps apart what is named.
+    """
+    if database.is_shared:
+        database.lock(sorted({_lock_key(purpose, name) for name in names}))
+
+
+def is_exclusive(name: str) -> bool:
+    """Return True if this transaction alone does what is named; else another server is at it."""
+    return not database.is_shared or database.try_lock(_lock_key("exclusive", name))
+
+
+def _lock_key(purpose: str, name: str | bytes) -> int:
+    text = name if isinstance(name, bytes) else name.encode()
+    digest = hashlib.blake2b(text, key=purpose.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 class UtcDateTimeField(Field):

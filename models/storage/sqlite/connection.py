@@ -34,6 +34,7 @@ class SqliteDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no ty
     """SQLite through apsw, with one connection a thread."""
 
     is_storage_failure = staticmethod(is_storage_failure)  # for rows, which know no database
+    is_shared = False
 
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()

@@ -13,6 +13,7 @@ from models.storage.sqlite.migrations import (
     v0005_audit,
     v0006_real_forms,
     v0007_addressed_mail,
+    v0008_leases,
 )
 
 
@@ -32,5 +33,6 @@ STEPS = (
     Step(v0005_audit.STATEMENTS),
     Step(v0006_real_forms.STATEMENTS, v0006_real_forms.convert),
     Step(v0007_addressed_mail.STATEMENTS),
+    Step(v0008_leases.STATEMENTS),
 )
 NEWEST = len(STEPS)
