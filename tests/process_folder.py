@@ -79,13 +79,19 @@ class ProcessFolder:
 
 
 def processes_in(folder: Path, programs: Path) -> list[int]:
-    """Return the ids of the processes of these programs whose working folder is this folder or inside it."""
+    """Return the ids of the processes of these programs that run in this folder.
+
+    Their working folder is in it, or their command names it: HAProxy and nginx may change the one, PostgreSQL
+    changes the other.
+    """
     found = []
-    for entry in os.listdir("/proc"):
+    for process in [Path("/proc", name) for name in os.listdir("/proc") if name.isdigit()]:
         with suppress(OSError):  # the process has ended, or is another user's
-            if entry.isdigit() and Path(os.readlink(f"/proc/{entry}/cwd")).is_relative_to(folder):
-                if Path(os.readlink(f"/proc/{entry}/exe")).is_relative_to(programs):
-                    found.append(int(entry))
+            if (process / "exe").readlink().is_relative_to(programs) and (
+                (process / "cwd").readlink().is_relative_to(folder)
+                or os.fsencode(folder) in (process / "cmdline").read_bytes()
+            ):
+                found.append(int(process.name))
     return sorted(found)
 
 
