@@ -1,7 +1,8 @@
 """A network link to a server of this machine, which can be cut as a cable is: it loses packets, not bytes.
 
 While it is cut, Linux drops each packet that reaches the link's sockets. So nothing is acknowledged: the
-keepalives and timeouts of TCP work as they do when a cable is pulled or a machine has no power.
+keepalives and timeouts of TCP work as they do when a cable is pulled or a machine has no power. Newer kernels
+let only root do so.
 """
 
 import ctypes
@@ -16,10 +17,21 @@ from typing import Literal, Self
 from free_ports import free_ports
 
 NewConnections = Literal["unanswered", "accepted", "refused"]
+CUT_NEEDS_ROOT = "NOT RUN: to cut a link needs root"
 
 # Of <asm-generic/socket.h>, and a socket filter whose one instruction keeps 0 bytes of each packet.
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 KEEP_NOTHING = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+
+
+def can_cut() -> bool:
+    """True if this user may cut a link."""
+    with socket.socket() as end:
+        try:
+            _lose_packets(end)
+        except PermissionError:
+            return False
+        return True
 
 
 def _lose_packets(end: socket.socket) -> None:

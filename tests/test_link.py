@@ -6,7 +6,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from link import Link
+from link import CUT_NEEDS_ROOT, Link, can_cut
+
+pytestmark = pytest.mark.skipif(not can_cut(), reason=CUT_NEEDS_ROOT)
 
 QUIET_SECONDS = 0.3  # in which a cut link forwards nothing
 

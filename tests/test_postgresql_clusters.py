@@ -132,7 +132,7 @@ def test_closed_cluster_leaves_nothing(is_killed: bool) -> None:
 def test_killed_tests_leave_nothing() -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", KILLED],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
     )
