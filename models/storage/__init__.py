@@ -82,6 +82,10 @@ class Storage(Submitter, Protocol):
     """The database of a running server. Its methods are called on the event loop's thread."""
 
     @property
+    def is_shared(self) -> bool:
+        """True if other servers may write to the same database."""
+
+    @property
     def waited_seconds(self) -> float:
         """How long the loop has waited for commits, in all: a wait that its thread's time does not show."""
 

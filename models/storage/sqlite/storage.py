@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 class SqliteStorage:
     """`Storage` on the SQLite file of one data folder."""
 
+    is_shared = False
+
     def __init__(self, data_dir: Path, clock: Clock) -> None:
         self._data_dir = data_dir
         self._clock = clock
