@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LINE   := 110
 DIST   := dist
+DATABASE ?= sqlite
 CODE   := server.py integrations handlers jobs models tests bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo sandbox serve test faults bench docs screenshots binary check format lock install clean
+.PHONY: help demo sandbox serve test faults bench docs screenshots binary check format lock install postgresql \
+    clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +24,8 @@ sandbox: $(VENV)/.runtime ## run a throwaway server for tests, quiet, on the por
 serve: $(VENV)/.runtime ## run the server on LEADS_DATA_DIR, by default ./data
 	@$(BIN)/python server.py serve
 
-test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+test: $(VENV)/.dev ## run the tests; DATABASE=postgresql on a PostgreSQL that they start
+	@DATABASE=$(DATABASE) $(BIN)/python -m pytest -n auto --dist loadfile
 
 faults: $(VENV)/.dev ## run faults against the server, and print a table; FAULT=kill-9 for one row
 	@$(BIN)/python tests/faults/runner.py $(FAULT)
@@ -64,8 +66,12 @@ lock: ## pin the requirements again, with hashes (needs uv)
 	    --custom-compile-command "make lock" requirements.in -o requirements.txt
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" requirements-postgresql.in -o requirements-postgresql.txt
 
-install: $(VENV)/.dev ## make .venv from the pinned requirements
+install: $(VENV)/.dev ## make .venv from the pinned requirements, with what tests and PostgreSQL need
+
+postgresql: $(VENV)/.postgresql ## install the driver for LEADS_DATABASE_URL, which `make serve` leaves out
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -79,9 +85,14 @@ $(VENV)/.runtime: requirements.txt | $(VENV)/.python
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.postgresql: requirements-postgresql.txt $(VENV)/.runtime
+	@echo "Installing the driver of PostgreSQL ..."
+	@$(PIP) -r requirements.txt -r requirements-postgresql.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.postgresql
 	@echo "Installing the requirements of checks and tests ..."
-	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@$(PIP) -r requirements.txt -r requirements-postgresql.txt -r requirements-dev.txt
 	@touch $@
 
 clean: ## remove .venv and caches

@@ -40,8 +40,10 @@ from jobs.email.adapter import EmailAdapter
 from jobs.june_homes import JuneHomesAdapter
 from models.building import list_buildings, registered_origins, show_building
 from models.clock import Clock
+from models.database import server_storage
 from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
+from models.installation import check_secret
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
@@ -51,13 +53,13 @@ from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
 from models.spam import forget_texts
-from models.storage import OutcomeUnknown
-from models.storage.sqlite.storage import SqliteStorage
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 
 log = logging.getLogger("leads.server")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and again for its body
+REOPEN_SECONDS = 1  # how often a database that can't be reached is tried
 TICK_SECONDS = 1  # how late a retry may be
 BACKUP_CHECK_MINUTES = 1  # how often the server looks whether a backup is due
 FINISH_SECONDS = 10.0  # how long a stop waits for the requests in flight, and again for deliveries
@@ -82,48 +84,84 @@ class Server:
         self._settings = settings
         self._access_log = access_log or AccessLog()
         self._make_router = make_router
-        self._clock = clock or Clock()
         self._in_flight: set[object] = set()  # requests that are being answered
-        self.storage = SqliteStorage(settings.data_dir, self._clock)
+        self.storage = server_storage(settings, clock)
+        self._clock = self.storage.clock
+        self._preparing: asyncio.Task[None] | None = None  # while the database can't be reached
         self._secret = InstallationSecret(settings.data_dir, self._clock, settings.secret)
         self.url = ""
 
     async def start(self) -> None:
         """Open the database, start the parts, listen; `url` is then where.
 
+        While a PostgreSQL can't be reached, the server listens and refuses leads, and goes on once it can be.
         Raises DatabaseUnusable, or SettingError for an address that can't be listened on.
         """
-        sockets = self._open()
+        sockets, unreachable = self._open()
         self.build()
         self.storage.start()
-        await self.storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
-        await self.storage.write(key_old_records, self._secret.keys())
-        await self.storage.write(forget_texts)
-        await self.storage.write(cap_due_times, self._clock.now())
-        await self._log_what_needs_attention()
-        self.dispatcher.start()
-        self._scheduler.start()
-        self._clock_monitor = asyncio.create_task(
-            monitor_clock(self._clock, self.storage, self.dispatcher.wake, self._reschedule_jobs)
-        )
+        if unreachable is None:
+            await self._prepare()
+        else:
+            log.error("waiting for the database", extra={"reason": str(unreachable)})
+            self._preparing = asyncio.create_task(self._prepare_later())
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
 
-    def _open(self) -> list[socket.socket]:
+    def _open(self) -> tuple[list[socket.socket], StorageError | None]:
+        """Return the sockets, and why the database can't be reached; None if it can."""
         self.storage.lock()
         sockets: list[socket.socket] = []
+        unreachable: StorageError | None = None
         try:
             sockets = _bind(self._settings)  # before a database is made where none was meant to be
-            self.storage.open()
+            try:
+                self.storage.open()
+            except StorageError as error:
+                if not self.storage.is_shared:
+                    raise
+                unreachable = error
             self._secret.open()
         except BaseException:
             for listener in sockets:
                 listener.close()
             self.storage.abandon()
             raise
-        return sockets
+        return sockets, unreachable
+
+    async def _prepare(self) -> None:
+        """Bring the open database into the state that the parts expect, and start them."""
+        storage, now = self.storage, self._clock.now()
+        if storage.is_shared:
+            await storage.write(check_secret, self._secret.keys())
+        await storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
+        await storage.write(key_old_records, self._secret.keys())
+        await storage.write(forget_texts)
+        await storage.write(cap_due_times, now)
+        await self._log_what_needs_attention()
+        self.dispatcher.start()
+        self._scheduler.start()
+        self._clock_monitor = asyncio.create_task(
+            monitor_clock(self._clock, storage, self.dispatcher.wake, self._reschedule_jobs)
+        )
+
+    async def _prepare_later(self) -> None:
+        """Wait until the database can be used, and prepare it. Each new reason for the wait is logged."""
+        reason = ""
+        while True:
+            await asyncio.sleep(REOPEN_SECONDS)
+            try:
+                await asyncio.to_thread(self.storage.reopen)
+                await self._prepare()
+                break
+            except (StorageError, DatabaseUnusable, SettingError) as error:
+                if str(error) != reason:
+                    reason = str(error)
+                    log.error("still waiting for the database", extra={"reason": reason})
+        self._preparing = None
+        log.info("the database can be used")
 
     def build(self) -> None:
         """Make the parts and connect them; nothing runs yet."""
@@ -137,13 +175,14 @@ class Server:
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._scheduler.add_job(self.dispatcher.wake, "interval", seconds=TICK_SECONDS)
-        if settings.backup_keep:
+        if settings.backup_keep and not storage.is_shared:
             nightly = NightlyBackup(settings.data_dir, settings.backup_dir, settings.backup_keep, clock)
             self._scheduler.add_job(nightly.make_if_due, "interval", minutes=BACKUP_CHECK_MINUTES)
         self.counter, space_budget = DailyCounter(storage, clock), SpaceBudget()
         self.disk_monitor = DiskMonitor(partial(measure_disk, settings.data_dir), space_budget)
         self._scheduler.add_job(self.counter.flush, "interval", seconds=FLUSH_SECONDS)
-        self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
+        if not storage.is_shared:
+            self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
         limiter = RateLimiter(settings.rate_limit, settings.rate_limit_exceptions)
         proxies = settings.trusted_proxies
         api = ApiContext(
@@ -213,10 +252,13 @@ class Server:
             await asyncio.sleep(0.02)
         cut_off = len(self._in_flight)
         await self._http.close_all_connections()
-        self._clock_monitor.cancel()
-        self._scheduler.shutdown(wait=False)
-        await self.dispatcher.stop(finish_seconds)
-        await self.counter.flush()
+        if self._preparing is not None:
+            self._preparing.cancel()
+        else:
+            self._clock_monitor.cancel()
+            self._scheduler.shutdown(wait=False)
+            await self.dispatcher.stop(finish_seconds)
+            await self.counter.flush()
         await self.storage.close()
         log.info("stopped", extra={"cut_off_requests": cut_off})
 

@@ -16,8 +16,10 @@ from models.setting_values import (
     UnusableValue,
     is_local_address,
     is_loopback,
+    masked_database_url,
     masked_url,
     parse_count,
+    parse_database_url,
     parse_log_format,
     parse_mail_from,
     parse_networks,
@@ -54,6 +56,13 @@ class Settings:
     host: str = _setting("127.0.0.1", str, "an address", "the address to listen on")
     port: int = _setting("8080", parse_port, "a port number, or 0 for any", "the port to listen on")
     data_dir: Path = _setting("./data", Path, "a folder", "where the leads are kept")
+    database_url: str = _setting(
+        "",
+        parse_database_url,
+        "a URL like postgresql://user:password@host/leads",
+        "the PostgreSQL that several servers may share, in place of the data folder's database",
+        secret=True,
+    )
     backup_dir: Path = _setting(
         "",
         Path,
@@ -274,6 +283,8 @@ def masked(name: str, text: str) -> str:
     """Return a setting's text with *** for its secret parts: all of a secret, or those of a URL."""
     if name == "smtp_url":  # its user and its query, which says nothing but starttls, are no secrets
         return re.sub(r"(//[^/:]*):.*@", r"\1:***@", text)
+    if name == "database_url":
+        return masked_database_url(text)
     if name.endswith("_url"):
         return masked_url(text)
     return text and "***" if setting_metadata(name)["secret"] else text

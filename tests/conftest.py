@@ -26,6 +26,7 @@ from models.lead_record import list_leads, show_lead
 from models.outbox.listing import list_deliveries, list_destinations
 from models.storage import submit_and_wait
 from models.storage.sqlite.connection import close_database, database, transaction
+from models.storage.write_queue import WriteQueue
 from server import Server
 
 pytest_plugins = ["leads_sandbox", "browsing", "real_mail_servers"]
@@ -118,6 +119,13 @@ class ServerHarness:
         self.server = Server(settings.load(given, environment={}), self.clock)
         await self.server.start()
         self.url = self.server.url
+
+    @property
+    def queue(self) -> WriteQueue:
+        """The queue of the server's writer."""
+        queue = self.server.storage.writer  # type: ignore[attr-defined]  # no part of the protocol
+        assert isinstance(queue, WriteQueue)
+        return queue
 
     async def restart(self, **options: str) -> None:
         await self.server.stop()
@@ -240,7 +248,7 @@ def _nothing(items: Sequence[None]) -> Sequence[None]:
 
 async def queued(harness: ServerHarness, writes: int) -> None:
     """Wait until so many writes have queued up behind the lock."""
-    await until(lambda: harness.server.storage.writer.unanswered > writes)
+    await until(lambda: harness.queue.unanswered > writes)
 
 
 def now_text(clock: Clock) -> str:

@@ -6,7 +6,6 @@ skipped, and the summary of the tests says so.
 
 import base64
 import os
-import random
 import shutil
 import socket
 import socketserver
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 
 SERVERS_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/opt/exim4/usr/sbin"])
 PASSWORD = "correct horse"  # of every user of Postfix
@@ -187,7 +187,7 @@ class Postfix(RealMailServer):
 def running_postfix() -> Iterator[Postfix]:
     """One Postfix for all tests; use `postfix`."""
     program = _program("postfix")
-    ports = dict(zip([*SERVICES, "asked", "logins"], _free_ports(len(SERVICES) + 2), strict=True))
+    ports = dict(zip([*SERVICES, "asked", "logins"], free_ports(len(SERVICES) + 2), strict=True))
     with _folder() as folder:
         postfix = Postfix(folder, ports, folder / "log")
         postfix.forget()
@@ -215,7 +215,7 @@ def postfix(running_postfix: Postfix) -> Postfix:
 def running_exim() -> Iterator[RealMailServer]:
     """One Exim for all tests; use `exim`."""
     program = _program("exim4")
-    [port] = _free_ports(1)
+    [port] = free_ports(1)
     with _folder() as folder:
         for name in ("spool", "mail"):
             (folder / name).mkdir()
@@ -250,15 +250,6 @@ def _folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on, below those that Linux gives to other tests meanwhile."""
-    free: list[int] = []
-    for port in random.sample(range(20_000, 32_000), 10 * count):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            free.append(port)
-    return free[:count]
 
 
 @contextmanager

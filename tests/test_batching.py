@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.storage.sqlite.batching import COMMITS_AVERAGED, FAST_COMMIT_SECONDS, BatchPolicy
+from models.storage.batching import COMMITS_AVERAGED, FAST_COMMIT_SECONDS, BatchPolicy
 
 FAST, SLOW = FAST_COMMIT_SECONDS / 10, FAST_COMMIT_SECONDS * 5
 START = 100.0  # on the loop's clock, in seconds

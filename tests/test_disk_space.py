@@ -249,7 +249,7 @@ async def test_count_that_can_not_be_written_is_kept(
     await fill_budget(harness)
     await set_free(harness, disk, 0)
     async with held(harness):
-        monkeypatch.setattr(harness.server.storage.writer, "_queue_size", 0)
+        monkeypatch.setattr(harness.queue, "_queue_size", 0)
         for _ in range(5):
             assert (await post(harness, HEAVY, LEAD)).code == 503
         await harness.server.counter.flush()

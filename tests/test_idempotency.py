@@ -262,9 +262,9 @@ async def test_C20_C32_failed_first_request_keeps_no_key(harness: ServerHarness)
     await submit_and_wait(harness.server.storage, _leave_pages, 10_000)
     for _ in range(2):
         assert id_of(await harness.post(lead, Idempotency_Key=KEY)) == 1
-    harness.server.storage.writer._queue_size = 0
+    harness.queue._queue_size = 0
     assert (await harness.post(lead, Idempotency_Key="overloaded")).code == 503
-    harness.server.storage.writer._queue_size = 100
+    harness.queue._queue_size = 100
     assert id_of(await harness.post(lead, Idempotency_Key="overloaded")) == 2
 
 

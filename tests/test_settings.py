@@ -32,7 +32,7 @@ def test_config_shows_and_serve_takes_every_setting() -> None:
 @pytest.mark.parametrize("command", ["sandbox", "demo"])
 def test_a_throwaway_server_takes_no_setting_of_its_environment(command: str) -> None:
     its_own = (
-        *("data_dir", "backup_dir", "backup_keep", "smtp_url"),
+        *("data_dir", "database_url", "backup_dir", "backup_keep", "smtp_url"),
         *("june_homes_url", "june_homes_secret", "secret"),
     )
     assert flags_of(command) == [name for name in setting_names() if name not in its_own]
@@ -370,7 +370,7 @@ def test_a_misspelt_variable_is_refused_with_the_one_meant(variable: str, meant:
 
 @pytest.mark.parametrize(
     "name",
-    "TOKEN DEBUG ENV VERSION IMAGE HOME USER URL DB_URL DATABASE_URL HTTP_URL FTP_URL BACKUP_URL API_KEY TZ "
+    "TOKEN DEBUG ENV VERSION IMAGE HOME USER URL DB_URL HTTP_URL FTP_URL BACKUP_URL API_KEY TZ "
     "LOG_LEVEL POD_NAME NODE_NAME HOSTNAME DATA ROOT PATH PASSWORD EXPORT IMPORT REPORT SUPPORT SMTP_HOST "
     "SMTP_PORT SMTP_USER SMTP_PASSWORD MAIL NAME REPLICAS".split(),
 )

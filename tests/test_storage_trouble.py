@@ -20,6 +20,7 @@ from models.outbox.actions import pause
 from models.storage import StorageError, submit_and_wait
 from models.storage.sqlite.connection import WriteTransaction, database
 from models.storage.sqlite.wal import Wal
+from models.storage.sqlite.writer import Writer
 
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 
@@ -99,7 +100,7 @@ async def test_C32_too_many_waiting_writes_are_503_with_retry_after(start_harnes
     # No destinations: the claims of their workers would be queued too.
     harness = await start_harness(rate_limit="100000/1", smtp_url="", june_homes_url="")
     await harness.building()
-    harness.server.storage.writer._queue_size = 10
+    harness.queue._queue_size = 10
     async with held(harness):
         posts = [asyncio.ensure_future(harness.post(LEAD)) for _ in range(30)]
         while sum(post.done() for post in posts) < 21:
@@ -215,7 +216,8 @@ async def test_long_wal_is_checkpointed(harness: ServerHarness, monkeypatch: pyt
         await harness.lead(requestor_email=f"{number}@renter.test")
     grown = wal.stat().st_size
     monkeypatch.setattr("models.storage.sqlite.wal.CHECKPOINT_PAGES", 1)
-    monkeypatch.setattr(harness.server.storage.writer._wal, "_checkpoint_at", 1)
+    assert isinstance(harness.queue, Writer)
+    monkeypatch.setattr(harness.queue._wal, "_checkpoint_at", 1)
     for number in range(100):
         await harness.lead(requestor_email=f"more-{number}@renter.test")
     assert wal.stat().st_size < 2 * grown
@@ -228,7 +230,8 @@ async def test_failed_checkpoint_loses_no_lead(
         raise StorageError("disk I/O error")
 
     monkeypatch.setattr(Wal, "checkpoint", fail)
-    monkeypatch.setattr(harness.server.storage.writer._wal, "_checkpoint_at", 1)
+    assert isinstance(harness.queue, Writer)
+    monkeypatch.setattr(harness.queue._wal, "_checkpoint_at", 1)
     assert [await harness.lead() for _ in range(3)] == [1, 2, 3]
     assert "the journal can't be moved into the database" in caplog.text
 
@@ -238,7 +241,7 @@ async def test_server_stops_with_a_full_queue(harness: ServerHarness) -> None:
         lead = asyncio.create_task(harness.post(LEAD))
         await until(lambda: harness.server._in_flight)
         await queued(harness, 1)
-        harness.server.storage.writer._queue_size = 0
+        harness.queue._queue_size = 0
         restarting = asyncio.create_task(harness.restart())
         await asyncio.sleep(0.05)
     await restarting

@@ -79,7 +79,7 @@ class SlowDisk:
             commit(transaction)
 
         monkeypatch.setattr(WriteTransaction, "commit", slowly)
-        monkeypatch.setattr("models.storage.sqlite.batching.FAST_COMMIT_SECONDS", 0)
+        monkeypatch.setattr("models.storage.batching.FAST_COMMIT_SECONDS", 0)
 
     async def commit_started(self) -> None:
         await until(self.started.is_set)
@@ -100,7 +100,7 @@ async def test_writes_submitted_together_share_one_commit(writer: Writer, commit
 
 @pytest.fixture
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.storage.sqlite.batching.FAST_COMMIT_SECONDS", 600)
+    monkeypatch.setattr("models.storage.batching.FAST_COMMIT_SECONDS", 600)
 
 
 async def test_lone_write_on_a_fast_disk_is_committed_synchronously(
@@ -156,7 +156,7 @@ async def test_lone_write_on_a_slow_disk_does_not_block_the_loop(
 async def test_lingering_write_shares_the_next_commit(
     writer: Writer, commits: list[Words], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
+    monkeypatch.setattr("models.storage.write_queue.LINGER_SECONDS", 600)
     lingering = submit_and_wait(writer, store, "mail", linger=True)
     await asyncio.sleep(0.05)
     assert not lingering.done()
@@ -293,7 +293,7 @@ async def test_close_with_an_empty_queue_starts_no_commit(
 
 
 async def test_close_commits_lingering_writes(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.storage.sqlite.writer.LINGER_SECONDS", 600)
+    monkeypatch.setattr("models.storage.write_queue.LINGER_SECONDS", 600)
     lingering = submit_and_wait(writer, store, "mail", linger=True)
     await writer.close()
     assert await lingering == 4

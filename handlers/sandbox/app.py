@@ -38,6 +38,7 @@ async def sandbox_environment(
             replace(
                 settings,
                 data_dir=Path(folder),
+                database_url="",
                 backup_keep=0,
                 mail_from=SENDER if settings.sender_fault else settings.mail_from,
                 smtp_url=SmtpServer("127.0.0.1", environment.mailbox.port, False, "never", None, None),

@@ -27,6 +27,7 @@ PROGRAM_HELP = {
 # A throwaway server brings its own data folder, mail server and partner, and makes no backups.
 NOT_FOR_THROWAWAYS = (
     "data_dir",
+    "database_url",
     "backup_dir",
     "backup_keep",
     "smtp_url",

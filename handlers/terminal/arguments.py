@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from models.audit import COMMAND_LINE, Actor
 from models.clock import Clock
+from models.database import command_storage, missing_database
 from models.errors import ActionError, NotFound
 from models.settings import Settings, setting_metadata, setting_names
 from models.storage import BlockingStorage, StorageError
-from models.storage.sqlite.connection import FILE_NAME
-from models.storage.sqlite.folder import has_database
-from models.storage.sqlite.storage import command_storage
 
 if TYPE_CHECKING:
     Nouns = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -75,7 +73,7 @@ class Noun:
         creates_database: a missing database is created; otherwise the command is refused.
         """
         parser = self._commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        add_settings(parser, "data_dir")
+        add_settings(parser, "data_dir", "database_url")
         add_json(parser)
         parser.set_defaults(run=_on_database(run, creates_database), refuse_usage=parser.error)
         return parser
@@ -91,13 +89,12 @@ class Noun:
 
 def _on_database(run: DatabaseRun, creates_database: bool) -> Run:
     def run_on_database(context: CommandContext) -> int | None:
-        data_dir = context.settings.data_dir
-        if not creates_database and not has_database(data_dir):
-            raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
-        with command_storage(data_dir) as storage:
+        if not creates_database and (missing := missing_database(context.settings)):
+            raise NotFound(missing, "no_database")
+        with command_storage(context.settings) as storage:
             try:
                 return run(
-                    DatabaseContext(context.args, context.settings, context.clock, context.actor, storage)
+                    DatabaseContext(context.args, context.settings, storage.clock, context.actor, storage)
                 )
             except StorageError as error:
                 if not storage.has_written:

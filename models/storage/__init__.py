@@ -1,13 +1,15 @@
 """The storage protocol: how the program writes and reads its database, and how storage fails.
 
-Each database has a package of its own beside this file; `sqlite` is the one there is. Nothing in here knows a
-table of the domain.
+Each database has a package of its own beside this file, `sqlite` and `postgres`; `models/database.py`
+chooses. Nothing in here knows a table of the domain.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+from models.clock import Clock
 
 Params = ParamSpec("Params")
 Item = TypeVar("Item")
@@ -18,7 +20,10 @@ Operation = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 class StorageError(Exception):
-    """The disk or a lock failed a transaction, and nothing of it is stored. A later retry may succeed."""
+    """The disk, a lock or the database's server failed a transaction, and nothing of it is stored.
+
+    A later retry may succeed.
+    """
 
 
 class Overloaded(StorageError):
@@ -30,7 +35,7 @@ class WriterStopped(StorageError):
 
 
 class OutcomeUnknown(StorageError):
-    """The disk failed a commit. The next start finds out whether its rows are stored."""
+    """A commit failed, and whether its rows are stored is unknown. On SQLite the next start finds out."""
 
 
 class DatabaseUnusable(Exception):
@@ -114,10 +119,42 @@ class Storage(Submitter, Protocol):
         """Raise StorageError unless a lead could be stored now."""
 
 
+class ServerStorage(Storage, Protocol):
+    """The database as the server's start and stop use it."""
+
+    clock: Clock  # by which all times in the database are made
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set once only a new start can tell what is stored."""
+
+    def lock(self) -> None:
+        """Take the database for this server, if it can't be shared. Raises DatabaseUnusable."""
+
+    def open(self) -> None:
+        """Open the locked database; make or upgrade its tables if need be.
+
+        Raises DatabaseUnusable, and StorageError if it can't be reached now: then `reopen` may succeed.
+        """
+
+    def reopen(self) -> None:
+        """Try again what `open` failed at, in any thread. Raises the same."""
+
+    def abandon(self) -> None:
+        """Undo `lock` and `open`, after a start that failed."""
+
+    def start(self) -> None:
+        """Start the writer on the running loop."""
+
+    async def close(self) -> None:
+        """Write what is queued, and close every connection."""
+
+
 class BlockingStorage(Protocol):
     """The database of a command: the same verbs without a loop."""
 
     has_written: bool  # True once a `write` has committed
+    clock: Clock  # by which all times in the database are made
 
     def write(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
@@ -134,6 +171,15 @@ class BlockingStorage(Protocol):
         self, function: Callable[Params, Iterator[Item]], *args: Params.args, **kwargs: Params.kwargs
     ) -> Iterator[Item]:
         """Run a query whose items are fetched as they are asked for. The iterator raises StorageError."""
+
+
+def operation_of(action: Callable[[], Any]) -> Operation:
+    """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""
+
+    def operation(items: Sequence[None]) -> list[Any]:
+        return [action() for _ in items]
+
+    return operation
 
 
 def submit_and_wait(

@@ -302,7 +302,7 @@ async def wait_until_idle(harness: ServerHarness, looks: int = 300_000) -> None:
     def busy() -> bool:
         workers = server.dispatcher._workers
         delivering = any(worker._running or worker._awake.is_set() for worker in workers)
-        return delivering or server.storage.writer.unanswered > 0
+        return delivering or harness.queue.unanswered > 0
 
     server.dispatcher.wake()
     for _ in range(looks):

@@ -9,7 +9,7 @@ import apsw
 from playhouse.apsw_ext import APSWDatabase
 
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, rows
-from models.storage.sqlite.failures import causes, is_storage_failure, storage_reason
+from models.storage.sqlite.failures import causes, is_storage_failure, storage_errors, storage_reason
 
 FILE_NAME = "leads.db"
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file
@@ -62,10 +62,17 @@ def use_file(path: Path) -> None:
     rows.database.initialize(database)
 
 
-def connect_for_reading() -> None:
-    """Open a connection for this thread that can't write."""
-    database.connect()
-    database.execute_sql("PRAGMA query_only = on")
+@contextmanager
+def reading() -> Iterator[None]:
+    """Open this thread's connection for queries that can't write, unless it is open. Raises StorageError.
+
+    In WAL mode they neither wait for the writer nor delay it.
+    """
+    with storage_errors():
+        if database.is_closed():
+            database.connect()
+            database.execute_sql("PRAGMA query_only = on")
+        yield
 
 
 def close_database(*, checkpoint: bool = False) -> None:

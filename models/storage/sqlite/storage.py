@@ -1,23 +1,24 @@
 """The storage of a running server on SQLite: one writer, readers beside it, one folder that it alone has."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from models.clock import Clock
 from models.storage import (
     Operation,
     WriteCallback,
+    operation_of,
     submit_and_wait,
 )
-from models.storage.sqlite.connection import close_database, transaction
+from models.storage.reader import Reader
+from models.storage.sqlite.connection import close_database, reading, transaction
 from models.storage.sqlite.failures import storage_errors
 from models.storage.sqlite.folder import open_database
 from models.storage.sqlite.locks import command_lock, lock_holder, server_lock
-from models.storage.sqlite.reader import Reader
 from models.storage.sqlite.storage_check import check_storage
 from models.storage.sqlite.wal import recover_wal
 from models.storage.sqlite.writer import Writer
@@ -28,17 +29,19 @@ Result = TypeVar("Result")
 
 
 class SqliteStorage:
-    """`Storage` on the SQLite file of one data folder."""
+    """`ServerStorage` on the SQLite file of one data folder."""
 
     is_shared = False
 
-    def __init__(self, data_dir: Path, clock: Clock) -> None:
+    def __init__(self, data_dir: Path, clock: Clock | None = None) -> None:
+        """clock: in place of the machine's."""
         self._data_dir = data_dir
-        self._clock = clock
+        self.clock = clock or Clock()
         self._lock = server_lock(data_dir)
         self.writer = Writer()
         # Two, so that a slow listing does not delay the look-up of an origin.
-        self._quick_reader, self._slow_reader = Reader("reader"), Reader("slow reader")
+        self._quick_reader = Reader("reader", reading, close_database)
+        self._slow_reader = Reader("slow reader", reading, close_database)
 
     def lock(self) -> None:
         """Take the folder for this server alone. Raises DatabaseUnusable if another server has it."""
@@ -48,6 +51,9 @@ class SqliteStorage:
         """Open the locked folder's database; make or upgrade it if need be. Raises DatabaseUnusable."""
         open_database(self._data_dir, locked=True)
         recover_wal()
+
+    def reopen(self) -> None:
+        """Do nothing: a folder is opened at the first attempt, or not at all."""
 
     def abandon(self) -> None:
         """Undo `lock` and `open`, after a start that failed."""
@@ -88,7 +94,7 @@ class SqliteStorage:
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """As `Storage.write`."""
-        operation = _operation_of(partial(function, *args, **kwargs))
+        operation = operation_of(partial(function, *args, **kwargs))
         result: Result = await submit_and_wait(self.writer, operation, None)
         return result
 
@@ -106,7 +112,7 @@ class SqliteStorage:
 
     async def check(self) -> None:
         """As `Storage.check`."""
-        await self.write(check_storage, self._clock.now())
+        await self.write(check_storage, self.clock.now())
 
     async def close(self) -> None:
         """Write what is queued, close every connection, and release the folder."""
@@ -121,6 +127,7 @@ class SqliteCommandStorage:
 
     def __init__(self) -> None:
         self.has_written = False
+        self.clock = Clock()
 
     def write(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
@@ -158,12 +165,3 @@ def command_storage(data_dir: Path) -> Iterator[SqliteCommandStorage]:
         finally:
             # Beside a server only the server checkpoints.
             close_database(checkpoint=alone and lock_holder(data_dir) is None)
-
-
-def _operation_of(action: Callable[[], Any]) -> Operation:
-    """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""
-
-    def operation(items: Sequence[None]) -> list[Any]:
-        return [action() for _ in items]
-
-    return operation

@@ -1,25 +1,16 @@
-"""Whether a lead could be stored now, found out by storing something."""
+"""Whether a lead could be stored in the file now: there must be room as well."""
 
 from datetime import datetime
 from pathlib import Path
 
-from peewee import IntegerField
-
 from models.disk_space import measure_disk
 from models.storage import StorageError
-from models.storage.rows import Row, UtcDateTimeField
 from models.storage.sqlite.connection import database
+from models.storage.storage_check import write_check
 
 # Measured: the largest lead takes 115 KB of the WAL, and later as much of the file. So a few of them may
 # still come between two checks.
 ROOM_FOR_A_LEAD = 2**20  # bytes
-
-
-class StorageCheck(Row):
-    """One row, written anew by each check."""
-
-    id = IntegerField(primary_key=True)
-    checked_at = UtcDateTimeField()
 
 
 def check_storage(now: datetime) -> None:
@@ -32,9 +23,7 @@ def check_storage(now: datetime) -> None:
         raise StorageError(
             f"the disk has {free // 1024} KiB left; {ROOM_FOR_A_LEAD // 1024} KiB are to be free"
         )
-    StorageCheck.insert(id=1, checked_at=now).on_conflict(
-        conflict_target=[StorageCheck.id], update={StorageCheck.checked_at: now}
-    ).execute()
+    write_check(now)
 
 
 def _free_bytes() -> int:

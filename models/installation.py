@@ -1,0 +1,34 @@
+"""The installation: one row, which says that its servers have the same secret."""
+
+import hashlib
+
+from peewee import TextField
+
+from models.secret import SecretKeys
+from models.settings import SettingError
+from models.storage.rows import Row, locked
+
+PURPOSE = "installation"
+
+
+class Installation(Row):
+    """The installation that the database belongs to."""
+
+    id = TextField(primary_key=True)
+    secret_check = TextField(null=True)  # made with the secret of its servers; null: no server has shared it
+
+
+def check_secret(secret: SecretKeys) -> None:
+    """Check that this server's secret is that of the others on the database, or note it as the first one.
+
+    With another one a retry that reaches another server would store a second lead. Raises SettingError.
+    """
+    installation = locked(Installation.select()).get()
+    checks = [hashlib.sha256(made).hexdigest() for made in secret.digests(PURPOSE, installation.id.encode())]
+    if installation.secret_check not in (None, *checks):
+        raise SettingError(
+            "the servers on this database have another secret; set LEADS_SECRET, the same one for each"
+        )
+    if installation.secret_check != checks[0]:
+        installation.secret_check = checks[0]
+        installation.save()

@@ -1,0 +1,187 @@
+"""Connections to PostgreSQL, each checked when it is made."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from peewee import PostgresqlDatabase
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.numeric import Int8Dumper
+
+from models.storage import DatabaseUnusable, StorageError, rows
+from models.storage.postgres.clock import DatabaseClock
+from models.storage.postgres.failures import is_storage_failure, storage_reason, unusable
+
+OLDEST_VERSION = 14
+
+# What the connection takes unless the URL says otherwise. A cut cable is noticed within ten seconds.
+DEFAULTS: dict[str, str | int | None] = {
+    "connect_timeout": 5,
+    "target_session_attrs": "read-write",
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "client_encoding": "UTF8",
+    "sslmode": "prefer",
+}
+RECONNECT_SECONDS = 0.5  # how long a failed connection is not tried again
+
+_PREPARE = """
+SELECT set_config('lock_timeout', '5s', false),
+    set_config('idle_in_transaction_session_timeout', '10s', false),
+    set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+    set_config('tcp_keepalives_count', '2', false), current_setting('synchronous_commit'),
+    current_setting('server_version_num')::int / 10000, pg_is_in_recovery(),
+    current_setting('server_encoding'), extract(epoch from clock_timestamp())::float8,
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+"""
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that knows its server's timeline, which is another one after a standby was promoted."""
+
+    timeline = ""
+
+
+class PostgresDatabase(PostgresqlDatabase):
+    """PostgreSQL through psycopg, with one connection a thread."""
+
+    is_storage_failure = staticmethod(is_storage_failure)  # for rows, which know no database
+    is_shared = True
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.clock = DatabaseClock()
+        self._conninfo = ""
+        self._failed: tuple[float, Exception] = 0.0, StorageError()
+
+    def use(self, url: str, name: str) -> None:
+        """Have every connection that is opened from now on be of this database. Raises DatabaseUnusable.
+
+        name: of the program, as the server lists it.
+        """
+        try:
+            given = conninfo_to_dict(url)
+            self._conninfo = make_conninfo("", **{**DEFAULTS, "application_name": name, **given})
+        except psycopg.Error as error:
+            raise unusable(error, url) or DatabaseUnusable(storage_reason(error)) from None
+        self._failed = 0.0, StorageError()
+        self.init(str(given.get("dbname") or "leads"), prefer_psycopg3=True)
+
+    def _connect(self) -> Connection:
+        failed_at, error = self._failed
+        if time.monotonic() - failed_at < RECONNECT_SECONDS:
+            raise type(error)(*error.args)
+        try:
+            connection = Connection.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as found:
+            wrong = unusable(found, self._conninfo)
+            failure = wrong or StorageError(f"PostgreSQL can't be reached: {storage_reason(found)}")
+            self._failed = time.monotonic(), failure
+            raise failure from found
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def own_connection(self) -> Connection:
+        """Return this thread's connection, which is open."""
+        connection: Connection = self.connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _prepare(self, connection: Connection) -> None:
+        connection.adapters.register_dumper(int, Int8Dumper)  # one type, so one prepared statement
+        sent = time.monotonic()
+        try:
+            row = connection.execute(_PREPARE).fetchone()
+        except psycopg.Error as error:
+            raise StorageError(storage_reason(error)) from error
+        assert row is not None
+        durability, version, is_standby, encoding, now, timeline = row[5:]
+        if version < OLDEST_VERSION:
+            raise DatabaseUnusable(
+                f"PostgreSQL {version} is too old; use {OLDEST_VERSION} or later for LEADS_DATABASE_URL"
+            )
+        if encoding != "UTF8":
+            raise DatabaseUnusable(
+                f"the database's encoding is {encoding}; make one with CREATE DATABASE … ENCODING 'UTF8'"
+            )
+        if durability == "off":
+            raise DatabaseUnusable(
+                "synchronous_commit is off, so PostgreSQL could lose leads that were acknowledged; "
+                "turn it on for this role: ALTER ROLE … SET synchronous_commit = on"
+            )
+        if is_standby:
+            raise StorageError("PostgreSQL is a standby, and can't be written to")
+        self.clock.measured(now, sent, time.monotonic())
+        connection.timeline = timeline
+
+    def lock(self, keys: Sequence[int]) -> None:
+        """Take these advisory locks in their order, until the transaction ends."""
+        self.own_connection().execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::int8[]) key", [keys])
+
+    def try_lock(self, key: int) -> bool:
+        """Take this advisory lock until the transaction ends. Return False if another transaction has it."""
+        [(taken,)] = self.own_connection().execute("SELECT pg_try_advisory_xact_lock(%s)", [key]).fetchall()
+        return bool(taken)
+
+
+database = PostgresDatabase()
+
+
+def use_database(url: str, name: str) -> None:
+    """Have every connection that is opened from now on, and every row, be of this database.
+
+    Raises DatabaseUnusable.
+    """
+    close_database()
+    database.use(url, name)
+    rows.database.initialize(database)
+
+
+def usable_connection(*, read_only: bool = False) -> Connection:
+    """Return this thread's connection; make a new one if it has none that works.
+
+    read_only: a new one can't write. Raises StorageError, and DatabaseUnusable for what the operator has to
+    correct.
+    """
+    if not database.is_closed() and database.own_connection().closed:
+        close_database()
+    if database.is_closed():
+        database.connect()
+        if read_only:
+            database.own_connection().execute("SET default_transaction_read_only = on")
+    return database.own_connection()
+
+
+def close_database() -> None:
+    """Close this thread's connection, if it has one."""
+    if database.database is not None and not database.is_closed():
+        database.close()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Open this thread's connection for queries that can't write, unless it is open. Raises StorageError."""
+    with storage_errors():
+        usable_connection(read_only=True)
+        yield
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raise StorageError in place of a storage failure of the block; any other error stays as it is."""
+    try:
+        yield
+    except DatabaseUnusable as error:
+        raise StorageError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, StorageError) or not is_storage_failure(error):
+            raise
+        close_database()  # a new one, as this one may be of a server that is a standby now
+        raise StorageError(storage_reason(error)) from error

@@ -1,0 +1,77 @@
+"""Bringing a PostgreSQL database to the newest schema, beside servers that use it."""
+
+import logging
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from models.storage import DatabaseUnusable, StorageError
+from models.storage.postgres.failures import storage_reason
+from models.storage.postgres.migrations.steps import NEWEST, STEPS
+
+log = logging.getLogger("leads.server")
+
+LOCK = 0x4C454144  # the advisory lock of migrations: "LEAD"
+
+_VERSION_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    version INTEGER NOT NULL,
+    works_with INTEGER NOT NULL
+)
+"""
+
+
+def migrate(connection: "psycopg.Connection[Any]") -> None:
+    """Bring the database to the newest schema. Each step and its version number are one transaction.
+
+    An advisory lock lets one server do it; the others wait. Raises DatabaseUnusable, and StorageError if the
+    server fails.
+    """
+    try:
+        while (version := _usable_version(connection)) < NEWEST:
+            _take_step(connection, version)
+    except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
+        raise DatabaseUnusable(
+            f"PostgreSQL: {storage_reason(error)}; the role of LEADS_DATABASE_URL needs USAGE and CREATE "
+            "on its schema, and must own the tables"
+        ) from error
+    except errors.DuplicateTable as error:
+        raise DatabaseUnusable(
+            f"PostgreSQL: {storage_reason(error)}: the database has tables of some other program; "
+            "name an empty one in LEADS_DATABASE_URL"
+        ) from error
+    except psycopg.Error as error:
+        raise StorageError(storage_reason(error)) from error
+
+
+def schema_version(connection: "psycopg.Connection[Any]") -> tuple[int, int]:
+    """Return the schema's version, and the oldest schema whose program can use it; zeros if it has none."""
+    [(exists,)] = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchall()
+    rows = connection.execute("SELECT version, works_with FROM schema_version").fetchall() if exists else []
+    return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+
+def _usable_version(connection: "psycopg.Connection[Any]") -> int:
+    version, works_with = schema_version(connection)
+    if works_with > NEWEST:
+        raise DatabaseUnusable(
+            f"the database has schema {version}, and this program knows {NEWEST}; "
+            "run the newer version of the program"
+        )
+    return version
+
+
+def _take_step(connection: "psycopg.Connection[Any]", version: int) -> None:
+    step = next(step for step in STEPS if step.version > version)
+    with connection.transaction():
+        connection.execute("SET LOCAL lock_timeout = 0")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        connection.execute("SET LOCAL lock_timeout = '5s'")
+        if schema_version(connection)[0] != version:  # another server was first
+            return
+        connection.execute(_VERSION_TABLE)
+        connection.execute(step.statements)
+        connection.execute("DELETE FROM schema_version")
+        connection.execute("INSERT INTO schema_version VALUES (%s, %s)", [step.version, step.works_with])
+    log.info("the database has a new schema", extra={"schema": step.version})

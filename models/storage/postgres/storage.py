@@ -1,0 +1,166 @@
+"""The storage of a running server on PostgreSQL, which other servers may share."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from models.clock import Clock
+from models.storage import Operation, WriteCallback, operation_of, submit_and_wait
+from models.storage.postgres.connection import (
+    close_database,
+    database,
+    reading,
+    storage_errors,
+    usable_connection,
+    use_database,
+)
+from models.storage.postgres.migrations.migrate import migrate
+from models.storage.postgres.transaction import transact
+from models.storage.postgres.writer import PostgresWriter
+from models.storage.reader import Reader
+from models.storage.storage_check import write_check
+
+Params = ParamSpec("Params")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class PostgresStorage:
+    """`ServerStorage` on a PostgreSQL database."""
+
+    is_shared = True
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        """clock: in place of the database's."""
+        self._url = url
+        self.clock = clock or database.clock
+        self.failed = asyncio.Event()  # never set: the writer finds out the outcome of a commit by itself
+        self.writer = PostgresWriter()
+        # Two, so that a slow listing does not delay the look-up of an origin.
+        self._quick_reader = Reader("reader", reading, close_database)
+        self._slow_reader = Reader("slow reader", reading, close_database)
+
+    def lock(self) -> None:
+        """Do nothing: several servers may use the database."""
+
+    def open(self) -> None:
+        """Connect, and make or upgrade the tables if need be.
+
+        Raises DatabaseUnusable, and StorageError if the server can't be reached now.
+        """
+        use_database(self._url, "leads server")
+        self.reopen()
+
+    def reopen(self) -> None:
+        """As `open`, for another attempt, in any thread."""
+        try:
+            with storage_errors():
+                migrate(usable_connection())
+        finally:
+            close_database()
+
+    def abandon(self) -> None:
+        """Undo `lock` and `open`, after a start that failed."""
+        close_database()
+
+    def start(self) -> None:
+        """Start the writer on the running loop."""
+        self.writer.start()
+
+    @property
+    def waited_seconds(self) -> float:
+        """As `Storage.waited_seconds`."""
+        return self.writer.waited_seconds
+
+    def submit(
+        self,
+        operation: Operation,
+        item: object,
+        callback: WriteCallback,
+        *,
+        linger: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """As `Submitter.submit`."""
+        self.writer.submit(operation, item, callback, linger=linger, alone=alone)
+
+    def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:
+        """As `Submitter.after_commit`."""
+        self.writer.after_commit(operation, callback)
+
+    async def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.write`."""
+        operation = operation_of(partial(function, *args, **kwargs))
+        result: Result = await submit_and_wait(self.writer, operation, None)
+        return result
+
+    async def read(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.read`."""
+        return await self._quick_reader.read(function, *args, **kwargs)
+
+    async def read_slowly(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `Storage.read_slowly`."""
+        return await self._slow_reader.read(function, *args, **kwargs)
+
+    async def check(self) -> None:
+        """As `Storage.check`."""
+        await self.write(write_check, self.clock.now())
+
+    async def close(self) -> None:
+        """Write what is queued, and close every connection."""
+        await self._quick_reader.close()
+        await self._slow_reader.close()
+        await self.writer.close()
+
+
+class PostgresCommandStorage:
+    """`BlockingStorage` on this thread's connection."""
+
+    def __init__(self) -> None:
+        self.has_written = False
+        self.clock: Clock = database.clock
+
+    def write(
+        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """As `BlockingStorage.write`."""
+        result = transact(partial(function, *args, **kwargs))
+        self.has_written = True
+        return result
+
+    def read(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        """As `BlockingStorage.read`."""
+        with storage_errors():
+            usable_connection()
+            return function(*args, **kwargs)
+
+    def read_each(
+        self, function: Callable[Params, Iterator[Item]], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Iterator[Item]:
+        """As `BlockingStorage.read_each`."""
+        with storage_errors():
+            usable_connection()
+            yield from function(*args, **kwargs)
+
+
+@contextmanager
+def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
+    """Open the database for a command, beside servers or alone. Missing tables are created.
+
+    Raises DatabaseUnusable and StorageError.
+    """
+    use_database(url, "leads command")
+    try:
+        with storage_errors():
+            migrate(usable_connection())
+        yield PostgresCommandStorage()
+    finally:
+        close_database()

@@ -1,0 +1,137 @@
+"""Write transactions on PostgreSQL: repeated after a conflict, and with an outcome that is found out."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
+from models.storage.postgres.connection import Connection, close_database, database, usable_connection
+from models.storage.postgres.failures import is_conflict, is_storage_failure, storage_reason
+
+log = logging.getLogger("leads.writer")
+
+Result = TypeVar("Result")
+
+MOST_ATTEMPTS = 5
+PAUSE_SECONDS = 0.02  # the longest before a repetition
+MEASURE_CLOCK_SECONDS = 60.0
+# How long the outcome of a broken commit is asked for. The clients of its leads wait meanwhile.
+ASK_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 0.25
+
+
+def transact(work: Callable[[], Result]) -> Result:
+    """Run work in a transaction of this thread's connection; return its result once that is durable.
+
+    After a conflict with another transaction the work is run again. Raises what the work raises, StorageError
+    if nothing is stored, and OutcomeUnknown.
+    """
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        try:
+            connection = usable_connection()
+        except DatabaseUnusable as error:
+            raise StorageError(str(error)) from error
+        try:
+            connection.execute("BEGIN")
+            _measure_clock(connection)
+            result = work()
+            found = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
+            transaction_id = found[0] if found else None
+        except BaseException as error:
+            _roll_back(connection)
+            if is_conflict(error) and attempt < MOST_ATTEMPTS:
+                time.sleep(random.random() * PAUSE_SECONDS)
+                continue
+            if isinstance(error, StorageError) or not is_storage_failure(error):
+                raise
+            raise StorageError(storage_reason(error)) from error
+        if _commit(connection, transaction_id):
+            return result
+    raise StorageError("other transactions were in the way again and again")
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except psycopg.Error:  # the server rolls back what has lost its connection
+        close_database()
+
+
+def _measure_clock(connection: Connection) -> None:
+    sent = time.monotonic()
+    if sent - database.clock.measured_at < MEASURE_CLOCK_SECONDS:
+        return
+    row = connection.execute("SELECT extract(epoch from clock_timestamp())::float8").fetchone()
+    assert row is not None
+    database.clock.measured(row[0], sent, time.monotonic())
+
+
+def _commit(connection: Connection, transaction_id: int | None) -> bool:
+    """Commit. Return False if nothing is stored and the work can be repeated.
+
+    transaction_id: None if the transaction has written nothing. Raises StorageError and OutcomeUnknown.
+    """
+    timeline = connection.timeline
+    notices: list[object] = []
+    connection.add_notice_handler(notices.append)
+    try:
+        connection.execute("COMMIT")
+        if notices:  # the wait for the standby was cancelled: the commit is not safe yet
+            _wait_for_standby(connection)
+        return True
+    except psycopg.Error as error:
+        if connection.info.transaction_status is not TransactionStatus.UNKNOWN and not notices:
+            _roll_back(connection)  # the server has answered: it did not commit
+            if is_conflict(error):
+                return False
+            raise StorageError(storage_reason(error)) from error
+        close_database()
+        if transaction_id is None:
+            return True
+        log.warning("the connection broke in a commit", extra={"reason": storage_reason(error)})
+        return _ask_outcome(transaction_id, timeline, error)
+    finally:
+        connection.remove_notice_handler(notices.append)
+
+
+def _ask_outcome(transaction_id: int, timeline: str, error: Exception) -> bool:
+    """Return whether the transaction was committed. Raises OutcomeUnknown if that can't be told.
+
+    The timeline is another one after a standby was promoted. It may have given the id to another transaction.
+    """
+    asked_until = time.monotonic() + ASK_SECONDS
+    while time.monotonic() < asked_until:
+        try:
+            connection = usable_connection()
+            if connection.timeline != timeline:
+                break
+            row = connection.execute(
+                "SELECT pg_xact_status(%s::text::xid8)", [str(transaction_id)]
+            ).fetchone()
+            status = row[0] if row else None
+            if status == "committed":
+                _wait_for_standby(connection)
+                log.info("the commit had been made")
+                return True
+            if status == "aborted":
+                log.info("the commit had not been made; its writes are repeated")
+                return False
+            if status is None:
+                break
+        except (StorageError, DatabaseUnusable, psycopg.Error):
+            pass
+        time.sleep(ASK_AGAIN_SECONDS)
+    raise OutcomeUnknown(storage_reason(error)) from error
+
+
+def _wait_for_standby(connection: Connection) -> None:
+    """Return once all earlier commits are as safe as `synchronous_commit` asks for.
+
+    A commit waits for the standby, and the standby has whatever comes before it.
+    """
+    connection.execute("SELECT pg_logical_emit_message(true, 'leads', '')")
