@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from peewee import BlobField, CompositeKey, ForeignKeyField, TextField, fn
+from peewee import SQL, BlobField, CompositeKey, ForeignKeyField, TextField, fn
 
 from models.building import HOLD, OFF, Building
 from models.building_match import BuildingRef
@@ -192,7 +192,7 @@ def _count_of_sender(
     )
     # A source of NULL equals none.
     of_sender = (newest.c.customer_id == customer_id) | (newest.c.source == source)
-    return RecentText.select(fn.count()).from_(newest).where(of_sender)
+    return RecentText.select(fn.count(SQL("*"))).from_(newest).where(of_sender)
 
 
 _SAME_SENDER = CachedQuery(_count_of_sender)
