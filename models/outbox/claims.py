@@ -85,11 +85,14 @@ def claim(claims: Sequence[Claim]) -> list[list[Claimed]]:
 
 def _claim(request: Claim) -> list[Claimed]:
     state = breaker_state(request.kind, request.now)
+    others = 0
     if state.is_limited:
         if not is_exclusive(f"probes {request.kind}"):
             return []  # another server is claiming; the next tick looks again
-        state = breaker_state(request.kind, request.now)  # it may have changed before
-    ids = _ids_to_claim(request, state)
+        # Before the state: the outcome of a probe changes both at once, and must not come between them.
+        others = _count_of_others(request.kind, request.server)
+        state = breaker_state(request.kind, request.now)
+    ids = _ids_to_claim(request, state, others)
     if not ids:
         return []
     is_probe = state is not BreakerState.CLOSED
@@ -118,16 +121,16 @@ def _claim(request: Claim) -> list[Claimed]:
     return claimed
 
 
-def _ids_to_claim(request: Claim, state: BreakerState) -> list[int]:
+def _ids_to_claim(request: Claim, state: BreakerState, others: int) -> list[int]:
+    """Return the deliveries to claim. others: how many other servers are sending, if not all may leave."""
     kind, now, limit, rates = request.kind, request.now, request.limit, request.rates
     if kind == EMAIL:
         form_digests(now)
     has_room = limit > 0 and state is BreakerState.CLOSED
     excluded_sources = None if has_room else request.slow_sources
-    if state.is_limited and database.is_shared and limit > 0:
-        limit -= _count_of_others(kind, request.server)
-        if limit <= 0:
-            return []
+    if others and (state is BreakerState.HALF_OPEN or 0 < limit <= others):
+        return []
+    limit -= others
     limit = 1 if state is BreakerState.HALF_OPEN else max(limit, 1)
     ids: list[int] = []
     for _ in range(MOST_ROUNDS):
@@ -140,6 +143,8 @@ def _ids_to_claim(request: Claim, state: BreakerState) -> list[int]:
 
 def _count_of_others(kind: str, server: str) -> int:
     """Return how many deliveries other servers are sending."""
+    if not database.is_shared:
+        return 0
     count: int = (
         Delivery.select()
         .where(Delivery.kind == kind, state_is(SENDING), Delivery.claimed_by != server)
