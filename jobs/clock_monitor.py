@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from models.clock import Clock
-from models.outbox.clock_changes import shift_due_times
+from models.outbox.clock_changes import cap_due_times, shift_due_times
 from models.storage import Storage
 
 log = logging.getLogger("leads.clock")
@@ -48,7 +48,8 @@ class ClockMonitor:
     async def check(self) -> None:
         """Move the outbox's times if the clock was set back, and wake the dispatcher.
 
-        Raises StorageError; the next check then moves the times.
+        On a database that servers share only waits that are too long are cut short: the others move nothing
+        either, so a time would be moved by each of them. Raises StorageError; the next check then moves the times.
         """
         offset = self._measure_offset()
         if self._offset - offset > SLEW:
@@ -57,7 +58,10 @@ class ClockMonitor:
         self._offset = offset
         self._wake()
         if self._unapplied:
-            await self._storage.write(shift_due_times, self._unapplied, self._clock.now())
+            if self._storage.is_shared:
+                await self._storage.write(cap_due_times, self._clock.now())
+            else:
+                await self._storage.write(shift_due_times, self._unapplied, self._clock.now())
             self._unapplied = timedelta(0)
             self._wake()
 

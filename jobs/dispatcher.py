@@ -4,8 +4,10 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
+from jobs.leases import Leases
 from jobs.pacer import Pacer
 from models.clock import Clock
 from models.lead_record import ClaimedRecord, LeadWithBuilding, claim_records
@@ -13,7 +15,7 @@ from models.outbox.claims import Claim, Claimed
 from models.outbox.delivery import ERASED, FAILED
 from models.outbox.destination import EMAIL
 from models.outbox.digests import MailRates, split_digest
-from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
+from models.outbox.outcomes import LOST, Failure, FailureKind, Outcome, settle
 from models.storage import Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
@@ -37,13 +39,23 @@ class Dispatcher:
         mail_rates: MailRates | None = None,
     ) -> None:
         self._pacer = Pacer(lambda: storage.waited_seconds)
+        self._leases = Leases(storage, clock, self.wake)
         self._workers = [
-            KindWorker(kind, adapter, storage, clock, self._pacer, mail_rates if kind == EMAIL else None)
+            KindWorker(
+                kind,
+                adapter,
+                storage,
+                clock,
+                self._pacer,
+                self._leases,
+                mail_rates if kind == EMAIL else None,
+            )
             for kind, adapter in adapters.items()
         ]
 
     def start(self) -> None:
         """Start the workers on the running loop."""
+        self._leases.start()
         for worker in self._workers:
             worker.start()
 
@@ -58,8 +70,9 @@ class Dispatcher:
         self.wake()
 
     async def stop(self, finish_seconds: float) -> None:
-        """Claim no more, and wait so long for the running deliveries. The next start repeats the others."""
+        """Claim no more, and wait so long for the running deliveries. The others are put back."""
         await asyncio.gather(*(worker.stop(finish_seconds) for worker in self._workers))
+        await self._leases.stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,7 @@ class KindWorker:
         storage: Storage,
         clock: Clock,
         pacer: Pacer,
+        leases: Leases,
         rates: MailRates | None = None,
     ) -> None:
         """rates: above which mails leave in digests; None: each leaves by itself."""
@@ -89,6 +103,7 @@ class KindWorker:
         self._storage = storage
         self._clock = clock
         self._pacer = pacer
+        self._leases = leases
         self._awake = asyncio.Event()
         self._running: dict[asyncio.Task[None], _Running] = {}
 
@@ -133,7 +148,7 @@ class KindWorker:
         if rest:
             await asyncio.sleep(rest)
         # Shielded: if the worker is stopped, a claim that has begun may still be committed. Its deliveries
-        # are then started, not left in the state `sending`.
+        # are then started, or given up.
         claiming = asyncio.ensure_future(self._claim(free, slow_sources))
         try:
             await asyncio.shield(claiming)
@@ -151,18 +166,22 @@ class KindWorker:
 
     async def _claim(self, limit: int, slow_sources: frozenset[str | None] | None) -> None:
         loop = asyncio.get_running_loop()
-        claim = Claim(self._kind, limit, self._clock.now(), slow_sources, self._rates)
+        asked_ns = self._clock.monotonic_ns()
+        claim = Claim(self._kind, limit, self._clock.now(), self._leases.server, slow_sources, self._rates)
         items = await submit_and_wait(
             self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
         )
+        self._leases.add((item.claimed for item in items), asked_ns)
         for batch in _by_digest(items):
             task = asyncio.create_task(self._deliver(batch))
             record = batch[0].record
             self._running[task] = _Running(record.source if record is not None else None, loop.time())
-            task.add_done_callback(self._finished)
+            task.add_done_callback(partial(self._finished, batch))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, batch: Sequence[ClaimedRecord], task: asyncio.Task[None]) -> None:
         del self._running[task]
+        if not task.cancelled():  # else they are given up
+            self._leases.remove(item.claimed for item in batch)
         self.wake()
 
     async def _deliver(self, items: Sequence[ClaimedRecord]) -> None:
@@ -183,7 +202,12 @@ class KindWorker:
         if ended:
             await self._settle(ended)
         for batch in batches.values():
-            await self._settle(await self._attempt(batch))
+            if self._leases.begin(batch):
+                await self._settle(await self._attempt(batch))
+            else:
+                ids = [claimed.delivery_id for claimed in batch]
+                log.warning("too slow: a claim was over before its delivery began", extra={"deliveries": ids})
+                await self._leases.give_up(batch)
 
     async def _attempt(self, batch: Mapping[Claimed, DeliveryContext]) -> list[Outcome]:
         failure = answer = None
@@ -222,6 +246,7 @@ class KindWorker:
                 await asyncio.sleep(SETTLE_RETRY_SECONDS)
         for outcome, state in zip(outcomes, states, strict=True):
             self._log(outcome, state)
+        self._leases.remove(outcome.claimed for outcome in outcomes)
 
     def _log(self, outcome: Outcome, state: str) -> None:
         failure = outcome.failure
@@ -232,6 +257,10 @@ class KindWorker:
             "attempt": outcome.claimed.attempt,
             "state": state,
         }
+        if state == LOST:
+            facts["delivered"] = failure is None
+            log.warning("too slow: another server took the delivery over", extra=facts)
+            return
         if failure is None:
             log.info("delivered", extra=facts)
             return

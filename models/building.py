@@ -10,7 +10,7 @@ from peewee import AutoField, ForeignKeyField, TextField
 from models.clock import utc_text, utc_text_or_none
 from models.errors import NotFound
 from models.origin import origin_of
-from models.storage.rows import Row, UtcDateTimeField
+from models.storage.rows import Row, UtcDateTimeField, locked
 
 log = logging.getLogger("leads.buildings")
 
@@ -107,9 +107,13 @@ def origins_of(urls: Iterable[str]) -> list[str]:
     return list(origins)
 
 
-def find_building(building_id: int, even_removed: bool = False) -> Building:
-    """Return the registered building of this id. Raises NotFound."""
-    found = Building.get_or_none(Building.id == building_id)
+def find_building(building_id: int, even_removed: bool = False, *, for_update: bool = False) -> Building:
+    """Return the registered building of this id. Raises NotFound.
+
+    for_update: until the transaction ends no other one changes it, its websites or its tokens.
+    """
+    query = Building.select().where(Building.id == building_id)
+    found: Building | None = (locked(query) if for_update else query).first()
     if found is None or (found.removed_at is not None and not even_removed):
         raise NotFound(f"there is no building {building_id}", "unknown_building")
     return found

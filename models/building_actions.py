@@ -21,6 +21,7 @@ from models.clock import utc_text
 from models.email_address import normal_form
 from models.errors import Conflict, Invalid, NotFound
 from models.origin import origin_of, page_origin
+from models.storage.rows import lock_names, locked
 
 # The fields of a building that an operator sets by name. Its websites are a list of their own.
 FIELDS = ("name", "address_line_one", "unified_address_id", "agent_email", "spam_defence", "time_zone")
@@ -68,7 +69,7 @@ def update_building(
 
     Raises NotFound, or Invalid for a bad value.
     """
-    building = find_building(building_id)
+    building = find_building(building_id, for_update=True)
     for name, value in _checked(fields).items():
         setattr(building, name, value)
     building.save()
@@ -87,7 +88,7 @@ def update_building(
 
 def remove_building(actor: Actor, building_id: int, now: datetime) -> Building:
     """Remove a building: its tokens and websites stop working, its leads stay. Raises NotFound."""
-    building = find_building(building_id)
+    building = find_building(building_id, for_update=True)
     building.removed_at = now
     building.save()
     record_action(actor, "building.remove", "building", building_id, now)
@@ -167,7 +168,7 @@ def issue_token(actor: Actor, building_id: int, token: str | None, now: datetime
 
     Raises NotFound, Invalid for a text that can't be a token, Conflict for one in use.
     """
-    issued = _create_token(find_building(building_id).id, token, now)
+    issued = _create_token(find_building(building_id, for_update=True).id, token, now)
     record_action(actor, "token.issue", "token", issued.id, now)
     return issued
 
@@ -177,7 +178,7 @@ def rotate_token(actor: Actor, building_id: int, overlap: timedelta, now: dateti
 
     Raises NotFound.
     """
-    building = find_building(building_id)
+    building = find_building(building_id, for_update=True)
     end = now + overlap
     for row in BuildingToken.select().where(BuildingToken.building == building, live_token(now)):
         row.expires_at = min(row.expires_at or end, end)
@@ -189,21 +190,23 @@ def rotate_token(actor: Actor, building_id: int, overlap: timedelta, now: dateti
 
 def revoke_token(actor: Actor, token: str, now: datetime) -> BuildingToken:
     """End a token at once. Raises NotFound, or Conflict if it was revoked before."""
-    found = BuildingToken.get_or_none(BuildingToken.token == token)
+    found = locked(BuildingToken.select().where(BuildingToken.token == token)).first()
     if found is None:
         raise NotFound("there is no such token", "unknown_token")
     if found.revoked_at is not None:
         raise Conflict(f"that token was revoked at {utc_text(found.revoked_at)}")
     found.revoked_at = now
-    found.save()
+    found.save(only=[BuildingToken.revoked_at])
     record_action(actor, "token.revoke", "token", found.id, now)
-    return found
+    revoked: BuildingToken = found
+    return revoked
 
 
 def _create_token(building_id: int, token: str | None, now: datetime) -> BuildingToken:
     token = (token or "").strip() or _random_token()
     if not token.isprintable() or len(token) > TOKEN_LIMIT:
         raise Invalid(f"a token is printable text of at most {TOKEN_LIMIT:,} characters", field="token")
+    lock_names("token", [token])
     taken = BuildingToken.get_or_none(BuildingToken.token == token)
     if taken is not None:
         raise Conflict(f"token {token!r} belongs to building {taken.building_id} already", field="token")

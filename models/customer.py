@@ -12,7 +12,7 @@ from models.clock import utc_text, utc_text_or_none
 from models.email_address import comparison_key
 from models.errors import Invalid, NotFound
 from models.storage.cached_query import CachedInsert, CachedQuery
-from models.storage.rows import Row, UtcDateTimeField
+from models.storage.rows import Row, UtcDateTimeField, database, lock_names, locked
 
 
 class Customer(Row):
@@ -64,8 +64,10 @@ def find_or_create(renters: Sequence[Renter], times: Sequence[datetime]) -> list
 
     A customer is found by e-mail, else by phone, else created. Stored values are never overwritten; a blank
     name or phone is filled in. A phone without a key matches nothing and fills in nothing. A renter may match
-    a customer that an earlier one in the list created.
+    a customer that an earlier one in the list created. Until the transaction ends no other one finds or
+    creates customers of these renters.
     """
+    lock_renters((renter.email_key, renter.phone_key) for renter in renters)
     by_email, by_phone = _known(renters)
     customers: list[CustomerRef] = []
     created: dict[str, tuple[CustomerRef, Renter, datetime]] = {}
@@ -84,10 +86,31 @@ def find_or_create(renters: Sequence[Renter], times: Sequence[datetime]) -> list
             _index_phone(by_phone, customer.phone_key, customer)
         customers.append(customer)
     _insert(created)
-    for customer in {id(customer): customer for customer in customers if customer.filled_in}.values():
-        values = {"name": customer.name, "phone": customer.phone, "phone_key": customer.phone_key}
-        Customer.update(values).where(Customer.id == customer.id).execute()
+    filled_in = {customer.id: customer for customer in customers if customer.filled_in}
+    for _, customer in sorted(filled_in.items()):  # in one order, so that no two transactions deadlock
+        _store_filled_in(customer)
     return customers
+
+
+def lock_renters(keys: Iterable[tuple[str | None, str | None]]) -> None:
+    """Keep other servers from finding or creating customers of these e-mail and phone keys, until the
+    transaction ends.
+    """
+    if database.is_shared:
+        keys = list(keys)
+        lock_names("e-mail", (email_key for email_key, _ in keys if email_key))
+        lock_names("phone", (phone_key for _, phone_key in keys if phone_key))
+
+
+def _store_filled_in(customer: CustomerRef) -> None:
+    # Each only if it is still blank: by another key another server may have filled it in.
+    for filled_in, values in (
+        (Customer.name, {"name": customer.name}),
+        (Customer.phone, {"phone": customer.phone, "phone_key": customer.phone_key}),
+    ):
+        is_blank = filled_in.is_null() | (filled_in == "")
+        if values[filled_in.name]:
+            Customer.update(values).where(Customer.id == customer.id, is_blank).execute()
 
 
 _KNOWN = CachedQuery(
@@ -172,11 +195,26 @@ class CustomerDict(CustomerBrief):
     erased_at: str | None
 
 
-def find_customer(customer_id: int) -> Customer:
-    """Return the customer of this id. Raises NotFound."""
-    found = Customer.get_or_none(Customer.id == customer_id)
+def find_customer(customer_id: int, *, for_update: bool = False) -> Customer:
+    """Return the customer of this id. Raises NotFound.
+
+    for_update: until the transaction ends no other one changes it.
+    """
+    query = Customer.select().where(Customer.id == customer_id)
+    found: Customer | None = (locked(query) if for_update else query).first()
     if found is None:
         raise NotFound(f"there is no customer {customer_id}", "unknown_customer")
+    return found
+
+
+def take_customer(customer_id: int) -> Customer:
+    """Return the customer of this id; until the transaction ends no lead is stored with it. Raises NotFound."""
+    found = find_customer(customer_id)
+    if database.is_shared:  # by its keys first, as intake does
+        keys = None
+        while keys != (keys := (found.email_key, found.phone_key)):
+            lock_renters([keys])
+            found = find_customer(customer_id, for_update=True)
     return found
 
 
@@ -201,7 +239,7 @@ def flag_spam(actor: Actor, customer_id: int, spam: bool, now: datetime) -> Cust
 
     Raises NotFound.
     """
-    customer = find_customer(customer_id)
+    customer = find_customer(customer_id, for_update=True)
     customer.spam = spam
     customer.save(only=[Customer.spam])
     record_action(actor, f"customer.{'flag' if spam else 'unflag'}_spam", "customer", customer_id, now)

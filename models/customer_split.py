@@ -9,7 +9,7 @@ from typing import TypedDict
 from peewee import Case, fn
 
 from models.audit import Actor, record_action
-from models.customer import Customer, Renter, find_customer, find_or_create
+from models.customer import Customer, Renter, find_customer, find_or_create, lock_renters, take_customer
 from models.email_address import stored_comparison_key
 from models.intake import FLAGGED_AS_SPAM
 from models.lead import Lead
@@ -17,6 +17,7 @@ from models.outbox.delivery import NEW_LEAD, SKIPPED, Delivery
 from models.outbox.destination import EMAIL
 from models.phone import phone_key
 from models.spam import RecentText
+from models.storage.rows import database, locked
 
 LEADS_AT_ONCE = 500  # moved by one transaction, so that the server's leads don't wait long for it
 
@@ -48,7 +49,12 @@ def split_customer(actor: Actor, customer_id: int, now: datetime) -> Split:
     Leads with the customer's e-mail or phone stay, and so does the spam flag. At most LEADS_AT_ONCE leads are
     moved: to be repeated until the split is whole. Raises NotFound.
     """
-    customer = find_customer(customer_id)
+    if database.is_shared:  # the names of all in one order, before any row, as intake does
+        customer = find_customer(customer_id)
+        renters = [renter for _, renter in islice(_others(customer), LEADS_AT_ONCE + 1)]
+        own = (customer.email_key, customer.phone_key)
+        lock_renters([own, *((renter.email_key, renter.phone_key) for renter in renters)])
+    customer = take_customer(customer_id)
     others = list(islice(_others(customer), LEADS_AT_ONCE + 1))
     some, is_whole = others[:LEADS_AT_ONCE], len(others) <= LEADS_AT_ONCE
     split = Split(_move(some) if some else {}, _skipped_mails([lead.id for lead, _ in some]), is_whole)
@@ -87,6 +93,7 @@ def _is_of(customer: Customer, renter: Renter) -> bool:
 
 def _move(others: Sequence[tuple[Lead, Renter]]) -> dict[int, MovedLeads]:
     refs = find_or_create([renter for _, renter in others], [lead.created_at for lead, _ in others])
+    list(locked(Lead.select(Lead.id).where(Lead.id.in_([lead.id for lead, _ in others])).order_by(Lead.id)))
     owners = {lead.id: ref.id for (lead, _), ref in zip(others, refs, strict=True)}
     Lead.update(customer=Case(Lead.id, list(owners.items()))).where(Lead.id.in_(list(owners))).execute()
     customers = Customer.select(Customer.id, Customer.email).where(Customer.id.in_(set(owners.values())))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from peewee import CompositeKey, IntegerField, TextField
 
-from models.storage.rows import Row
+from models.storage.rows import Row, is_exclusive
 
 # Names of counts.
 DRY_RUNS = "dry_runs"
@@ -32,13 +32,14 @@ def add_counts(events: Sequence[tuple[str, datetime, int]]) -> Sequence[None]:
     counts: Counter[tuple[str, str]] = Counter()
     for name, at, number in events:
         counts[name, day_of(at)] += number
-    for (name, day), count in counts.items():
+    for (name, day), count in sorted(counts.items()):  # in one order: other servers count as well
         DailyCount.insert(day=day, name=name, count=count).on_conflict(
             conflict_target=(DailyCount.day, DailyCount.name),
             update={DailyCount.count: DailyCount.count + count},
         ).execute()
-    oldest = min(at for _, at, _ in events) - timedelta(days=KEPT_DAYS)
-    DailyCount.delete().where(DailyCount.day < day_of(oldest)).execute()
+    if is_exclusive("old counts"):
+        oldest = min(at for _, at, _ in events) - timedelta(days=KEPT_DAYS)
+        DailyCount.delete().where(DailyCount.day < day_of(oldest)).execute()
     return [None] * len(events)
 
 

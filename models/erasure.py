@@ -5,7 +5,7 @@ from datetime import datetime
 from peewee import fn
 
 from models.audit import Actor, record_action
-from models.customer import find_customer
+from models.customer import take_customer
 from models.errors import Conflict
 from models.lead import Lead
 from models.outbox.delivery import (
@@ -18,21 +18,27 @@ from models.outbox.delivery import (
     SKIPPED,
     Delivery,
     DeliveryAttempt,
+    lock_deliveries,
 )
-from models.outbox.destination import Destination
+from models.outbox.destination import KINDS, Destination, lock_destinations
 from models.spam import RecentText
+from models.storage.rows import locked
 
 
 def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     """Erase a customer's data, also in their leads, and return the number of these.
 
-    The rows stay, so that counts stay true. Deliveries that have not left are skipped. Raises NotFound, or
+    The rows stay, so that counts stay true. Until the transaction ends no lead is stored with the customer,
+    and nothing is sent or settled of the leads. Deliveries that have not left are skipped. Raises NotFound, or
     Conflict if the customer was erased before.
     """
-    customer = find_customer(customer_id)
+    customer = take_customer(customer_id)
     if customer.erased_at is not None:
         raise Conflict(f"customer {customer_id} was erased already")
     leads = Lead.select(Lead.id).where(Lead.customer == customer)
+    list(locked(leads.order_by(Lead.id)).tuples())
+    lock_deliveries(Delivery.lead.in_(leads))
+    lock_destinations(KINDS)
     Delivery.update(state=SKIPPED, reason=ERASED, due_at=None, settled_at=now).where(
         Delivery.lead.in_(leads), Delivery.state.in_((QUARANTINED, PENDING, SENDING, FAILED))
     ).execute()

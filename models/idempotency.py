@@ -9,7 +9,7 @@ from peewee import BlobField, CompositeKey, ForeignKeyField
 
 from models.lead import Lead
 from models.secret import SecretKeys
-from models.storage.rows import Row, UtcDateTimeField
+from models.storage.rows import Row, UtcDateTimeField, is_exclusive, lock_names
 
 KEPT_FOR = timedelta(hours=24)
 
@@ -90,8 +90,12 @@ KeyRecords = dict[bytes, list[KeyRecord]]  # by the digest of the key
 
 
 def find_key_records(keys: Iterable[ScopedKey], now: datetime) -> KeyRecords:
-    """Return the records of these keys that have not expired."""
+    """Return the records of these keys that have not expired.
+
+    Until the transaction ends no other one finds them, so that each key has one lead.
+    """
     wanted = {digests.key for key in keys for digests in key.digests}
+    lock_names("idempotency key", wanted)
     found: KeyRecords = {}
     rows = IdempotencyKey.select().where(
         IdempotencyKey.digest.in_(wanted), IdempotencyKey.created_at > now - KEPT_FOR
@@ -117,7 +121,8 @@ def save_key_records(stored: Mapping[int, ScopedKey], now: datetime) -> None:
     """Save the key of each lead, in the transaction of the leads, and delete expired ones."""
     if not stored:
         return
-    IdempotencyKey.delete().where(IdempotencyKey.created_at <= now - KEPT_FOR).execute()
+    if is_exclusive("expired keys"):
+        IdempotencyKey.delete().where(IdempotencyKey.created_at <= now - KEPT_FOR).execute()
     newest = {lead_id: key.digests[0] for lead_id, key in stored.items()}
     IdempotencyKey.insert_many(
         [

@@ -1,4 +1,7 @@
-"""Actions of operators on leads: assign, send again, correct the tour, release from quarantine."""
+"""Actions of operators on leads: assign, send again, correct the tour, release from quarantine.
+
+Each begins by locking the lead and its deliveries. So no other action and no server changes them meanwhile.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,11 +24,13 @@ from models.outbox.delivery import (
     TAKEN_AWAY,
     Delivery,
     initial_state,
+    lock_deliveries,
 )
 from models.outbox.destination import EMAIL, Destination, why_waiting
 from models.outbox.mails import LeadMails
 from models.slot import Remark, Slot, parse_slot, read_stored_slot
 from models.spam import why_quarantined
+from models.storage.rows import locked
 
 AFTER_CANCELLATION = (
     2  # a cancellation has one more than the lead's sequence, and calendars want more than that
@@ -76,7 +81,7 @@ def assign_lead(actor: Actor, lead_id: int, building_id: int, now: datetime) -> 
 
     Raises NotFound for an unknown lead or building, Conflict if the lead is the building's or was erased.
     """
-    building = find_building(building_id)
+    building = find_building(building_id, for_update=True)
     lead = _find(lead_id, "unknown_lead_to_assign")
     if lead.building_id == building.id:
         raise Conflict(f"lead {lead_id} is of building {lead.building_id} already")
@@ -229,9 +234,11 @@ def _told_slot(lead: Lead) -> str | None:
 
 
 def _find(lead_id: int, hint: str = "unknown_lead") -> Lead:
-    lead = Lead.get_or_none(Lead.id == lead_id)
+    """Return the lead of this id; until the transaction ends no other one changes it or its deliveries."""
+    lead: Lead | None = locked(Lead.select().where(Lead.id == lead_id)).first()
     if lead is None:
         raise NotFound(f"there is no lead {lead_id}", hint)
+    lock_deliveries(Delivery.lead == lead_id)
     return lead
 
 

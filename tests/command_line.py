@@ -109,17 +109,18 @@ class Commands:
             if Customer.select().count() == 0:
                 fields = {"name": "Maple Court", "agent_email": "agent@maple.test"}
                 add_building(ACTOR, fields, "maple", NOW)
-            recorded = record_leads([_submission(**renter) for renter in renters])
+            recorded = record_leads([submission(**renter) for renter in renters])
             return [lead.lead_id for lead in recorded if isinstance(lead, Recorded)]
 
 
-def _submission(
+def submission(
     name: str | None = "Ann Lee",
     email: str = "ann@renter.test",
     phone: str | None = "+1 555 123 4567",
     token: str | None = "maple",
     **others: Any,
 ) -> Submission:
+    """Return a lead as `record_leads` takes it. others: further fields, and `at`, when it came."""
     renter = Renter(name, email, email, phone, phone and phone_key(phone))
     return Submission(
         secrets.token_hex(8), others.pop("at", NOW), BuildingKeys(token, None, None), renter, **others

@@ -15,11 +15,13 @@ from models.outbox.delivery import (
     QUARANTINED,
     SKIPPED,
     Delivery,
+    lock_deliveries,
     state_is,
 )
 from models.outbox.destination import CLOSED_BREAKER, EMAIL, KINDS, Destination
 from models.outbox.mails import WITHDRAWN
 from models.spam import why_quarantined
+from models.storage.rows import locked
 
 SKIPPED_BY_HAND = "skipped by the operator"
 
@@ -39,8 +41,9 @@ def retry_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[in
 def retry_failed(actor: Actor, kind: str | None, now: datetime) -> list[int]:
     """Make all failed deliveries due now, of this kind if given, and return their ids."""
     # One statement: after a long outage there are more ids than a statement can hold.
-    due = _due_anew(now).where(state_is(FAILED))
-    due = due.where(Delivery.kind == kind) if kind else due
+    failed = Delivery.select(Delivery.id).where(state_is(FAILED)).order_by(Delivery.id)
+    failed = failed.where(Delivery.kind == kind) if kind else failed
+    due = _due_anew(now).where(Delivery.id.in_(locked(failed)))
     ids = sorted(row_id for (row_id,) in due.returning(Delivery.id).tuples().execute())
     if ids:
         record_action(actor, "delivery.retry_failed", "destination", kind, now)
@@ -60,6 +63,7 @@ def skip_deliveries(actor: Actor, ids: Sequence[int], now: datetime) -> list[int
 
 
 def _require_state(ids: Sequence[int], states: Collection[str]) -> None:
+    lock_deliveries(Delivery.id.in_(ids))
     rows = {row.id: row for row in Delivery.select().where(Delivery.id.in_(ids))}
     for row_id in ids:
         if row_id not in rows:

@@ -3,15 +3,16 @@
 State        Set by
 quarantined  intake, for a lead that looks like spam
 pending      intake; the operator, by a release, a retry or a new mail; the dispatcher, after an attempt that
-             is retried; a server's start, if it was sending
+             is retried, or that its server gave up; a start or another server, if its own one stopped
 sending      the dispatcher, by `claim`, which counts the attempt before anything leaves
 delivered    the dispatcher, by `settle`: the destination accepted it
 failed       the dispatcher, by `settle`: given up until the operator retries it
 skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why. One that was being
              sent may still arrive.
 
-At its start a server puts `sending` deliveries back to pending: the data folder's lock proves that no other
-server is sending them.
+A `sending` delivery whose server stopped goes back to pending. On SQLite the next start puts it back: the data
+folder's lock proves that no other server is sending it. Servers that share a database take it over once its
+lease is over.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from peewee import (
 from models.building import Building
 from models.lead import Lead
 from models.storage.cached_query import CachedInsert
-from models.storage.rows import Row, UtcDateTimeField
+from models.storage.rows import Row, UtcDateTimeField, database, locked
 
 PENDING, SENDING, DELIVERED, FAILED, SKIPPED = "pending", "sending", "delivered", "failed", "skipped"
 QUARANTINED = "quarantined"
@@ -68,8 +69,8 @@ class Delivery(Row):
     due_at = UtcDateTimeField(null=True)
     sent_at = UtcDateTimeField(null=True)  # when its content was first sent
     settled_at = UtcDateTimeField(null=True)
-    claimed_by = TextField(null=True)  # the server that sends it
-    claimed_until = UtcDateTimeField(null=True)  # when another server may take it over
+    claimed_by = TextField(null=True)  # the server that sends it, or sent it last; null: its claim was lost
+    claimed_until = UtcDateTimeField(null=True)  # while it is being sent: when another server may take over
 
 
 class DeliveryAttempt(Row):
@@ -130,6 +131,15 @@ _INSERT = CachedInsert(
     Delivery.attempts,
     Delivery.failures,
 )
+
+
+def lock_deliveries(condition: Any) -> None:
+    """Keep other servers from changing these deliveries until the transaction ends.
+
+    In the order of their ids, so that no two transactions wait for each other. A claim passes them over.
+    """
+    if database.is_shared:
+        list(locked(Delivery.select(Delivery.id).where(condition).order_by(Delivery.id)).tuples())
 
 
 def state_is(state: str, table: Any = Delivery) -> Any:

@@ -2,7 +2,7 @@
 
 import enum
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from peewee import BooleanField, IntegerField, TextField
@@ -10,7 +10,7 @@ from peewee import BooleanField, IntegerField, TextField
 from models.clock import utc_text
 from models.settings import Settings
 from models.storage.cached_query import CachedQuery
-from models.storage.rows import Row, UtcDateTimeField
+from models.storage.rows import Row, UtcDateTimeField, database, locked
 
 EMAIL = "email"
 JUNE_HOMES = "june_homes"
@@ -29,7 +29,7 @@ NO_DESTINATION = {
     JUNE_HOMES: "no destination: LEADS_JUNE_HOMES_URL is not set",
 }
 
-CLOSED_BREAKER = {"failures": 0, "hold_until": None, "reason": None, "refuses": False}
+CLOSED_BREAKER: dict[str, object] = {"failures": 0, "hold_until": None, "reason": None, "refuses": False}
 
 
 class Destination(Row):
@@ -47,6 +47,16 @@ class Destination(Row):
     succeeded_at = UtcDateTimeField(null=True)  # when it last accepted a delivery
 
 
+_BREAKER = (Destination.failures, Destination.hold_until, Destination.reason, Destination.refuses)
+
+
+def lock_destinations(kinds: Iterable[str]) -> None:
+    """Keep other servers from changing these destinations until the transaction ends."""
+    if database.is_shared:
+        rows = Destination.select(Destination.kind).where(Destination.kind.in_(set(kinds)))
+        list(locked(rows.order_by(Destination.kind)))
+
+
 class BreakerState(enum.Enum):
     """Which deliveries may leave.
 
@@ -60,6 +70,11 @@ class BreakerState(enum.Enum):
     OPEN = enum.auto()
     REFUSING = enum.auto()
     PROBING = enum.auto()
+
+    @property
+    def is_limited(self) -> bool:
+        """True if only some deliveries may leave: servers that share the database then claim in turn."""
+        return self in (BreakerState.HALF_OPEN, BreakerState.REFUSING, BreakerState.PROBING)
 
 
 def breaker_state(kind: str, now: datetime) -> BreakerState:
@@ -95,7 +110,7 @@ def trip(
     retry_after: what the destination asked for; it counts if it is longer. refuses: the destination refused a
     delivery, maybe because of that delivery. Concurrent failures count once.
     """
-    destination = Destination.get_by_id(kind)
+    destination = locked(Destination.select().where(Destination.kind == kind)).get()
     if destination.refuses and not refuses:  # the longer hold was for refused deliveries only
         destination.failures, destination.hold_until = 0, None
     hold_until = destination.hold_until
@@ -108,17 +123,17 @@ def trip(
     destination.hold_until = max(hold_until or now, now + delay)
     destination.reason = reason
     destination.refuses = refuses
-    destination.save()
+    destination.save(only=_BREAKER)  # the operator may have paused it meanwhile
 
 
 def shift_breakers(step: timedelta) -> None:
     """Move the times of each destination by this much, because the clock was set."""
-    for destination in Destination.select():
+    for destination in locked(Destination.select().order_by(Destination.kind)):
         if destination.hold_until is not None:
             destination.hold_until += step
         if destination.succeeded_at is not None:
             destination.succeeded_at += step
-        destination.save()
+        destination.save(only=[Destination.hold_until, Destination.succeeded_at])
 
 
 def record_answer(kind: str, now: datetime) -> None:
@@ -133,7 +148,7 @@ _CLOSE_IF_ANSWERED = CachedQuery(
     lambda kind, now: Destination.update(**CLOSED_BREAKER).where(
         Destination.kind == kind,
         Destination.failures > 0,
-        Destination.hold_until <= now,
+        Destination.hold_until.is_null() | (Destination.hold_until <= now),
         ~Destination.refuses,
     )
 )
@@ -181,13 +196,15 @@ def missing_settings(settings: Settings) -> dict[str, str]:
 def configure_destinations(kinds: frozenset[str], missing: Mapping[str, str] = NO_DESTINATION) -> None:
     """Record which kinds the settings have all for, and close every breaker: the settings may be new.
 
-    missing: what the settings lack for the other kinds.
+    missing: what the settings lack for the other kinds. On a shared database a tripped breaker is half-open
+    then, as other servers may know that the destination is broken still.
     """
+    breaker = {"hold_until": None} if database.is_shared else {**CLOSED_BREAKER, "succeeded_at": None}
     for kind in KINDS:
         lacks = None if kind in kinds else missing.get(kind)
-        Destination.update(
-            configured=kind in kinds, missing=lacks, succeeded_at=None, **CLOSED_BREAKER
-        ).where(Destination.kind == kind).execute()
+        Destination.update(configured=kind in kinds, missing=lacks, **breaker).where(
+            Destination.kind == kind
+        ).execute()
 
 
 def why_waiting(destination: Destination, now: datetime) -> str | None:

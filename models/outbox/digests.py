@@ -21,6 +21,7 @@ from models.lead import Lead
 from models.outbox.delivery import PENDING, Delivery, state_is
 from models.outbox.destination import EMAIL
 from models.storage.cached_query import CachedQuery
+from models.storage.rows import is_exclusive, locked
 
 log = logging.getLogger("leads.outbox")
 
@@ -107,9 +108,11 @@ _FACTS = CachedQuery(
 
 
 def form_digests(now: datetime) -> None:
-    """Put together the mails whose time for a digest has come."""
+    """Put together the mails whose time for a digest has come. One server at a time does."""
     if not _FIRST_WAITING.run(WAITING):
         return  # as for almost every claim
+    if not is_exclusive("digests"):
+        return
     groups: dict[object, list[tuple[int, str | None]]] = {}
     for row_id, source, address in _WAITING.run(WAITING, now, MOST_FORMED):
         groups.setdefault(address, []).append((row_id, source))
@@ -122,11 +125,13 @@ _FIRST_WAITING = CachedQuery(
     lambda waiting: Delivery.select(Delivery.id).where(state_is(PENDING), Delivery.digest == waiting).limit(1)
 )
 _WAITING = CachedQuery(
-    lambda waiting, now, limit: (
+    lambda waiting, now, limit: locked(
         _joined(Delivery.select(Delivery.id, Lead.source, _ADDRESS))
         .where(state_is(PENDING), Delivery.kind == EMAIL, Delivery.digest == waiting, Delivery.due_at <= now)
         .order_by(Delivery.id)
-        .limit(limit)
+        .limit(limit),
+        skip=True,
+        of=Delivery,
     )
 )
 _FORM = CachedQuery(lambda digest, ids: Delivery.update(digest=digest).where(Delivery.id.in_(ids)))
@@ -141,14 +146,16 @@ def _digests(rows: Sequence[tuple[int, str | None]]) -> list[list[int]]:
     return [sorted(ids[at : at + LARGEST]) for at in range(0, len(ids), LARGEST)]
 
 
-def members(firsts: Sequence[int]) -> list[int]:
-    """Return the deliveries that leave with these: all of their digests, or each by itself."""
-    return [row_id for (row_id,) in _MEMBERS.run(firsts)]
+def members(firsts: Sequence[int]) -> dict[int, int | None]:
+    """Return the deliveries that leave with these, all of their digests or each by itself, with the digest of
+    each.
+    """
+    return dict(_MEMBERS.run(firsts))
 
 
 _digest_of = Delivery.alias()
 _MEMBERS = CachedQuery(
-    lambda firsts: Delivery.select(Delivery.id).where(
+    lambda firsts: Delivery.select(Delivery.id, Delivery.digest).where(
         Delivery.id.in_(firsts)
         | (
             state_is(PENDING)

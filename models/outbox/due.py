@@ -10,6 +10,7 @@ from models.lead import Lead
 from models.outbox.delivery import PENDING, SENDING, Delivery, state_is
 from models.outbox.destination import BreakerState
 from models.storage.cached_query import CachedQuery
+from models.storage.rows import database, locked
 
 
 def due_ids(
@@ -21,6 +22,8 @@ def due_ids(
 ) -> list[int]:
     """Return the due deliveries that may leave now, the longest due first. Of a digest its first is returned.
 
+    They are locked; those that another transaction has locked are passed over.
+
     excluded_sources: those that have slow deliveries on their way; None: any source may have more of them.
     """
     if state is BreakerState.OPEN:
@@ -30,7 +33,15 @@ def due_ids(
     if state is BreakerState.HALF_OPEN and excluded_sources is None:
         is_probed = _in_state(kind, SENDING).exists()
         return [] if is_probed else _first(_DUE.run(kind, now, limit))
-    return _due_of_each_source(kind, state, now, limit, excluded_sources or ())
+    return unlocked(_due_of_each_source(kind, state, now, limit, excluded_sources or ()))
+
+
+def unlocked(ids: list[int]) -> list[int]:
+    """Lock these pending deliveries, and return those that no other transaction has locked, in their order."""
+    if not database.is_shared:
+        return ids
+    free = set(_first(_UNLOCKED.run(ids)))
+    return [row_id for row_id in ids if row_id in free]
 
 
 def _first(rows: Iterable[tuple[Any, ...]]) -> list[int]:
@@ -77,4 +88,10 @@ def _in_state(kind: Any, state: str) -> Any:
     return Delivery.select(Delivery.id).where(Delivery.kind == kind, state_is(state))
 
 
-_DUE = CachedQuery(lambda kind, now, limit: _due(kind, now).limit(limit))
+_DUE = CachedQuery(lambda kind, now, limit: locked(_due(kind, now).limit(limit), skip=True))
+_UNLOCKED = CachedQuery(
+    lambda ids: locked(
+        Delivery.select(Delivery.id).where(Delivery.id.in_(ids), state_is(PENDING)).order_by(Delivery.id),
+        skip=True,
+    )
+)

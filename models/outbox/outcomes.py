@@ -1,11 +1,16 @@
-"""Outcomes: how an attempt at a delivery ended, and the delivery's next state by that."""
+"""Outcomes: how an attempt at a delivery ended, and the delivery's next state by that.
+
+An outcome counts only for the claim that it belongs to. A server that was too slow has lost its claim, and
+another one may be sending the delivery: then the outcome only goes into the ledger of its own attempt.
+"""
 
 import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from models.lead import Lead
 from models.outbox.claims import Claimed
 from models.outbox.delivery import (
     DELIVERED,
@@ -21,11 +26,13 @@ from models.outbox.destination import (
     JITTER,
     MAX_RETRY_AFTER,
     has_succeeded_since,
+    lock_destinations,
     record_answer,
     record_success,
     trip,
 )
 from models.storage.cached_query import CachedQuery
+from models.storage.rows import locked
 
 # The backoff of a delivery: its wait after each failure of its own. After one more failure it is `failed`.
 # Jitter only adds to a delay, so at least 85 hours pass between the first attempt and the last.
@@ -88,58 +95,133 @@ class Outcome:
     half: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """A delivery as it is when its outcome comes; its row is locked."""
+
+    state: str
+    attempts: int
+    claimed_by: str | None
+    reason: str | None
+    recipient: str | None
+
+    def is_of(self, claimed: Claimed) -> bool:
+        """Return True if the claim still holds. The delivery may have been skipped all the same."""
+        return self.claimed_by == claimed.server and self.attempts == claimed.attempt
+
+    def awaits_next(self, claimed: Claimed) -> bool:
+        """Return True if the claim was lost, and no attempt has begun since."""
+        return self.state == PENDING and self.claimed_by is None and self.attempts == claimed.attempt
+
+
+LOST = "taken over"  # in place of a state: the claim was lost, so the outcome does not count
+
+
 def settle(attempts: Sequence[Sequence[Outcome]]) -> list[list[str]]:
     """Record how attempts ended, each with the outcomes of all its deliveries: several, if it was a digest.
 
-    Return the new states of the deliveries. An operation of the writer.
+    Return the new states of the deliveries, or LOST. An operation of the writer.
     """
-    _settle_delivered([outcome for outcomes in attempts for outcome in outcomes if outcome.failure is None])
-    return [_settle_attempt(outcomes) for outcomes in attempts]
+    outcomes = [outcome for each in attempts for outcome in each]
+    rows = {row[0]: _Current(*row[1:]) for row in _LOCKED.run([o.claimed.delivery_id for o in outcomes])}
+    known = [(outcome, rows.get(outcome.claimed.delivery_id)) for outcome in outcomes]
+    held = [(outcome, row) for outcome, row in known if row is not None and row.is_of(outcome.claimed)]
+    lock_destinations(o.claimed.kind for o, _ in held if o.failure is not None or o.claimed.is_probe)
+    _settle_delivered([(outcome, row) for outcome, row in held if outcome.failure is None])
+    return [_settle_attempt(each, rows) for each in attempts]
 
 
-def _settle_attempt(outcomes: Sequence[Outcome]) -> list[str]:
+_LOCKED = CachedQuery(
+    lambda ids: locked(
+        Delivery.select(
+            Delivery.id,
+            Delivery.state,
+            Delivery.attempts,
+            Delivery.claimed_by,
+            Delivery.reason,
+            Delivery.recipient,
+        )
+        .where(Delivery.id.in_(ids))
+        .order_by(Delivery.id)
+    )
+)
+
+
+def _settle_attempt(outcomes: Sequence[Outcome], rows: Mapping[int, _Current]) -> list[str]:
     jitter = 1 + random.random() * JITTER  # the deliveries of a digest are due again together
-    return [
-        DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure, jitter)
-        for outcome in outcomes
-    ]
+    return [_settle(outcome, rows.get(outcome.claimed.delivery_id), jitter) for outcome in outcomes]
 
 
-def _settle_delivered(outcomes: Sequence[Outcome]) -> None:
-    if not outcomes:
+def _settle(outcome: Outcome, row: _Current | None, jitter: float) -> str:
+    if row is None:
+        return SKIPPED  # deleted meanwhile, with its lead
+    if not row.is_of(outcome.claimed):
+        return _settle_late(outcome, row)
+    return DELIVERED if outcome.failure is None else _settle_failed(outcome, outcome.failure, row, jitter)
+
+
+def _settle_delivered(held: Sequence[tuple[Outcome, _Current]]) -> None:
+    if not held:
         return
-    ids = [o.claimed.delivery_id for o in outcomes]
-    latest = max(o.ended_at for o in outcomes)
-    _DELIVERED.run(latest, ids)
-    for o in outcomes:
-        _END_ATTEMPT.run(o.ended_at, o.recipient, o.answer, o.claimed.delivery_id, o.claimed.attempt)
-    for kind, is_probe in {(o.claimed.kind, o.claimed.is_probe) for o in outcomes}:
+    latest = max(outcome.ended_at for outcome, _ in held)
+    if arrived := [outcome.claimed.delivery_id for outcome, row in held if row.state == SENDING]:
+        _DELIVERED.run(latest, arrived)
+    for outcome, row in held:
+        _end_delivered(outcome, row, erased=row.reason == ERASED)
+    for kind, is_probe in sorted({(o.claimed.kind, o.claimed.is_probe) for o, _ in held}):
         record_success(kind, latest, is_probe=is_probe)
+
+
+def _settle_late(outcome: Outcome, row: _Current) -> str:
+    claimed = outcome.claimed
+    erased = Lead.select(Lead.requestor_email).where(Lead.id == claimed.lead_id).scalar() is None
+    if outcome.failure is not None:
+        _end_failed(outcome, row, ERASED if erased else outcome.failure.reason)
+        return LOST
+    _end_delivered(outcome, row, erased=erased)
+    if not row.awaits_next(claimed):
+        return LOST
+    _DELIVERED.run(outcome.ended_at, [claimed.delivery_id])  # another attempt would deliver it twice
+    return DELIVERED
+
+
+def _end_delivered(outcome: Outcome, row: _Current, *, erased: bool) -> None:
+    """End the attempt in the ledger. erased: the customer was, and the answer may quote them."""
+    answer = None if erased else outcome.answer
+    claimed = outcome.claimed
+    _END_ATTEMPT.run(
+        outcome.ended_at, DELIVERED, _recipient(outcome, row), answer, claimed.delivery_id, claimed.attempt
+    )
+
+
+def _end_failed(outcome: Outcome, row: _Current, reason: str) -> None:
+    claimed = outcome.claimed
+    _END_ATTEMPT.run(
+        outcome.ended_at, reason, _recipient(outcome, row), None, claimed.delivery_id, claimed.attempt
+    )
+
+
+def _recipient(outcome: Outcome, row: _Current) -> str | None:
+    return ERASED if row.recipient == ERASED else outcome.recipient
 
 
 _DELIVERED = CachedQuery(
     lambda at, ids: Delivery.update(state=DELIVERED, reason=None, due_at=None, settled_at=at).where(
-        Delivery.id.in_(ids), Delivery.state == SENDING
+        Delivery.id.in_(ids)
     )
 )
 _END_ATTEMPT = CachedQuery(
-    lambda at, recipient, answer, delivery_id, number: DeliveryAttempt.update(
-        ended_at=at, outcome=DELIVERED, recipient=recipient, answer=answer
+    lambda at, outcome, recipient, answer, delivery_id, number: DeliveryAttempt.update(
+        ended_at=at, outcome=outcome, recipient=recipient, answer=answer
     ).where(DeliveryAttempt.delivery == delivery_id, DeliveryAttempt.number == number)
 )
 
 
-def _settle_failed(outcome: Outcome, failure: Failure, jitter: float) -> str:
+def _settle_failed(outcome: Outcome, failure: Failure, row: _Current, jitter: float) -> str:
     claimed, now = outcome.claimed, outcome.ended_at
-    delivery = Delivery.get_or_none(Delivery.id == claimed.delivery_id)
-    if delivery is None:
-        return SKIPPED  # deleted meanwhile, with its lead
-    erased = delivery.reason == ERASED  # meanwhile; the failure's reason may quote the customer, so drop it
-    DeliveryAttempt.update(
-        ended_at=now, outcome=ERASED if erased else failure.reason, recipient=outcome.recipient
-    ).where(
-        DeliveryAttempt.delivery == claimed.delivery_id, DeliveryAttempt.number == claimed.attempt
-    ).execute()
+    # If the customer was erased meanwhile, the failure's reason is dropped: it may quote them.
+    reason = ERASED if row.reason == ERASED else failure.reason
+    _end_failed(outcome, row, reason)
     is_refusal = failure.kind in (FailureKind.AMBIGUOUS, FailureKind.REFUSED)
     is_own = failure.kind in (FailureKind.TRANSIENT, FailureKind.PERMANENT) or (
         is_refusal and _is_at_fault(claimed)
@@ -149,14 +231,15 @@ def _settle_failed(outcome: Outcome, failure: Failure, jitter: float) -> str:
     else:
         trip(
             claimed.kind,
-            ERASED if erased else failure.reason,
+            reason,
             now,
             failure.retry_after,
             needs_operator=failure.kind is FailureKind.NEEDS_OPERATOR,
             refuses=is_refusal,
         )
-    if delivery.state != SENDING:
-        return str(delivery.state)  # skipped meanwhile
+    if row.state != SENDING:
+        return row.state  # skipped meanwhile
+    delivery = Delivery.get_by_id(claimed.delivery_id)
     delivery.reason = failure.reason
     if not failure.content_sent and claimed.sent_at == claimed.started_at:
         delivery.sent_at = None
@@ -175,7 +258,7 @@ def _settle_failed(outcome: Outcome, failure: Failure, jitter: float) -> str:
         delivery.failures += 1
         delivery.state, delivery.due_at = PENDING, now + delay
     delivery.save()
-    return delivery.state
+    return str(delivery.state)
 
 
 def _is_at_fault(claimed: Claimed) -> bool:

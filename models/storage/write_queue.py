@@ -198,7 +198,8 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
     for position, request in enumerate(batch):
         by_operation.setdefault(request.operation, []).append(position)
     results: list[WriteResult[Any]] = [WriteResult()] * len(batch)
-    for operation, positions in by_operation.items():
+    # In the same order on all servers, so that batches that share a database don't lock one another out.
+    for operation, positions in sorted(by_operation.items(), key=_name, reverse=True):
         items = [batch[p].item for p in positions]
         written = (
             _apply(operation, items, savepoint)
@@ -208,6 +209,10 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
         for position, result in zip(positions, written, strict=True):
             results[position] = result
     return results
+
+
+def _name(item: tuple[Operation, list[int]]) -> str:
+    return getattr(item[0], "__qualname__", "")
 
 
 def _apply(operation: Operation, items: list[Any], savepoint: Savepoint) -> list[WriteResult[Any]]:

@@ -1,0 +1,74 @@
+"""Leases of claims: renewed while a delivery is on its way, given up at a stop, taken over once they are over.
+
+Only on a shared database may another server take a delivery over.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from models.outbox.claims import LEASE, Claimed, put_back
+from models.outbox.delivery import SENDING, Delivery, DeliveryAttempt, state_is
+from models.storage.rows import is_exclusive, locked
+
+NOT_BEGUN = "not begun: the server stopped, or was too slow"
+
+
+def renew(server: str, claims: Collection[Claimed], now: datetime) -> set[int]:
+    """Extend the leases of this server's claims. Return the deliveries whose lease was extended.
+
+    Of the others the claim is lost, or another transaction is changing the delivery.
+    """
+    rows = _claims_of(server, claims)
+    held = _still_held(locked(rows, skip=True), claims)
+    if held:
+        Delivery.update(claimed_until=now + LEASE).where(Delivery.id.in_(held)).execute()
+    return set(held)
+
+
+def give_up(server: str, begun: Sequence[Claimed], not_begun: Sequence[Claimed], now: datetime) -> None:
+    """Put the deliveries of these claims back at once, unless the claim was lost.
+
+    begun: their mail may have left. not_begun: nothing of it has.
+    """
+    claims = [*begun, *not_begun]
+    held = _still_held(locked(_claims_of(server, claims)), claims)
+    numbers = {claim.delivery_id: claim for claim in not_begun}
+    for claim in (numbers[row_id] for row_id in held if row_id in numbers):
+        DeliveryAttempt.update(outcome=NOT_BEGUN, ended_at=now).where(
+            DeliveryAttempt.delivery == claim.delivery_id, DeliveryAttempt.number == claim.attempt
+        ).execute()
+        if claim.sent_at == claim.started_at:
+            Delivery.update(sent_at=None).where(Delivery.id == claim.delivery_id).execute()
+    if held:
+        put_back(held)
+
+
+def take_over(now: datetime) -> list[int]:
+    """Put deliveries back whose lease is over, as their server stopped or is too slow. Return their ids.
+
+    One server at a time does, and waits for locks, so that a digest is put back as a whole.
+    """
+    if not is_exclusive("take over"):
+        return []
+    # Without a lease: the database was moved here, and the server that sent them has stopped.
+    is_over = Delivery.claimed_until.is_null() | (Delivery.claimed_until <= now)
+    rows = Delivery.select(Delivery.id).where(state_is(SENDING), is_over).order_by(Delivery.id)
+    ids = [row_id for (row_id,) in locked(rows).tuples()]
+    if ids:
+        put_back(ids)
+    return ids
+
+
+def _claims_of(server: str, claims: Collection[Claimed]) -> Any:
+    ids = [claim.delivery_id for claim in claims]
+    return (
+        Delivery.select(Delivery.id, Delivery.attempts)
+        .where(Delivery.id.in_(ids), state_is(SENDING), Delivery.claimed_by == server)
+        .order_by(Delivery.id)
+    )
+
+
+def _still_held(rows: Any, claims: Collection[Claimed]) -> list[int]:
+    attempts = {claim.delivery_id: claim.attempt for claim in claims}
+    return [row_id for row_id, attempt in rows.tuples() if attempts[row_id] == attempt]
