@@ -20,6 +20,7 @@ MODULES = (
     "bodies",
     "upkeep",
     "logs",
+    "failover",
 )
 
 

@@ -1,0 +1,291 @@
+"""Servers of the program that share one PostgreSQL, with one mail server, behind HAProxy if need be."""
+
+import asyncio
+import base64
+import itertools
+import shutil
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from balancers import SEARCH_PATH, running_balancer
+from command_line import ACTOR, NOW
+from fault_run import CannotTry, FaultRun
+from launched_server import RECOVERY_TIMEOUT_SECONDS, LaunchedServer
+from lead_client import Answer, Client, Disconnected, Ledger, new_email, post_lead
+from mail_server import MailServer
+from partner_server import PartnerServer
+from postgresql import NOT_FOUND, Cluster, binaries, shared_cluster
+from stored_leads import StoredLead, judge_storage
+
+from models import settings
+from models.building_actions import add_building
+from models.database import command_storage
+
+SECRET = base64.b64encode(b"of servers that share a database").decode()
+MAILS_AT_ONCE = 4  # of one server
+
+_numbers = itertools.count()
+
+
+def own_cluster() -> Cluster:
+    """Return the cluster that all runs of this process share, and may kill. Raises CannotTry."""
+    if binaries() is None:
+        raise CannotTry(NOT_FOUND)
+    return shared_cluster()
+
+
+class SharedServer(LaunchedServer):
+    """One of several servers: its mail server, partner and database are those of the others."""
+
+    def __init__(
+        self, run: FaultRun, folder: Path, mail: MailServer, partner: PartnerServer, url: str
+    ) -> None:
+        super().__init__(
+            run,
+            folder,
+            database_url=url,
+            secret=SECRET,
+            trusted_proxies="127.0.0.1",
+        )
+        self.mail, self.partner = mail, partner
+
+    def keep_port(self) -> None:
+        """Let the next start listen on the port of the first one."""
+        self._settings["port"] = str(self.port)
+
+    def set(self, **values: str) -> None:
+        """Change settings of the next start."""
+        self._settings |= values
+
+    async def get(self, path: str) -> Answer:
+        """GET this path. Raises Disconnected."""
+        client = Client(self.port)
+        try:
+            return await client.send(f"GET {path} HTTP/1.1\r\nHost: leads.test\r\n\r\n".encode())
+        finally:
+            await client.close()
+
+    async def is_ready(self) -> bool:
+        """Return True if the server says that it can store leads."""
+        with suppress(Disconnected):
+            return (await self.get("/readyz")).status == 200
+        return False
+
+    async def until_ready(self) -> bool:
+        """Wait until the server says that it can store leads. Return False if it does not."""
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS
+        while not await self.is_ready():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+
+class Servers:
+    """Servers on a database of their own in a cluster. A block of `async with` starts and ends them."""
+
+    def __init__(
+        self,
+        run: FaultRun,
+        cluster: Cluster,
+        ports: Sequence[int] = (),
+        *,
+        count: int = 2,
+        mail: MailServer | None = None,
+        options: str = "",
+    ) -> None:
+        """ports: of all clusters, if there are several. options: of the URL. mail: the mail server."""
+        self.cluster = cluster
+        self.database = f"fault_{next(_numbers)}"
+        self.mail, self.partner = mail or MailServer(), PartnerServer()
+        self.ledger = Ledger()
+        self._run, self._count = run, count
+        self._folder = run.folder / self.database
+        self._folder.mkdir()
+        self._ports, self._options = ports, options
+        self.variables: dict[str, str] = {}  # of each server's launcher
+        self.each: list[SharedServer] = []
+
+    async def __aenter__(self) -> "Servers":
+        self.cluster.create_database(self.database)
+        own = self.cluster.url(self.database)
+        with command_storage(settings.load({"database_url": own}, environment={})) as storage:
+            fields = {"name": "The Maple", "agent_email": "agent@maple.test"}
+            storage.write(add_building, ACTOR, fields, "maple", NOW)
+        await self.mail.start()
+        self.partner.start()
+        url = self.cluster.url(self.database, *self._ports)
+        url += ("&" if "?" in url else "?") * bool(self._options) + self._options
+        for number in range(self._count):
+            folder = self._folder / f"server{number + 1}"
+            server = SharedServer(self._run, folder, self.mail, self.partner, url)
+            server.variables |= self.variables
+            self.each.append(server)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for server in self.each:
+            await asyncio.gather(*(client.close() for client in server._clients))
+            await server.kill()
+        await self.partner.stop()
+        await self.mail.stop()
+        self.cluster.drop_database(self.database)
+
+    async def start(self) -> None:
+        """Start every server, each on a port that it keeps."""
+        await asyncio.gather(*(server.start() for server in self.each))
+        for server in self.each:
+            server.keep_port()
+
+    @asynccontextmanager
+    async def balanced(self) -> AsyncIterator[int]:
+        """Run HAProxy with the sample of `deploy/` in front of the two servers, and give its port."""
+        if shutil.which("haproxy", path=SEARCH_PATH) is None:
+            raise CannotTry("HAProxy not found; install it with .ci/postgresql")
+        with ExitStack() as stack:
+            changes = [(r"(?m)^ +http-request redirect .*\n", "")]  # without TLS, which costs the clients much
+            ports = [server.port for server in self.each]
+            port, _ = stack.enter_context(running_balancer("haproxy", self._folder, ports, changes))
+            yield port
+
+    def stored(self) -> dict[int, StoredLead]:
+        """Return the leads that are stored, by id."""
+
+        def rows(sql: str) -> list[tuple[int, ...]]:
+            return self.cluster.query(sql, database=self.database)
+
+        deliveries: dict[int, list[str]] = {}
+        for lead_id, kind in rows("SELECT lead_id, kind FROM delivery ORDER BY kind"):
+            deliveries.setdefault(lead_id, []).append(str(kind))
+        deals = Counter(lead_id for (lead_id,) in rows("SELECT lead_id FROM deal"))
+        keys = Counter(lead_id for (lead_id,) in rows("SELECT lead_id FROM idempotency_key"))
+        return {
+            lead_id: StoredLead(str(email), deals[lead_id], tuple(deliveries.get(lead_id, ())), keys[lead_id])
+            for lead_id, email in rows("SELECT id, requestor_email FROM lead")
+        }
+
+    def unsent(self) -> int:
+        """Return how many mails are not delivered."""
+        sql = "SELECT count(*) FROM delivery WHERE kind = 'email' AND state <> 'delivered'"
+        [(count,)] = self.cluster.query(sql, database=self.database)
+        return int(count)
+
+    def claimed(self) -> int:
+        """Return how many mails are on their way, by their rows."""
+        sql = "SELECT count(*) FROM delivery WHERE kind = 'email' AND state = 'sending'"
+        [(count,)] = self.cluster.query(sql, database=self.database)
+        return int(count)
+
+    async def judge(self, *, may_be_twice: int = 0) -> None:
+        """Wait until every mail is sent; compare leads and mails with what the clients were told.
+
+        may_be_twice: how many mails may arrive twice, as they were in flight at the fault.
+        """
+        await until(lambda: self.unsent() == 0, every=0.1)
+        stored = self.stored()
+        judge_storage(self._run, self.ledger, stored)
+        arrived = Counter(str(mail["Reply-To"]) for mail in self.mail.mails)
+        unsent = sum(arrived[lead.email] == 0 for lead in stored.values())
+        self._run.lost += unsent
+        twice = sum(max(0, count - 1) for count in arrived.values())
+        self._run.require(unsent == 0, f"every stored lead is mailed ({unsent} were not)")
+        self._run.require(
+            twice <= may_be_twice, f"at most the {may_be_twice} mails in flight are sent twice ({twice} were)"
+        )
+        ids = {str(mail["Message-ID"]) for mail in self.mail.mails}
+        self._run.require(len(ids) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
+        self._run.require(all(server.is_running for server in self.each), "no server exits")
+
+
+async def until(condition: Callable[[], object], *, every: float = 0.01) -> bool:
+    """Wait until this is true. Return False if that takes longer than any promise."""
+    deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(every)
+    return True
+
+
+class AddressedClient(Client):
+    """Client of HAProxy, whose address a PROXY header gives."""
+
+    def __init__(self, port: int, address: str) -> None:
+        super().__init__(port)
+        self._header = f"PROXY TCP4 {address} 127.0.0.1 40000 80\r\n".encode()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await super().connect()
+        writer.write(self._header)
+        return reader, writer
+
+
+class BalancedClients:
+    """Clients of HAProxy, each with an address of its own, that post one lead after the other.
+
+    Every other one sends Idempotency-Keys, and repeats a request until it is answered 201. The others send
+    each lead once.
+    """
+
+    def __init__(self, ports: Sequence[int], ledger: Ledger, count: int = 32, pause: float = 0.3) -> None:
+        """ports: of HAProxy, or of several servers that the clients share out. pause: seconds after each lead."""
+        self.ledger = ledger
+        self.unanswered = 0
+        self.slowest = 0.0  # seconds until an answer
+        self.slowest_refusal = 0.0
+        self.repeated = 0
+        self.without_retry_after = 0
+        self._pause = pause
+        self._stopping = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._post(ports[number % len(ports)], number)) for number in range(count)
+        ]
+
+    async def _post(self, port: int, number: int) -> None:
+        client = AddressedClient(port, f"198.51.100.{number + 1}")
+        await asyncio.sleep(self._pause * number / 32)
+        while not self._stopping.is_set():
+            email = new_email()
+            if number % 2:
+                await self._post_once(client, email)
+            else:
+                while not await self._post_once(client, email, Idempotency_Key=email):
+                    self.repeated += 1
+                    await asyncio.sleep(0.1)
+                self.ledger.refused.discard(email)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._pause)
+        await client.close()
+
+    async def _post_once(self, client: Client, email: str, **headers: str) -> bool:
+        began = time.monotonic()
+        answer = None
+        try:
+            answer = await post_lead(client, self.ledger, email, **headers)
+        except Disconnected:
+            self.unanswered += 1
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, took)
+        if answer is not None and answer.status == 503:
+            self.slowest_refusal = max(self.slowest_refusal, took)
+            self.without_retry_after += b'"error"' in answer.body and "retry-after" not in answer.headers
+        return answer is not None and answer.status == 201
+
+    @property
+    def seen(self) -> str:
+        """What the clients saw, for the table."""
+        answers = ", ".join(f"{count} x {status}" for status, count in sorted(self.ledger.answers.items()))
+        return f"{answers}, {self.unanswered} unanswered, slowest answer {self.slowest:.1f} s"
+
+    async def reach(self, more: int) -> None:
+        """Wait until so many more leads are acknowledged."""
+        enough = len(self.ledger.acknowledged) + more
+        await until(lambda: len(self.ledger.acknowledged) >= enough)
+
+    async def stop(self) -> None:
+        """Let each client receive the answers to its last lead, and stop."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
