@@ -48,8 +48,8 @@ class ClockMonitor:
     async def check(self) -> None:
         """Move the outbox's times if the clock was set back, and wake the dispatcher.
 
-        On a database that servers share only waits that are too long are cut short: the others move nothing
-        either, so a time would be moved by each of them. Raises StorageError; the next check then moves the times.
+        On a shared database each server would move them, so only waits that are too long are cut short.
+        Raises StorageError; the next check then moves the times.
         """
         offset = self._measure_offset()
         if self._offset - offset > SLEW:

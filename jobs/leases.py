@@ -12,8 +12,8 @@ from models.storage import Storage, StorageError
 
 log = logging.getLogger("leads.outbox")
 
-# How often leases are renewed, and those of other servers looked at. So a claim of a dead server is taken over
-# within this and a lease.
+# How often leases are renewed, and those of other servers are looked at. So a claim of a dead server is taken
+# over within this and a lease.
 LOOK_SECONDS = 5.0
 LEASE_NS = int(LEASE.total_seconds() * 1e9)
 
@@ -37,7 +37,7 @@ class Leases:
             self._task = asyncio.create_task(self._run(), name="leases")
 
     async def stop(self) -> None:
-        """Give up the claims that are left at a stop, so that they need not wait for the end of their lease."""
+        """Give up the claims that are left at a stop, so that no delivery waits for its lease to end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

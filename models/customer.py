@@ -208,7 +208,7 @@ def find_customer(customer_id: int, *, for_update: bool = False) -> Customer:
 
 
 def take_customer(customer_id: int) -> Customer:
-    """Return the customer of this id; until the transaction ends no lead is stored with it. Raises NotFound."""
+    """Return the customer of this id; until the transaction ends no lead finds it. Raises NotFound."""
     found = find_customer(customer_id)
     if database.is_shared:  # by its keys first, as intake does
         keys = None

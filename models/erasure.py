@@ -28,8 +28,7 @@ from models.storage.rows import locked
 def erase_customer(actor: Actor, customer_id: int, now: datetime) -> int:
     """Erase a customer's data, also in their leads, and return the number of these.
 
-    The rows stay, so that counts stay true. Until the transaction ends no lead is stored with the customer,
-    and nothing is sent or settled of the leads. Deliveries that have not left are skipped. Raises NotFound, or
+    The rows stay, so that counts stay true. Deliveries that have not left are skipped. Raises NotFound, or
     Conflict if the customer was erased before.
     """
     customer = take_customer(customer_id)

@@ -14,7 +14,7 @@ from models.building_actions import add_building
 from models.customer import flag_spam
 from models.database import command_storage
 from models.erasure import erase_customer
-from models.intake import record_leads
+from models.intake import Recorded, record_leads
 from models.lead_record import show_lead
 from models.outbox import actions
 from models.outbox.claims import CUT_OFF, LEASE, Claim, Claimed, claim, open_outbox
@@ -46,7 +46,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blocking
 
 def add_leads(storage: BlockingStorage, count: int, **fields: Any) -> list[int]:
     leads = [submission(email=f"r{number}@renter.test", phone=None, **fields) for number in range(count)]
-    return [recorded.lead_id for recorded in storage.write(record_leads, leads)]
+    recorded = storage.write(record_leads, leads)
+    return [lead.lead_id for lead in recorded if isinstance(lead, Recorded)]
 
 
 def claimed(storage: BlockingStorage, server: str, limit: int = 9, now: Any = NOW) -> list[Claimed]:

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,9 @@ from models.lead import Lead
 from models.lead_actions import assign_lead, correct_slot, send_lead
 from models.outbox import actions
 from models.outbox.claims import LEASE, Claim, claim, open_outbox
-from models.outbox.delivery import Delivery
+from models.outbox.delivery import Delivery, lock_deliveries
 from models.outbox.destination import EMAIL, JUNE_HOMES, Destination, trip
+from models.outbox.digests import form_digests
 from models.outbox.leases import renew, take_over
 from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.secret import SecretKeys
@@ -241,32 +243,34 @@ def test_servers_share_the_outbox_and_send_each_mail_once(storage: BlockingStora
 def test_servers_never_claim_a_part_of_a_digest(storage: BlockingStorage) -> None:
     storage.write(record_leads, [submission(email=f"r{n}@renter.test") for n in range(120)])
     storage.write(lambda: Delivery.update(digest=0).execute())
-    claimed: list[list[int]] = []
+    storage.write(form_digests, NOW)
+    wholes = {(1, 50), (51, 100), (101, 120)}
+    claimed: list[tuple[int, int, int]] = []
+    is_over = threading.Event()
 
     def server(name: str) -> Callable[[], None]:
         def run() -> None:
-            for _ in range(15):
+            while len(claimed) < 60:
                 [claims] = storage.write(claim, [Claim(EMAIL, 1, NOW, name)])
                 if claims:
-                    claimed.append([c.delivery_id for c in claims])
+                    ids = [c.delivery_id for c in claims]
+                    claimed.append((len(ids), min(ids), max(ids)))
                 storage.write(take_over, NOW + LEASE)
+            is_over.set()
 
         return run
 
-    def operator() -> None:
-        for row_id in range(1, 121, 4):
-            try:
-                storage.write(actions.retry_deliveries, ACTOR, [row_id, row_id + 60], NOW)
-            except ActionError:
-                pass  # one is being sent
+    def look() -> None:
+        lock_deliveries(Delivery.id << [7, 77, 107])
+        time.sleep(0.005)
+
+    def operator() -> None:  # looks at some in the middle, and changes nothing
+        while not is_over.wait(0.001):
+            storage.write(look)
 
     at_once(storage, server("a"), server("b"), operator)
-    digests = storage.read(lambda: {row.id: row.digest for row in Delivery.select()})
-    wholes = Counter(digest for digest in digests.values() if digest)
-    assert claimed
-    for ids in claimed:
-        of = {digests[row_id] for row_id in ids if digests[row_id]}
-        assert len(of) <= 1
+    assert {(first, last) for _, first, last in claimed} <= wholes
+    assert all(count == last - first + 1 for count, first, last in claimed)
 
 
 def test_pause_and_trip_overwrite_nothing(storage: BlockingStorage) -> None:
@@ -369,3 +373,25 @@ def test_tokens_are_changed_by_two_consoles(storage: BlockingStorage) -> None:
     at_once(storage, console, console)
     assert Counter(results) == {"added": 20, "taken": 20}
     assert deadlocks(storage) == 0
+
+
+def test_leads_are_stored_while_an_action_is_on_its_way(storage: BlockingStorage) -> None:
+    storage.write(record_leads, [submission()])
+    locked, stored = threading.Event(), threading.Event()
+
+    def console() -> None:
+        def action() -> None:
+            flag_spam(ACTOR, 1, False, NOW)
+            update_building(ACTOR, 1, {"name": "M"}, NOW)
+            locked.set()
+            assert stored.wait(10)
+
+        storage.write(action)
+
+    def server() -> None:
+        assert locked.wait(10)
+        storage.write(record_leads, [submission()])
+        stored.set()
+
+    at_once(storage, console, server)
+    assert storage.read(lambda: Lead.select().count()) == 2

@@ -41,9 +41,9 @@ MOST_ROUNDS = 20  # of mails that are all put off, in one claim; the next tick g
 class Claim:
     """A server's request for due deliveries of one kind.
 
-    server: its id. limit: the most to claim; 0: one, of another source than slow_sources. slow_sources: those of the
-    deliveries that are on their way, if all of these are slow; else None. rates: of mail; None: no mail, or
-    no limit.
+    server: its id. limit: the most to claim; 0: one, of another source than slow_sources. slow_sources: those
+    of the deliveries that are on their way, if all of these are slow; else None. rates: of mail; None: no
+    mail, or no limit.
     """
 
     kind: str

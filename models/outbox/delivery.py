@@ -10,9 +10,9 @@ failed       the dispatcher, by `settle`: given up until the operator retries it
 skipped      intake, an erasure, or the operator: it does not leave, and `reason` says why. One that was being
              sent may still arrive.
 
-A `sending` delivery whose server stopped goes back to pending. On SQLite the next start puts it back: the data
-folder's lock proves that no other server is sending it. Servers that share a database take it over once its
-lease is over.
+A `sending` delivery whose server stopped goes back to pending. On SQLite the next start puts it back: the
+data folder's lock proves that no other server is sending it. Servers that share a database take it over once
+its lease is over.
 """
 
 from collections.abc import Sequence

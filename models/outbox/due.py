@@ -37,7 +37,7 @@ def due_ids(
 
 
 def unlocked(ids: list[int]) -> list[int]:
-    """Lock these pending deliveries, and return those that no other transaction has locked, in their order."""
+    """Lock these pending deliveries, without those that another transaction has locked. Return the locked."""
     if not database.is_shared:
         return ids
     free = set(_first(_UNLOCKED.run(ids)))

@@ -1,4 +1,4 @@
-"""Leases of claims: renewed while a delivery is on its way, given up at a stop, taken over once they are over.
+"""Leases of claims: renewed while a delivery is on its way, given up at a stop, taken over when they end.
 
 Only on a shared database may another server take a delivery over.
 """

@@ -34,7 +34,10 @@ def locked(query: Any, *, skip: bool = False, of: Any = None) -> Any:
 
     skip: leave out rows that another transaction has locked. of: the table to lock, of several joined ones.
     """
-    return query.for_update(of=of, skip_locked=skip or None) if database.is_shared else query
+    if not database.is_shared:
+        return query
+    # NO KEY: rows that refer to these, such as a new lead to its building, may be stored meanwhile.
+    return query.for_update("FOR NO KEY UPDATE", of=of, skip_locked=skip or None)
 
 
 def lock_names(purpose: str, names: Iterable[str | bytes]) -> None:
