@@ -1,6 +1,8 @@
 """Fault runs of several servers on PostgreSQL: a failover, an upgrade, and servers that die or stall."""
 
 import asyncio
+import os
+import signal
 import time
 
 from fault_run import CannotTry, FaultRun, fault
@@ -34,11 +36,11 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
     async with servers.balanced() as port:
         clients = BalancedClients([port], servers.ledger)
         await clients.reach(MORE)
-        standby.pause()  # so that commits wait for it when the primary dies
+        for (sender,) in primary.query("SELECT pid FROM pg_stat_replication"):
+            os.kill(sender, signal.SIGSTOP)  # so that commits wait for the standby when the primary dies
         await asyncio.sleep(0.5)
         killed_at = time.monotonic()
         primary.kill()
-        standby.resume()
         await asyncio.to_thread(standby.promote)
         promoted_at = time.monotonic()
         servers.cluster = standby
