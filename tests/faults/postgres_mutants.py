@@ -1,8 +1,11 @@
 """Mutants of the storage on PostgreSQL, and of servers that share it."""
 
+import asyncio.unix_events
 from collections.abc import Callable
 from typing import Any
 
+import jobs.leases
+import models.outbox.outcomes
 from mutants import Patch, mutant
 
 
@@ -42,3 +45,21 @@ def believes_another_timeline(patch: Patch) -> None:
         return ask(transaction_id, AnyTimeline(timeline), error)
 
     patch.setattr(_transaction(), "_ask_outcome", asked)
+
+
+@mutant
+def ends_at_once_when_it_is_told_to_stop(patch: Patch) -> None:
+    # Without a handler SIGTERM ends the process.
+    patch.setattr(
+        asyncio.unix_events.SelectorEventLoop, "add_signal_handler", lambda *args: None, raising=False
+    )
+
+
+@mutant
+def takes_over_no_claim(patch: Patch) -> None:
+    patch.setattr(jobs.leases, "take_over", lambda now: [])
+
+
+@mutant
+def settles_claims_that_it_has_lost(patch: Patch) -> None:
+    patch.setattr(models.outbox.outcomes._Current, "is_of", lambda self, claimed: True)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from balancers import SEARCH_PATH, running_balancer
 from command_line import ACTOR, NOW
@@ -35,6 +36,40 @@ def own_cluster() -> Cluster:
     if binaries() is None:
         raise CannotTry(NOT_FOUND)
     return shared_cluster()
+
+
+class HeldMail(MailServer):
+    """A mail server that can hold mails: each gets its reply once it is released, or loses its connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_holding = False
+        self.held: list[asyncio.Future[bool]] = []
+
+    def hold(self) -> None:
+        """Hold each mail that comes from now on."""
+        self.is_holding = True
+
+    def release(self, *, accept: bool = True) -> None:
+        """Accept the held mails, or break their connections."""
+        held, self.held = self.held, []
+        for reply in held:
+            if not reply.done():  # else its client is gone
+                reply.set_result(accept)
+
+    def pass_on(self) -> None:
+        """Hold no more mails, and accept those that are held."""
+        self.is_holding = False
+        self.release()
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        if self.is_holding:
+            reply = asyncio.get_running_loop().create_future()
+            self.held.append(reply)
+            if not await reply:
+                server.transport.abort()
+                return "451 4.3.0 try again later"
+        return await super().handle_DATA(server, session, envelope)
 
 
 class SharedServer(LaunchedServer):
@@ -76,7 +111,7 @@ class SharedServer(LaunchedServer):
 
     async def until_ready(self) -> bool:
         """Wait until the server says that it can store leads. Return False if it does not."""
-        deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS
+        deadline = time.monotonic() + (8.0 if self._mutant else RECOVERY_TIMEOUT_SECONDS)
         while not await self.is_ready():
             if time.monotonic() > deadline:
                 return False
@@ -94,19 +129,22 @@ class Servers:
         ports: Sequence[int] = (),
         *,
         count: int = 2,
-        mail: MailServer | None = None,
         options: str = "",
+        lease: float | None = None,
     ) -> None:
-        """ports: of all clusters, if there are several. options: of the URL. mail: the mail server."""
+        """ports: of all clusters, if there are several. options: of the URL.
+
+        lease: seconds of a claim's, in the short form; else as it is.
+        """
         self.cluster = cluster
         self.database = f"fault_{next(_numbers)}"
-        self.mail, self.partner = mail or MailServer(), PartnerServer()
+        self.mail, self.partner = HeldMail(), PartnerServer()
         self.ledger = Ledger()
         self._run, self._count = run, count
         self._folder = run.folder / self.database
         self._folder.mkdir()
         self._ports, self._options = ports, options
-        self.variables: dict[str, str] = {}  # of each server's launcher
+        self._lease = None if run.timed else lease
         self.each: list[SharedServer] = []
 
     async def __aenter__(self) -> "Servers":
@@ -117,12 +155,12 @@ class Servers:
             storage.write(add_building, ACTOR, fields, "maple", NOW)
         await self.mail.start()
         self.partner.start()
-        url = self.cluster.url(self.database, *self._ports)
-        url += ("&" if "?" in url else "?") * bool(self._options) + self._options
+        url = self.url(*self._ports)
         for number in range(self._count):
             folder = self._folder / f"server{number + 1}"
             server = SharedServer(self._run, folder, self.mail, self.partner, url)
-            server.variables |= self.variables
+            if self._lease is not None:
+                server.variables["FAULT_LEASE_SECONDS"] = str(self._lease)
             self.each.append(server)
         return self
 
@@ -133,6 +171,15 @@ class Servers:
         await self.partner.stop()
         await self.mail.stop()
         self.cluster.drop_database(self.database)
+
+    def url(self, *ports: int) -> str:
+        """Return the URL of the database. ports: in place of the cluster's own."""
+        url = self.cluster.url(self.database, *ports)
+        return url + ("&" if "?" in url else "?") * bool(self._options) + self._options
+
+    def require_running(self) -> None:
+        """Note a broken promise if a server has ended."""
+        self._run.require(all(server.is_running for server in self.each), "no server exits")
 
     async def start(self) -> None:
         """Start every server, each on a port that it keeps."""
@@ -151,40 +198,47 @@ class Servers:
             port, _ = stack.enter_context(running_balancer("haproxy", self._folder, ports, changes))
             yield port
 
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a query, and return its rows."""
+        return self.cluster.query(sql, *values, database=self.database)
+
     def stored(self) -> dict[int, StoredLead]:
         """Return the leads that are stored, by id."""
-
-        def rows(sql: str) -> list[tuple[int, ...]]:
-            return self.cluster.query(sql, database=self.database)
-
         deliveries: dict[int, list[str]] = {}
-        for lead_id, kind in rows("SELECT lead_id, kind FROM delivery ORDER BY kind"):
-            deliveries.setdefault(lead_id, []).append(str(kind))
-        deals = Counter(lead_id for (lead_id,) in rows("SELECT lead_id FROM deal"))
-        keys = Counter(lead_id for (lead_id,) in rows("SELECT lead_id FROM idempotency_key"))
+        for lead_id, kind in self.rows("SELECT lead_id, kind FROM delivery ORDER BY kind"):
+            deliveries.setdefault(lead_id, []).append(kind)
+        deals = Counter(lead_id for (lead_id,) in self.rows("SELECT lead_id FROM deal"))
+        keys = Counter(lead_id for (lead_id,) in self.rows("SELECT lead_id FROM idempotency_key"))
         return {
-            lead_id: StoredLead(str(email), deals[lead_id], tuple(deliveries.get(lead_id, ())), keys[lead_id])
-            for lead_id, email in rows("SELECT id, requestor_email FROM lead")
+            lead_id: StoredLead(email, deals[lead_id], tuple(deliveries.get(lead_id, ())), keys[lead_id])
+            for lead_id, email in self.rows("SELECT id, requestor_email FROM lead")
         }
 
     def unsent(self) -> int:
         """Return how many mails are not delivered."""
-        sql = "SELECT count(*) FROM delivery WHERE kind = 'email' AND state <> 'delivered'"
-        [(count,)] = self.cluster.query(sql, database=self.database)
-        return int(count)
+        return len(self.rows("SELECT FROM delivery WHERE kind = 'email' AND state <> 'delivered'"))
 
-    def claimed(self) -> int:
-        """Return how many mails are on their way, by their rows."""
-        sql = "SELECT count(*) FROM delivery WHERE kind = 'email' AND state = 'sending'"
-        [(count,)] = self.cluster.query(sql, database=self.database)
-        return int(count)
+    def in_flight(self) -> list[int]:
+        """Return the ids of the mails that are on their way, by their rows."""
+        sql = "SELECT id FROM delivery WHERE kind = 'email' AND state = 'sending'"
+        return [row_id for (row_id,) in self.rows(sql)]
+
+    def are_sent(self, ids: list[int]) -> bool:
+        """Return True if these mails are delivered."""
+        return not self.rows("SELECT FROM delivery WHERE id = ANY(%s) AND state <> 'delivered'", ids)
+
+    async def post(self, server: SharedServer, count: int) -> None:
+        """Post leads to one server, which acknowledges each."""
+        client = server.client()
+        for _ in range(count):
+            assert (await post_lead(client, self.ledger)).status == 201
 
     async def judge(self, *, may_be_twice: int = 0) -> None:
         """Wait until every mail is sent; compare leads and mails with what the clients were told.
 
         may_be_twice: how many mails may arrive twice, as they were in flight at the fault.
         """
-        await until(lambda: self.unsent() == 0, every=0.1)
+        await self.until(lambda: self.unsent() == 0)
         stored = self.stored()
         judge_storage(self._run, self.ledger, stored)
         arrived = Counter(str(mail["Reply-To"]) for mail in self.mail.mails)
@@ -197,17 +251,20 @@ class Servers:
         )
         ids = {str(mail["Message-ID"]) for mail in self.mail.mails}
         self._run.require(len(ids) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
-        self._run.require(all(server.is_running for server in self.each), "no server exits")
+
+    async def until(self, condition: Callable[[], object]) -> bool:
+        """Wait until this is true. Return False if that takes longer than any promise."""
+        deadline = time.monotonic() + longest(self._run)
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
 
 
-async def until(condition: Callable[[], object], *, every: float = 0.01) -> bool:
-    """Wait until this is true. Return False if that takes longer than any promise."""
-    deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(every)
-    return True
+def longest(run: FaultRun) -> float:
+    """Return how many seconds a run waits for what is promised: with a mutant it may never come."""
+    return 8.0 if run.mutant else RECOVERY_TIMEOUT_SECONDS
 
 
 class AddressedClient(Client):
@@ -223,30 +280,33 @@ class AddressedClient(Client):
         return reader, writer
 
 
-class BalancedClients:
-    """Clients of HAProxy, each with an address of its own, that post one lead after the other.
+class ManyClients:
+    """Clients, of HAProxy each with an address of its own, that post one lead after the other.
 
     Every other one sends Idempotency-Keys, and repeats a request until it is answered 201. The others send
     each lead once.
     """
 
-    def __init__(self, ports: Sequence[int], ledger: Ledger, count: int = 32, pause: float = 0.3) -> None:
-        """ports: of HAProxy, or of several servers that the clients share out. pause: seconds after each lead."""
+    def __init__(
+        self, port: int, ledger: Ledger, count: int = 32, pause: float = 0.3, *, balanced: bool = True
+    ) -> None:
+        """port: of HAProxy; or of one server, if not `balanced`. pause: seconds after each lead."""
         self.ledger = ledger
         self.unanswered = 0
         self.slowest = 0.0  # seconds until an answer
         self.slowest_refusal = 0.0
         self.repeated = 0
         self.without_retry_after = 0
-        self._pause = pause
+        self._pause, self._balanced = pause, balanced
         self._stopping = asyncio.Event()
         self._tasks = [
-            asyncio.create_task(self._post(ports[number % len(ports)], number)) for number in range(count)
+            asyncio.create_task(self._post(port, number)) for number in range(count)
         ]
 
     async def _post(self, port: int, number: int) -> None:
-        client = AddressedClient(port, f"198.51.100.{number + 1}")
-        await asyncio.sleep(self._pause * number / 32)
+        address = f"198.51.100.{number + 1}"
+        client = AddressedClient(port, address) if self._balanced else Client(port)
+        await asyncio.sleep(self._pause * number / len(self._tasks))
         while not self._stopping.is_set():
             email = new_email()
             if number % 2:
@@ -283,7 +343,8 @@ class BalancedClients:
     async def reach(self, more: int) -> None:
         """Wait until so many more leads are acknowledged."""
         enough = len(self.ledger.acknowledged) + more
-        await until(lambda: len(self.ledger.acknowledged) >= enough)
+        while len(self.ledger.acknowledged) < enough:
+            await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
         """Let each client receive the answers to its last lead, and stop."""
