@@ -9,7 +9,6 @@ from fault_run import CannotTry, FaultRun, fault
 from postgresql import NOT_FOUND, Cluster, binaries
 from several_servers import MAILS_AT_ONCE, ManyClients, Servers, SharedServer, own_cluster
 
-
 MORE = 30  # leads that are acknowledged before and after each fault
 
 
@@ -76,7 +75,7 @@ async def pg_rolling_upgrade(run: FaultRun) -> None:
             server.set(stop_delay="3")  # more than HAProxy takes to notice
         await servers.start()
         async with servers.balanced() as port:
-            clients = ManyClients(port, servers.ledger)
+            clients = ManyClients(port, servers.ledger, pause=1.0)
             await clients.reach(MORE)
             for _ in range(run.times):
                 for server in servers.each:

@@ -21,6 +21,7 @@ MODULES = (
     "upkeep",
     "logs",
     "failover",
+    "outages",
 )
 
 

@@ -1,12 +1,14 @@
 """Mutants of the storage on PostgreSQL, and of servers that share it."""
 
 import asyncio.unix_events
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from mutants import Patch, mutant
+
 import jobs.leases
 import models.outbox.outcomes
-from mutants import Patch, mutant
 
 
 def _transaction() -> Any:
@@ -63,3 +65,44 @@ def takes_over_no_claim(patch: Patch) -> None:
 @mutant
 def settles_claims_that_it_has_lost(patch: Patch) -> None:
     patch.setattr(models.outbox.outcomes._Current, "is_of", lambda self, claimed: True)
+
+
+@mutant
+def takes_a_broken_commit_for_none(patch: Patch) -> None:
+    patch.setattr(_transaction(), "_ask_outcome", lambda *args: False)
+
+
+@mutant
+def takes_a_broken_commit_for_made(patch: Patch) -> None:
+    patch.setattr(_transaction(), "_ask_outcome", lambda *args: True)
+
+
+@mutant
+def repeats_nothing_after_a_conflict(patch: Patch) -> None:
+    from models.storage.postgres.connection import PostgresDatabase
+
+    patch.setattr(_transaction(), "is_conflict", lambda error: False)
+    patch.setattr(PostgresDatabase, "lock", lambda self, keys: None)
+
+
+def _writer() -> Any:
+    from models.storage.postgres.writer import PostgresWriter
+
+    return PostgresWriter
+
+
+@mutant
+def logs_each_refused_lead(patch: Patch) -> None:
+    complete = _writer()._complete
+
+    def logged(self: Any, results: Any) -> None:
+        if self._lost is not None:
+            logging.getLogger("leads.writer").error("storage failed")
+        complete(self, results)
+
+    patch.setattr(_writer(), "_complete", logged)
+
+
+@mutant
+def connects_no_more(patch: Patch) -> None:
+    patch.setattr(_writer(), "_reconnect", lambda self: None)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from balancers import SEARCH_PATH, running_balancer
 from command_line import ACTOR, NOW
 from fault_run import CannotTry, FaultRun
@@ -193,14 +194,23 @@ class Servers:
         if shutil.which("haproxy", path=SEARCH_PATH) is None:
             raise CannotTry("HAProxy not found; install it with .ci/postgresql")
         with ExitStack() as stack:
-            changes = [(r"(?m)^ +http-request redirect .*\n", "")]  # without TLS, which costs the clients much
+            changes = [
+                (r"(?m)^ +http-request redirect .*\n", "")
+            ]  # without TLS, which costs the clients much
             ports = [server.port for server in self.each]
             port, _ = stack.enter_context(running_balancer("haproxy", self._folder, ports, changes))
             yield port
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run a query, and return its rows."""
-        return self.cluster.query(sql, *values, database=self.database)
+        """Run a query, and return its rows. While PostgreSQL starts anew, wait for it."""
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self.cluster.query(sql, *values, database=self.database)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def stored(self) -> dict[int, StoredLead]:
         """Return the leads that are stored, by id."""
@@ -238,7 +248,9 @@ class Servers:
 
         may_be_twice: how many mails may arrive twice, as they were in flight at the fault.
         """
-        await self.until(lambda: self.unsent() == 0)
+        while left := self.unsent():
+            if not await self.until(lambda: self.unsent() < left):
+                break  # no mail leaves
         stored = self.stored()
         judge_storage(self._run, self.ledger, stored)
         arrived = Counter(str(mail["Reply-To"]) for mail in self.mail.mails)
@@ -250,7 +262,9 @@ class Servers:
             twice <= may_be_twice, f"at most the {may_be_twice} mails in flight are sent twice ({twice} were)"
         )
         ids = {str(mail["Message-ID"]) for mail in self.mail.mails}
-        self._run.require(len(ids) == len(arrived), "a lead's mail has one Message-ID, however often it is sent")
+        self._run.require(
+            len(ids) == len(arrived), "a lead's mail has one Message-ID, however often it is sent"
+        )
 
     async def until(self, condition: Callable[[], object]) -> bool:
         """Wait until this is true. Return False if that takes longer than any promise."""
@@ -299,9 +313,7 @@ class ManyClients:
         self.without_retry_after = 0
         self._pause, self._balanced = pause, balanced
         self._stopping = asyncio.Event()
-        self._tasks = [
-            asyncio.create_task(self._post(port, number)) for number in range(count)
-        ]
+        self._tasks = [asyncio.create_task(self._post(port, number)) for number in range(count)]
 
     async def _post(self, port: int, number: int) -> None:
         address = f"198.51.100.{number + 1}"
