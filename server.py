@@ -240,7 +240,7 @@ class Server:
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
         for job in self._scheduler.get_jobs():
-            job.modify(next_run_time=self._clock.now())
+            job.modify(next_run_time=Clock().now())  # the machine's, by which the scheduler goes
 
     async def stop(self, finish_seconds: float = FINISH_SECONDS) -> None:
         """Accept no more requests, finish those in flight and the running deliveries, close."""

@@ -30,7 +30,7 @@ from models.outbox import actions
 from models.outbox.claims import LEASE, Claim, claim, open_outbox
 from models.outbox.delivery import Delivery, lock_deliveries
 from models.outbox.destination import EMAIL, JUNE_HOMES, Destination, trip
-from models.outbox.digests import form_digests
+from models.outbox.digests import MailRates, form_digests
 from models.outbox.leases import renew, take_over
 from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.secret import SecretKeys
@@ -395,3 +395,20 @@ def test_leads_are_stored_while_an_action_is_on_its_way(storage: BlockingStorage
 
     at_once(storage, console, server)
     assert storage.read(lambda: Lead.select().count()) == 2
+
+
+def test_C24c_rates_hold_over_all_servers(storage: BlockingStorage) -> None:
+    storage.write(record_leads, [submission(email=f"r{n}@renter.test", phone=None) for n in range(20)])
+    rates = {server: MailRates(0, 6) for server in "ab"}
+
+    def sent(server: str, seconds: int) -> int:
+        now = NOW + timedelta(seconds=seconds)
+        [claims] = storage.write(claim, [Claim(EMAIL, 4, now, server, None, rates[server])])
+        storage.write(settle, [[Outcome(claimed, now) for claimed in claims]])
+        return len(claims)
+
+    assert [sent("a", 0), sent("b", 2), sent("a", 4), sent("b", 6)] == [4, 2, 0, 0]
+    assert len(storage.read(lambda: list(Delivery.select().where(Delivery.digest == 0)))) == 14
+    rates["c"] = MailRates(0, 6)  # of a server that starts
+    storage.write(record_leads, [submission(email=f"s{n}@renter.test", phone=None) for n in range(4)])
+    assert [sent("c", 8), sent("a", 3_602)] == [0, 18]  # as one digest
