@@ -17,6 +17,7 @@ from models.storage import (
     WriteCallback,
     WriteResult,
     WriterStopped,
+    place_of,
 )
 from models.storage.batching import LINGER_SECONDS, BatchPolicy
 from models.storage.rows import database
@@ -198,8 +199,7 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
     for position, request in enumerate(batch):
         by_operation.setdefault(request.operation, []).append(position)
     results: list[WriteResult[Any]] = [WriteResult()] * len(batch)
-    # In the same order on all servers, so that batches that share a database don't lock one another out.
-    for operation, positions in sorted(by_operation.items(), key=_name, reverse=True):
+    for operation, positions in sorted(by_operation.items(), key=lambda item: place_of(item[0])):
         items = [batch[p].item for p in positions]
         written = (
             _apply(operation, items, savepoint)
@@ -209,10 +209,6 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
         for position, result in zip(positions, written, strict=True):
             results[position] = result
     return results
-
-
-def _name(item: tuple[Operation, list[int]]) -> str:
-    return getattr(item[0], "__qualname__", "")
 
 
 def _apply(operation: Operation, items: list[Any], savepoint: Savepoint) -> list[WriteResult[Any]]:
