@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -202,9 +203,10 @@ class Server:
             large_bodies=LargeBodies(),
             access_log=self._access_log,
         )
+        self._readiness = Readiness(storage.check, clock)
         context = AppContext(
             api=api,
-            readiness=Readiness(storage.check, clock),
+            readiness=self._readiness,
             storage=storage,
             wake=self.dispatcher.wake,
             public_url=settings.public_url,
@@ -242,12 +244,24 @@ class Server:
         for job in self._scheduler.get_jobs():
             job.modify(next_run_time=Clock().now())  # the machine's, by which the scheduler goes
 
+    async def drain(self) -> None:
+        """Take leads for the stop delay, with /readyz at 503: a balancer then sends them elsewhere.
+
+        Returns early if the storage fails.
+        """
+        self._readiness.is_stopping = True
+        self._http.conn_params.no_keep_alive = (
+            True  # a balancer keeps no connection that the stop would close
+        )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.storage.failed.wait(), self._settings.stop_delay)
+
     async def stop(self, finish_seconds: float = FINISH_SECONDS) -> None:
         """Accept no more requests, finish those in flight and the running deliveries, close."""
         self._http.stop()
         self._http.conn_params.no_keep_alive = True  # stop() alone goes on serving kept-alive connections
         for _ in range(int(finish_seconds * 50)):
-            if not self._in_flight:
+            if not (self._in_flight or self._http.awaits_first_request):
                 break
             await asyncio.sleep(0.02)
         cut_off = len(self._in_flight)
@@ -302,6 +316,8 @@ async def _run(server: Server, stop_requested: asyncio.Event) -> int:
     await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     failed.cancel()
+    if not server.storage.failed.is_set():
+        await server.drain()
     if not server.storage.failed.is_set():
         await server.stop()
         return 0

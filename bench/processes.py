@@ -117,8 +117,8 @@ def _without_digests(checkout: Path) -> dict[str, str]:
     return {f"LEADS_{name.upper()}": "0" for name in names if name in known}
 
 
-def register_building(checkout: Path, data_dir: Path) -> None:
-    """Make a database with the building that the bench's leads name."""
+def register_building(checkout: Path, data_dir: Path, **variables: str) -> None:
+    """Make a database with the building that the bench's leads name. variables: LEADS_* and others."""
     add = ["building", "add", "--name=Bench", "--token=bench", "--agent-email=agent@bench.example"]
     command = [sys.executable, "server.py", *add, f"--data-dir={data_dir}"]
-    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    subprocess.run(command, cwd=checkout, env=os.environ | variables, check=True, capture_output=True)

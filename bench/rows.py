@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fill import fill
 from load import Load, quantile, send_at_full_speed, send_at_rate
+from postgres import Costs, measure_costs, running_cluster, server_on
+from postgres import fill as fill_postgres
 from processes import Process, bare_tornado, leads_server, register_building, started
 from progress import show_progress
 from slow_disk import NoCompiler, slow_disk
@@ -270,3 +272,51 @@ def start_binary(bench: Bench) -> Figure:
 def start_million(bench: Bench) -> Figure:
     with bench.database(MILLION, 100_000) as data_dir:
         return _time_to_start(bench, data_dir)
+
+
+def _on_postgres(bench: Bench, connections: int, leads: int = 0) -> Costs:
+    """Measure the server on a PostgreSQL of this machine. leads: that are stored before."""
+    with running_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
+        if leads:
+            with server_on(cluster, "leads", bench.checkout, Path(folder)):
+                pass
+            fill_postgres(cluster, "leads", leads)
+        with server_on(cluster, "leads", bench.checkout, Path(folder)) as server:
+            return measure_costs(server, cluster, connections, SECONDS)
+
+
+def _over_sqlite(bench: Bench, connections: int) -> Figure:
+    on_postgres, on_sqlite = _on_postgres(bench, connections).load, bench.ours(connections)
+    return Figure(
+        on_postgres.rate / on_sqlite.rate, f"{on_postgres.rate:,.0f} leads/s over {on_sqlite.rate:,.0f}"
+    )
+
+
+@row("pg-64", "leads/s at 64 connections on PostgreSQL, over those on SQLite", at_least=0.50)
+def postgres_64(bench: Bench) -> Figure:
+    return _over_sqlite(bench, 64)
+
+
+@row("pg-8", "the same at 8 connections", at_least=0.30)
+def postgres_8(bench: Bench) -> Figure:
+    return _over_sqlite(bench, 8)
+
+
+@row(
+    "pg-million", "top rate on PostgreSQL with 1,000,000 leads, over that with 1,000", at_least=0.90, rounds=2
+)
+def postgres_million(bench: Bench) -> Figure:
+    many, few = (_on_postgres(bench, 64, leads).load.rate for leads in (MILLION, THOUSAND))
+    return Figure(many / few, f"{many:,.0f} leads/s over {few:,.0f}")
+
+
+@row("pg-cost", "processor time of a lead on PostgreSQL at 64 connections, over SQLite's", at_most=2.5)
+def postgres_cost(bench: Bench) -> Figure:
+    ours = _on_postgres(bench, 64)
+    with bench.server() as server:
+        sqlite = measure_costs(server, None, 64, SECONDS)
+    of = (
+        f"{ours.server_ms:.2f} ms in the server and {ours.database_ms:.2f} in PostgreSQL, "
+        f"over {sqlite.server_ms:.2f}"
+    )
+    return Figure((ours.server_ms + ours.database_ms) / sqlite.server_ms, of)

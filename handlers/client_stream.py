@@ -33,9 +33,11 @@ class ClientStream(IOStream):
     """Client connection: TCP_NODELAY is always on, and the client has a timeout to read an answer.
 
     throttled: how many answers of 429 it has received in a row. holder, is_proxy: as of `Connection`.
+    has_sent_request: the head of a request has arrived.
     """
 
     throttled = 0
+    has_sent_request = False
     holder: Holder | None = None
     is_proxy = False
 

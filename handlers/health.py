@@ -21,13 +21,16 @@ class Readiness:
         self._clock = clock
         self._started_ns = 0
         self._running: asyncio.Task[str | None] | None = None
+        self.is_stopping = False  # a balancer is to send requests elsewhere
 
     def forget(self) -> None:
         """Drop the cached result."""
         self._running = None
 
     async def failure(self) -> str | None:
-        """Return why no lead could be stored now; None if one could."""
+        """Return why no lead should be sent now; None if one could be stored."""
+        if self.is_stopping:
+            return "the server is stopping"
         now = self._clock.monotonic_ns()
         running = self._running
         if running is None or (running.done() and now - self._started_ns >= CACHED_NS):

@@ -82,9 +82,12 @@ class LimitedHTTPServer(HTTPServer):
         self._close_timed_out()
 
     def stop(self) -> None:
-        """Accept no more connections. Requests on open ones are still served."""
+        """Accept the connections in the system's queue, and no more. Requests are still served."""
         self._pause()
         for listener in self._listeners:
+            # The system resets the connections that are in its queue when the socket is closed.
+            for _ in range(BACKLOG // MAX_ACCEPTED_AT_ONCE):
+                self._accept(listener)
             listener.close()
         self._listeners.clear()
         super().stop()
@@ -103,6 +106,14 @@ class LimitedHTTPServer(HTTPServer):
         self._shares.wait(client, self._loop.time())
         delegate = super().start_request(server_conn, request_conn)
         return _IncomingRequest(delegate, client, self, self._shares)
+
+    @property
+    def awaits_first_request(self) -> bool:
+        """True if a connection is open that has sent no request, and is too new to be idle."""
+        latest = self._loop.time() + self._timeout - EVICTED_AFTER_SECONDS
+        return any(
+            deadline > latest and not stream.has_sent_request for stream, deadline in self._deadlines.items()
+        )
 
     def start_timeout(self, stream: ClientStream) -> None:
         """Start the client's timeout anew, for headers, body or answer."""
@@ -204,6 +215,7 @@ class LimitedHTTPServer(HTTPServer):
                 self._close(least_missed)
             stream = ClientStream(connection, self, self._shares, max_buffer_size=self.max_buffer_size)
             self._shares.add(stream, holder)
+            self.start_timeout(stream)  # Tornado calls `start_request` only later
             self.handle_stream(stream, address)
         return None
 
@@ -231,6 +243,7 @@ class _IncomingRequest(HTTPMessageDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
+        self._stream.has_sent_request = True
         self._server.start_timeout(self._stream)
         self._shares.begin(self._stream)
         return self._delegate.headers_received(start_line, headers)

@@ -136,6 +136,12 @@ class Settings:
         "the installation's secret, in place of the file leads.secret in the data folder",
         secret=True,
     )
+    stop_delay: int = _setting(
+        "0",
+        parse_count,
+        "a number of seconds, more than a balancer takes to notice",
+        "how long a stop goes on taking leads, with /readyz at 503",
+    )
     log_format: str = _setting("text", parse_log_format, "text or json", "how the log is written")
 
     # By name: the text of a setting, and its origin: the flag, the variable, the file.

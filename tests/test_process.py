@@ -7,6 +7,8 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import urllib.error
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ def curl(url: str, body: Any) -> tuple[int, bytes]:
         check=True,
     )
     return int(done.stdout[-3:]), done.stdout[:-3]
+
+
+def status_of(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def test_without_a_command_it_prints_help() -> None:
@@ -114,6 +125,18 @@ def test_sigterm_lets_requests_in_flight_finish(data_dir: str) -> None:
         assert answer.startswith(b"HTTP/1.1 201 ")
         assert answer.endswith(b'{"id": 1}')
         assert server.process.wait(30) == 0
+
+
+def test_stop_delay_takes_leads_while_readyz_is_503(data_dir: str) -> None:
+    with started("serve", data_dir=data_dir, stop_delay="600") as server:
+        assert status_of(server.url + "/readyz") == 200
+        server.process.send_signal(signal.SIGTERM)
+        while (status := status_of(server.url + "/readyz")) == 200:
+            pass
+        assert status == 503 and status_of(server.url + "/livez") == 200
+        assert curl(server.url + LEADS, LEAD) == (201, b'{"id": 1}')
+        server.process.send_signal(signal.SIGTERM)  # a second signal ends it at once
+        assert server.process.wait(30) == -signal.SIGTERM
 
 
 async def test_acknowledged_leads_and_deliveries_survive_kill_9(data_dir: str, io_loop: Any) -> None:

@@ -33,13 +33,15 @@ class Client:
         self._local = None if address is None else (address, 0)
         self._writer: asyncio.StreamWriter | None = None
 
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a new connection. Raises OSError."""
+        return await asyncio.open_connection("127.0.0.1", self._port, local_addr=self._local)
+
     async def send(self, request: bytes) -> Answer:
         """Send these bytes and return the response. Raises Disconnected."""
         try:
             if self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection(
-                    "127.0.0.1", self._port, local_addr=self._local
-                )
+                self._reader, self._writer = await self.connect()
             self._writer.write(request)
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in head[1:-2])}

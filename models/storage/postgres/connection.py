@@ -44,8 +44,8 @@ SELECT set_config('lock_timeout', '5s', false),
 class Connection(psycopg.Connection[Any]):
     """A connection that knows its server's timeline, which is another one after a standby was promoted.
 
-    native: a cursor that takes PostgreSQL's own parameters. psycopg takes longer to find its own in the text of
-    a large insert than PostgreSQL to run it.
+    native: a cursor that takes PostgreSQL's own parameters. In a large insert psycopg takes longer to find
+    its own than PostgreSQL to run it.
     """
 
     timeline = ""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.storage.postgres.connection import Connection, close_database, database, usable_connection
@@ -43,8 +42,10 @@ def transact(work: Callable[[], Result]) -> Result:
             found = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
             transaction_id = found[0] if found else None
         except BaseException as error:
-            _roll_back(connection)
-            if is_conflict(error) and attempt < MOST_ATTEMPTS:
+            is_broken = not _roll_back(connection)
+            # What lost its connection before the commit is not stored. A server that was restarted meanwhile
+            # takes another one.
+            if (is_broken and attempt == 1) or (is_conflict(error) and attempt < MOST_ATTEMPTS):
                 time.sleep(random.random() * PAUSE_SECONDS)
                 continue
             if isinstance(error, StorageError) or not is_storage_failure(error):
@@ -55,11 +56,14 @@ def transact(work: Callable[[], Result]) -> Result:
     raise StorageError("other transactions were in the way again and again")
 
 
-def _roll_back(connection: Connection) -> None:
+def _roll_back(connection: Connection) -> bool:
+    """Return False if the connection is broken: the server rolls the transaction back then."""
     try:
         connection.execute("ROLLBACK")
-    except psycopg.Error:  # the server rolls back what has lost its connection
+        return True
+    except psycopg.Error:
         close_database()
+        return False
 
 
 def _measure_clock(connection: Connection) -> None:
@@ -85,8 +89,9 @@ def _commit(connection: Connection, transaction_id: int | None) -> bool:
             _wait_for_standby(connection)
         return True
     except psycopg.Error as error:
-        if connection.info.transaction_status is not TransactionStatus.UNKNOWN and not notices:
-            _roll_back(connection)  # the server has answered: it did not commit
+        # FATAL: the server ends the connection, and may have committed before.
+        if error.diag.severity_nonlocalized == "ERROR" and not notices:
+            _roll_back(connection)
             if is_conflict(error):
                 return False
             raise StorageError(storage_reason(error)) from error

@@ -35,10 +35,10 @@ class PostgresWriter(WriteQueue):
 
     def _write_batch(self) -> None:
         results: list[WriteResult[Any]] = []
-        stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
+        self._stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
 
         def written(error: Exception | None) -> None:
-            stalled.cancel()
+            self._stalled.cancel()
             if error is None:
                 self._complete(results)
             else:
@@ -67,6 +67,7 @@ class PostgresWriter(WriteQueue):
 
     def _give_up_connection(self) -> None:
         log.error("PostgreSQL does not answer; the connection is given up")
+        self._stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
         connection = self._connection
         if connection is None or connection.closed:
             return
