@@ -172,6 +172,9 @@ class BlockingStorage(Protocol):
     ) -> Iterator[Item]:
         """Run a query whose items are fetched as they are asked for. The iterator raises StorageError."""
 
+    def scrub(self) -> None:
+        """Remove what the database's files still hold of deleted and changed rows. Raises StorageError."""
+
 
 def operation_of(action: Callable[[], Any]) -> Operation:
     """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""

@@ -1,0 +1,87 @@
+"""The database of a test's data folder: its SQLite file, or a PostgreSQL database if DATABASE=postgresql."""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+import pytest
+from postgresql import database_url, shared_cluster
+
+from models import settings
+from models.database import command_storage
+from models.storage import rows
+from models.storage.postgres import connection as postgres
+from models.storage.postgres.migrations.migrate import migrate
+from models.storage.sqlite import connection as sqlite
+
+KIND = os.environ.get("DATABASE") or "sqlite"
+if KIND not in ("sqlite", "postgresql"):
+    raise pytest.UsageError(f"DATABASE is {KIND!r}; it can be sqlite or postgresql")
+IS_POSTGRESQL = KIND == "postgresql"
+
+used_folders: set[Path] = set()  # whose database the running test has asked for
+
+
+def settings_of(data_dir: Path | str) -> dict[str, str]:
+    """Return the settings of a server or command that uses this data folder and its database."""
+    used_folders.add(Path(data_dir))
+    given = {"data_dir": str(data_dir)}
+    if IS_POSTGRESQL:
+        given["database_url"] = database_url(Path(data_dir), _template())
+    return given
+
+
+@contextmanager
+def opened(data_dir: Path | str) -> Iterator[None]:
+    """Open the folder's database in this process, as a command does, for one transaction on the rows."""
+    with command_storage(settings.load(settings_of(data_dir), environment={})), _atomic():
+        yield
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """A transaction on the database that a server in this process has open, in another thread than its own."""
+    database: Any = postgres if IS_POSTGRESQL else sqlite
+    rows.database.connect()
+    try:
+        with _atomic():
+            yield
+    finally:
+        database.close_database(**({} if IS_POSTGRESQL else {"checkpoint": True}))
+
+
+def query(data_dir: Path | str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run one statement on a connection of its own; return its rows. `?` stands for a parameter."""
+    given = settings_of(data_dir)
+    if IS_POSTGRESQL:
+        with psycopg.connect(given["database_url"], autocommit=True) as connection:
+            cursor = connection.execute(sql.replace("?", "%s").encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+    with closing(apsw.Connection(str(Path(data_dir) / sqlite.FILE_NAME))) as file:
+        return file.execute(sql, parameters).fetchall()
+
+
+def table_names(data_dir: Path | str) -> list[str]:
+    """Return the names of all tables."""
+    of_postgresql = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    of_sqlite = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+    return [name for (name,) in query(data_dir, of_postgresql if IS_POSTGRESQL else of_sqlite)]
+
+
+def _atomic() -> Any:
+    # SQLite takes the write lock at once; a deferred transaction fails beside a server that writes.
+    return rows.database.atomic(*([] if IS_POSTGRESQL else ["IMMEDIATE"]))
+
+
+@functools.cache
+def _template() -> str:
+    """Return the name of a database with all tables, of which each test gets a copy."""
+    name = "template_of_tests"
+    with psycopg.connect(shared_cluster().create_database(name), autocommit=True) as connection:
+        migrate(connection)
+    return name
