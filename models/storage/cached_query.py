@@ -1,7 +1,7 @@
 """Cached queries: Peewee writes the SQL once, and later runs only fill in the values.
 
 For a batch of leads Peewee takes ten times as long to write a statement as SQLite to run it. So the text of
-each statement is kept, one for each size of its lists. SQLite caches the prepared statement by that text.
+each statement is kept, one for each size of its lists. The driver caches the prepared statement by that text.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ class CachedQuery:
 
     def __init__(self, build: Callable[..., Any]) -> None:
         self._build = build
-        self._written: dict[tuple[int, ...], _Statement] = {}
+        self._written: dict[tuple[object, ...], _Statement] = {}
 
     def run(self, *arguments: object) -> Rows:
         """Run the query with these values and lists of values, and return all rows.
@@ -43,7 +43,7 @@ class CachedQuery:
 
     def _statement(self, arguments: Iterable[object]) -> "tuple[_Statement, list[Any]]":
         values: list[Any] = []
-        sizes = []
+        sizes: list[int] = []
         for argument in arguments:
             if isinstance(argument, list | tuple | set | frozenset):
                 padded = _padded(argument)
@@ -52,10 +52,10 @@ class CachedQuery:
             else:
                 values.append(utc_text(argument) if isinstance(argument, datetime) else argument)
                 sizes.append(-1)
-        key = tuple(sizes)
+        key = (database.param, *sizes)  # each database has its own sign for a parameter
         statement = self._written.get(key)
         if statement is None:
-            statement = self._written[key] = _write(self._build, key)
+            statement = self._written[key] = _write(self._build, sizes)
         return statement, values
 
 
@@ -93,7 +93,7 @@ class CachedInsert:
             for position, field in enumerate(fields)
             if isinstance(field, UtcDateTimeField | JsonField)
         ]
-        self._written: dict[int, _Statement] = {}
+        self._written: dict[tuple[object, int], _Statement] = {}
 
     def run(self, rows: Sequence[tuple[Any, ...]]) -> Rows:
         """Insert rows, and return the `returning` fields of each, in no particular order."""
@@ -111,9 +111,10 @@ class CachedInsert:
         values = [value for row in rows for value in row]
         for position, convert in self._conversions:
             values[position::width] = map(convert, values[position::width])
-        statement = self._written.get(len(rows))
+        key = (database.param, len(rows))
+        statement = self._written.get(key)
         if statement is None:
-            statement = self._written[len(rows)] = _write(self._build, (len(rows) * width,))
+            statement = self._written[key] = _write(self._build, (len(rows) * width,))
         return statement.run(values)
 
     def _build(self, places: list[Any]) -> Any:
@@ -127,7 +128,7 @@ class _Statement:
     """The text of a query, and the positions of its values."""
 
     def __init__(self, text: str, parameters: Sequence[Any]) -> None:
-        self.text = text
+        self.text: str = database.native(text)
         self._parameters = list(parameters)
         self._places = [(at, p.number) for at, p in enumerate(parameters) if isinstance(p, Placeholder)]
         self._in_order = [number for _, number in self._places] == list(range(len(parameters)))
@@ -138,8 +139,8 @@ class _Statement:
             for at, number in self._places:
                 filled[at] = values[number]
             values = filled
-        # Peewee's execute_sql takes longer than a small statement does. Errors here are apsw's own.
-        rows: Rows = database.connection().execute(self.text, values).fetchall()
+        # Peewee's execute_sql takes longer than a small statement does. Errors here are the driver's own.
+        rows: Rows = database.run(self.text, values)
         return rows
 
 

@@ -15,6 +15,8 @@ from models.clock import utc_text_or_none
 
 # The storage package that is opened puts its database behind it. Besides what Peewee has, that database has
 # `is_storage_failure(error)`: True if storage failed, and False if a row holds what it should not;
+# `native(statement)`: Peewee's SQL as `run` takes it;
+# `run(statement, values)`: all rows of a statement, without what Peewee does to them;
 # `is_shared`: True if several servers may write to it; and then `lock(keys)` and `try_lock(key)`.
 database = DatabaseProxy()
 

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, str | int | None] = {
     "client_encoding": "UTF8",
     "sslmode": "prefer",
 }
+PREPARED_STATEMENTS = 500  # that a connection keeps: one for each size of each list
 RECONNECT_SECONDS = 0.5  # how long a failed connection is not tried again
 
 _PREPARE = """
@@ -41,9 +42,14 @@ SELECT set_config('lock_timeout', '5s', false),
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection that knows its server's timeline, which is another one after a standby was promoted."""
+    """A connection that knows its server's timeline, which is another one after a standby was promoted.
+
+    native: a cursor that takes PostgreSQL's own parameters. psycopg takes longer to find its own in the text of
+    a large insert than PostgreSQL to run it.
+    """
 
     timeline = ""
+    native: psycopg.RawCursor[Any]
 
 
 class PostgresDatabase(PostgresqlDatabase):
@@ -120,6 +126,21 @@ class PostgresDatabase(PostgresqlDatabase):
             raise StorageError("PostgreSQL is a standby, and can't be written to")
         self.clock.measured(now, sent, time.monotonic())
         connection.timeline = timeline
+        connection.native = psycopg.RawCursor(connection)
+        connection.prepared_max = PREPARED_STATEMENTS
+
+    def native(self, statement: str) -> str:
+        """Return a statement of Peewee's with PostgreSQL's own parameters: $1, $2."""
+        first, *others = statement.split("%s")
+        return first + "".join(f"${number}{text}" for number, text in enumerate(others, 1))
+
+    def run(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run a native statement on this thread's connection, and return all of its rows.
+
+        Raises psycopg's errors.
+        """
+        cursor = self.own_connection().native.execute(statement, values, prepare=True)
+        return cursor.fetchall() if cursor.description is not None else []
 
     def lock(self, keys: Sequence[int]) -> None:
         """Take these advisory locks in their order, until the transaction ends."""

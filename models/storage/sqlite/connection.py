@@ -1,6 +1,6 @@
 """Connections to the SQLite file, each with its pragmas read back, and write transactions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,15 @@ class SqliteDatabase(APSWDatabase):  # type: ignore[misc]  # playhouse has no ty
 
     is_storage_failure = staticmethod(is_storage_failure)  # for rows, which know no database
     is_shared = False
+
+    def native(self, statement: str) -> str:
+        """Return the statement as it is."""
+        return statement
+
+    def run(self, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run a statement on this thread's connection, and return all of its rows. Raises apsw's errors."""
+        rows: list[tuple[Any, ...]] = self.connection().execute(statement, values).fetchall()
+        return rows
 
     def _connect(self) -> apsw.Connection:
         connection: apsw.Connection = super()._connect()
