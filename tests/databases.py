@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ KIND = os.environ.get("DATABASE") or "sqlite"
 if KIND not in ("sqlite", "postgresql"):
     raise pytest.UsageError(f"DATABASE is {KIND!r}; it can be sqlite or postgresql")
 IS_POSTGRESQL = KIND == "postgresql"
+
+# What the driver raises when storage fails.
+STORAGE_FAILURE: type[Exception] = psycopg.OperationalError if IS_POSTGRESQL else apsw.IOError
 
 used_folders: set[Path] = set()  # whose database the running test has asked for
 
@@ -66,11 +70,49 @@ def query(data_dir: Path | str, sql: str, *parameters: Any) -> list[tuple[Any, .
         return file.execute(sql, parameters).fetchall()
 
 
-def table_names(data_dir: Path | str) -> list[str]:
-    """Return the names of all tables."""
-    of_postgresql = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-    of_sqlite = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-    return [name for (name,) in query(data_dir, of_postgresql if IS_POSTGRESQL else of_sqlite)]
+def values(data_dir: Path | str) -> set[bytes]:
+    """Return each value of each row of each table."""
+    names = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+    if IS_POSTGRESQL:
+        names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    rows = [row for (name,) in query(data_dir, names) for row in query(data_dir, f'SELECT * FROM "{name}"')]
+    return {value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row}
+
+
+def contents(data_dir: Path | str) -> bytes:
+    """Return all that is stored: SQLite's files, with what they hold of deleted rows, or PostgreSQL's rows."""
+    if IS_POSTGRESQL:
+        return b"\n".join(values(data_dir))
+    # In another process: closing the database's file in this one would drop SQLite's locks.
+    files = [str(file) for file in Path(data_dir).iterdir() if file.is_file()]
+    return subprocess.run(["cat", *files], capture_output=True, check=True).stdout
+
+
+def limit_space(sizes: Sequence[int | None]) -> Sequence[int | None]:
+    """An operation that lets the disk be full soon: after so many pages, or on PostgreSQL leads. None: never.
+
+    The database itself then says that its disk is full.
+    """
+    execute = rows.database.execute_sql
+    for size in sizes:
+        if not IS_POSTGRESQL:
+            (now,) = execute("PRAGMA page_count").fetchone()
+            execute(f"PRAGMA max_page_count = {now + (10_000 if size is None else size)}")
+        elif size is None:
+            execute("DROP TRIGGER full_disk ON lead")
+        else:
+            execute(_FULL_DISK.format(size=size))
+    return sizes
+
+
+_FULL_DISK = """
+CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF (SELECT count(*) FROM lead) > {size} THEN RAISE disk_full USING MESSAGE = 'no space left on device';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER full_disk AFTER INSERT ON lead EXECUTE FUNCTION full_disk();
+"""
 
 
 def _atomic() -> Any:

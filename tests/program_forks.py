@@ -40,9 +40,7 @@ def run_forked(
         )
         for file in (out, err):
             file.seek(0)
-        return subprocess.CompletedProcess(
-            list(arguments), status, out.read().decode(), err.read().decode()
-        )
+        return subprocess.CompletedProcess(list(arguments), status, out.read().decode(), err.read().decode())
 
 
 class _Parent:
