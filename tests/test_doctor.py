@@ -44,6 +44,8 @@ from models.storage.sqlite.backup_files import checksum_file, new_path
 from models.storage.sqlite.locks import server_lock
 from models.storage.sqlite.migrations.steps import NEWEST
 
+pytestmark = pytest.mark.sqlite("its checks of PostgreSQL are in test_postgresql_doctor.py")
+
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 MIB, GIB = 2**20, 2**30
 

@@ -12,7 +12,6 @@ from models.errors import ActionError, Conflict, Invalid
 from models.lead_record import list_leads
 from models.shown_text import printable
 from models.storage import StorageError
-from models.storage.sqlite.scrub import scrub
 
 MOST_NAMED = 20  # customers, or leads of one, that are named; of more only their number is
 
@@ -128,10 +127,10 @@ def _erase(context: DatabaseContext) -> None:
         leads = storage.write(erase_customer, context.actor, args.id, context.clock.now())
     # Also when the customer was erased before, so that a clean-up that failed can be repeated.
     try:
-        scrub()
+        storage.scrub()
     except StorageError as error:
         raise ActionError(
-            f"customer {args.id} is erased, but traces may stay in the data folder ({error}); "
+            f"customer {args.id} is erased, but traces may stay in the database ({error}); "
             "run this command again"
         ) from None
     print_result(
