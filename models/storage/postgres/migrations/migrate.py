@@ -32,7 +32,7 @@ WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')
 ORDER BY relname LIMIT 1
 """
-_OUR_TABLES = re.findall(r"CREATE TABLE (\w+)", " ".join([_VERSION_TABLE, *(s.statements for s in STEPS)]))
+OUR_TABLES = re.findall(r"CREATE TABLE (\w+)", " ".join([_VERSION_TABLE, *(s.statements for s in STEPS)]))
 _WITHOUT_RIGHTS = """
 SELECT relname FROM pg_class
 WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_version'))
@@ -99,7 +99,7 @@ def _take_step(connection: "psycopg.Connection[Any]", version: int) -> None:
 
 
 def _check_rights(connection: "psycopg.Connection[Any]") -> None:
-    if without := connection.execute(_WITHOUT_RIGHTS, [_OUR_TABLES]).fetchall():
+    if without := connection.execute(_WITHOUT_RIGHTS, [OUR_TABLES]).fetchall():
         raise DatabaseUnusable(
             f"the role of LEADS_DATABASE_URL may not write to the table {without[0][0]!r}; take the role "
             "that owns the tables, or GRANT it ALL ON ALL TABLES IN SCHEMA …"
