@@ -124,6 +124,17 @@ class InstallationSecret:
         self._expires_at = min(ends, default=None)
 
 
+def read_keys(data_dir: Path, given: tuple[bytes, ...] = ()) -> SecretKeys | None:
+    """Return the keys of the setting, or else of the folder's file; None if there is none. Changes nothing.
+
+    given: the keys of the setting. Raises SettingError if the file can't be read, or is damaged.
+    """
+    if given:
+        return SecretKeys(given)
+    path = data_dir / FILE_NAME
+    return SecretKeys(tuple(key.value for key in _read_file(path))) if path.exists() else None
+
+
 def rotate_secret(data_dir: Path, now: datetime) -> Path:
     """Make a new key, which signs from now on; the earlier one verifies for a day. Return the file's path.
 

@@ -14,6 +14,11 @@ from models.shown_text import printable
 from models.storage import StorageError
 
 MOST_NAMED = 20  # customers, or leads of one, that are named; of more only their number is
+REMAINS = "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them."
+REMAINS_IN_POSTGRESQL = (
+    "PostgreSQL's files hold them until the tables are vacuumed. Its archived WAL, backups made before now, "
+    "and exports still hold them."
+)
 
 COLUMNS: Columns = {
     "id": "id",
@@ -137,7 +142,7 @@ def _erase(context: DatabaseContext) -> None:
         {**customer_as_dict(storage.read(find_customer, args.id)), "erased_leads": leads},
         args.json,
         f"Customer {args.id} is erased, and what their leads held of them (leads: {leads}).",
-        "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them.",
+        REMAINS_IN_POSTGRESQL if context.settings.database_url else REMAINS,
     )
 
 

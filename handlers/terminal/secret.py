@@ -25,9 +25,10 @@ def add_commands(nouns: Nouns) -> None:
 def _rotate(context: CommandContext) -> None:
     data_dir, now = context.settings.data_dir, context.clock.now()
     if context.settings.secret:
+        everywhere = ", on each server" if context.settings.database_url else ""
         raise Conflict(
             f"the secret is set by {context.settings.origin('secret')}: write the new one there before the "
-            f"old one, with a comma between; after {HOURS:.0f} hours remove the old one"
+            f"old one, with a comma between{everywhere}; after {HOURS:.0f} hours remove the old one"
         )
     if missing := missing_database(context.settings):
         raise NotFound(missing, "no_database")
