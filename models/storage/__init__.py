@@ -172,6 +172,9 @@ class BlockingStorage(Protocol):
     ) -> Iterator[Item]:
         """Run a query whose items are fetched as they are asked for. The iterator raises StorageError."""
 
+    def scrub(self) -> None:
+        """Remove what the database's files still hold of deleted and changed rows. Raises StorageError."""
+
 
 OperationType = TypeVar("OperationType", bound=Callable[..., Any])
 ACTIONS = 1  # the place of what has no other

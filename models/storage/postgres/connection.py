@@ -12,7 +12,8 @@ from psycopg.types.numeric import Int8Dumper
 
 from models.storage import DatabaseUnusable, StorageError, rows
 from models.storage.postgres.clock import DatabaseClock
-from models.storage.postgres.failures import is_storage_failure, storage_reason, unusable
+from models.storage.postgres.failures import is_storage_failure, storage_reason
+from models.storage.postgres.refusals import SETTING, advice, unusable
 
 OLDEST_VERSION = 14
 
@@ -24,7 +25,6 @@ DEFAULTS: dict[str, str | int | None] = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "client_encoding": "UTF8",
     "sslmode": "prefer",
 }
 PREPARED_STATEMENTS = 500  # that a connection keeps: one for each size of each list
@@ -71,9 +71,10 @@ class PostgresDatabase(PostgresqlDatabase):
         """
         try:
             given = conninfo_to_dict(url)
-            self._conninfo = make_conninfo("", **{**DEFAULTS, "application_name": name, **given})
-        except psycopg.Error as error:
-            raise unusable(error, url) or DatabaseUnusable(storage_reason(error)) from None
+            ours = {"application_name": name, "client_encoding": "UTF8"}
+            self._conninfo = make_conninfo("", **{**DEFAULTS, **given, **ours})
+        except (psycopg.Error, UnicodeError):  # its message may quote the password
+            raise DatabaseUnusable(f"{SETTING} is no URL that PostgreSQL takes; correct it") from None
         self._failed = 0.0, StorageError()
         self.init(str(given.get("dbname") or "leads"), prefer_psycopg3=True)
 
@@ -83,9 +84,11 @@ class PostgresDatabase(PostgresqlDatabase):
             raise type(error)(*error.args)
         try:
             connection = Connection.connect(self._conninfo, autocommit=True)
-        except psycopg.Error as found:
-            wrong = unusable(found, self._conninfo)
-            failure = wrong or StorageError(f"PostgreSQL can't be reached: {storage_reason(found)}")
+        except (psycopg.Error, UnicodeError) as found:  # UnicodeError: of a host name
+            reason = storage_reason(found)
+            failure = unusable(found, self._conninfo) or StorageError(
+                f"PostgreSQL can't be reached: {reason}; {advice(reason)}"
+            )
             self._failed = time.monotonic(), failure
             raise failure from found
         try:

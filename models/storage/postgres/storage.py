@@ -26,6 +26,8 @@ Params = ParamSpec("Params")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
+
 
 class PostgresStorage:
     """`ServerStorage` on a PostgreSQL database."""
@@ -50,14 +52,13 @@ class PostgresStorage:
 
         Raises DatabaseUnusable, and StorageError if the server can't be reached now.
         """
-        use_database(self._url, "leads server")
+        use_database(self._url, SERVER_NAME)
         self.reopen()
 
     def reopen(self) -> None:
         """As `open`, for another attempt, in any thread."""
         try:
-            with storage_errors():
-                migrate(usable_connection())
+            migrate(usable_connection())
         finally:
             close_database()
 
@@ -150,6 +151,14 @@ class PostgresCommandStorage:
             usable_connection()
             yield from function(*args, **kwargs)
 
+    def scrub(self) -> None:
+        """As `BlockingStorage.scrub`. Space that a row had is free, and is overwritten as rows come.
+
+        Leads are taken meanwhile. VACUUM FULL would overwrite all of it, but locks each table for minutes.
+        """
+        with storage_errors():
+            usable_connection().execute("VACUUM")
+
 
 @contextmanager
 def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
@@ -159,8 +168,7 @@ def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
     """
     use_database(url, "leads command")
     try:
-        with storage_errors():
-            migrate(usable_connection())
+        migrate(usable_connection())
         yield PostgresCommandStorage()
     finally:
         close_database()
