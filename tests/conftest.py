@@ -18,7 +18,6 @@ import pytest
 from command_line import ACTOR, Commands
 from mail_server import MailServer
 from partner_server import PartnerServer
-from postgresql import drop_all_of
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.ioloop import IOLoop
 
@@ -65,7 +64,8 @@ def uses_database(item: pytest.Item) -> bool:
     A test that does so in spite of this rule fails on SQLite.
     """
     fixtures: Sequence[str] = getattr(item, "fixturenames", ())
-    return not DATABASE_FIXTURES.isdisjoint(fixtures) or item.get_closest_marker("database") is not None
+    markers = [item.get_closest_marker(name) for name in ("database", "sqlite")]
+    return not DATABASE_FIXTURES.isdisjoint(fixtures) or any(markers)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -74,8 +74,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     used, folders = databases.used_folders.copy(), getattr(item, "funcargs", {})
     databases.used_folders.clear()
     if databases.IS_POSTGRESQL and "tmp_path" in folders:
-        drop_all_of(folders["tmp_path"])
-    elif used and not uses_database(item) and not item.get_closest_marker("sqlite"):
+        databases.release_all_of(folders["tmp_path"])
+    elif used and not uses_database(item):
         pytest.fail("this test uses a database, and would not run on PostgreSQL; mark it `database`")
 
 

@@ -234,15 +234,12 @@ def shared_cluster() -> Cluster:
 _names: dict[Path, str] = {}  # of the databases in the shared cluster, by their data folder
 
 
-def database_url(folder: Path, template: str = "template0") -> str:
-    """Return the URL of the database that belongs to this data folder.
-
-    At first use it is made, as a copy of the template.
-    """
+def database_url(folder: Path) -> str:
+    """Return the URL of the database that belongs to this data folder; create the database at first use."""
     cluster, folder = shared_cluster(), folder.resolve()
     if folder not in _names:
         name = "leads_" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-        cluster.create_database(name, template)
+        cluster.create_database(name)
         _names[folder] = name
     return cluster.url(_names[folder])
 

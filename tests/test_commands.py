@@ -112,6 +112,11 @@ def test_adding_a_building_prints_its_token_and_missing_fields(commands: Command
     assert 'as "token" to https://leads.test/api/v1/website_leads' in added.stdout
     mail, website = added.stderr.splitlines()
     assert "'building update 1 --agent-email" in mail and "'building update 1 --add-website" in website
+
+
+@pytest.mark.sqlite("with PostgreSQL a command makes no file")
+def test_files_that_a_command_makes_are_private(commands: Commands) -> None:
+    commands.run("building", "add", "--name", "Oak")
     for path in (commands.data_dir, *commands.data_dir.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, f"others can read {path}"
 
@@ -441,6 +446,16 @@ def test_a_closed_pipe_or_a_full_disk_crashes_no_command(commands: Commands) -> 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
 def test_a_command_with_closed_outputs_does_its_work(commands: Commands, closed: str) -> None:
+    commands.leads({})
+    command, variables = commands.arguments("customer", "flag-spam", 1)
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
+    assert done.returncode == 0
+    assert commands.row("customer", "show", 1)["spam"] is True
+
+
+@pytest.mark.sqlite("backups of PostgreSQL are made by its own programs")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
+def test_a_backup_with_closed_outputs_is_made(commands: Commands, closed: str) -> None:
     commands.leads({})
     command, variables = commands.arguments("backup", "create")
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
