@@ -53,7 +53,7 @@ from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
 from models.spam import forget_texts
-from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, WriteResult
 
 log = logging.getLogger("leads.server")
 
@@ -204,7 +204,7 @@ class Server:
         )
         context = AppContext(
             api=api,
-            readiness=Readiness(storage.check, clock),
+            readiness=Readiness(self._check, clock),
             storage=storage,
             wake=self.dispatcher.wake,
             public_url=settings.public_url,
@@ -234,7 +234,16 @@ class Server:
                 is_error = destination["kind"] == EMAIL and lacks_sender
                 log.log(logging.ERROR if is_error else logging.WARNING, "the outbox waits", extra=facts)
 
+    async def _check(self) -> None:
+        """Raise StorageError unless a lead could be stored now."""
+        if self._preparing is not None:
+            raise StorageError("the server waits for the database; its log says why")
+        await self.storage.check()
+
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
+        if self._preparing is not None:  # even if it can be reached, it may belong to another secret
+            callback(WriteResult(error=StorageError("the server waits for the database")))
+            return
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
 
     def _reschedule_jobs(self) -> None:
