@@ -101,8 +101,13 @@ class Server:
         self.build()
         self.storage.start()
         if unreachable is None:
-            await self._prepare()
-        else:
+            try:
+                await self._prepare()
+            except StorageError as error:
+                if not self.storage.is_shared:
+                    raise
+                unreachable = error
+        if unreachable is not None:
             log.error("waiting for the database", extra={"reason": str(unreachable)})
             self._preparing = asyncio.create_task(self._prepare_later())
         self._http.add_sockets(sockets)
