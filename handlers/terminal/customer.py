@@ -16,8 +16,8 @@ from models.storage import StorageError
 MOST_NAMED = 20  # customers, or leads of one, that are named; of more only their number is
 REMAINS = "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them."
 REMAINS_IN_POSTGRESQL = (
-    "PostgreSQL's files hold them until the tables are vacuumed. Its archived WAL, backups made before now, "
-    "and exports still hold them."
+    "PostgreSQL's files may hold them until it overwrites the free space. Its archived WAL, backups made "
+    "before now, and exports still hold them."
 )
 
 COLUMNS: Columns = {

@@ -123,8 +123,9 @@ def _check_all(
 def check_server(database: "PostgresInspection", today: date) -> CheckResult:
     """Check the version of PostgreSQL."""
     server = next(database.rows(_SERVER))
-    port = "" if database.host.startswith("/") else f":{database.port}"
-    found = f"{server['name']} at {database.host}{port}, PostgreSQL {server['version']}, {size_text(server['size'])}"
+    place = database.host if database.host.startswith("/") else f"{database.host}:{database.port}"
+    size = size_text(server["size"])
+    found = f"{server['name']} at {place}, PostgreSQL {server['version']}, {size}"
     until = SUPPORTED_UNTIL.get(server["major"])
     if until is not None and today > until:
         return CheckResult(

@@ -20,6 +20,7 @@ from models.storage import (
     place_of,
 )
 from models.storage.batching import LINGER_SECONDS, BatchPolicy
+from models.storage.failure_log import FailureLog
 from models.storage.rows import database
 from models.storage.writer_thread import WriterThread
 
@@ -56,6 +57,7 @@ class WriteQueue(ABC):
         self._after_commit: dict[Operation, Callable[[], None]] = {}
         self.waited_seconds = 0.0  # how long the loop has waited for commits, in all
         self._thread = WriterThread()
+        self._failures = FailureLog()
 
     def start(self) -> None:
         """Start the writer's thread, for the running event loop."""
@@ -150,9 +152,10 @@ class WriteQueue(ABC):
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, StorageError):  # unforeseen; the clients must be answered all the same
             log.error("a batch failed", exc_info=error)
+        elif isinstance(error, OutcomeUnknown):
+            log.error("a commit failed", extra={"reason": str(error), "writes": len(self._batch)})
         elif not isinstance(error, WriterStopped):
-            event = "a commit failed" if isinstance(error, OutcomeUnknown) else "storage failed"
-            log.error(event, extra={"reason": str(error), "writes": len(self._batch)})
+            self._failures.failed(str(error), len(self._batch))
         self._complete([WriteResult(error=error)] * len(self._batch))
 
     def _complete(self, results: Sequence[WriteResult[Any]]) -> None:

@@ -1,13 +1,14 @@
 """The storage of a running server on PostgreSQL, which other servers may share."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from models.clock import Clock
-from models.storage import Operation, WriteCallback, operation_of, submit_and_wait
+from models.storage import Operation, StorageError, WriteCallback, operation_of, submit_and_wait
 from models.storage.postgres.connection import (
     close_database,
     database,
@@ -16,7 +17,7 @@ from models.storage.postgres.connection import (
     usable_connection,
     use_database,
 )
-from models.storage.postgres.migrations.migrate import migrate
+from models.storage.postgres.migrations.migrate import check_rights, migrate
 from models.storage.postgres.transaction import transact
 from models.storage.postgres.writer import PostgresWriter
 from models.storage.reader import Reader
@@ -26,6 +27,7 @@ Params = ParamSpec("Params")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+DISK_FULL_SECONDS = 5.0  # how long a write that found no room counts
 SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
 
 
@@ -114,12 +116,20 @@ class PostgresStorage:
     async def check(self) -> None:
         """As `Storage.check`."""
         await self.write(write_check, self.clock.now())
+        await self.read(_check_rights)  # apart, as leads may share the batch of the write
+        # So little may still fit where a lead doesn't.
+        if time.monotonic() - self.writer.disk_full_at < DISK_FULL_SECONDS:
+            raise StorageError("the disk of PostgreSQL was full a moment ago")
 
     async def close(self) -> None:
         """Write what is queued, and close every connection."""
         await self._quick_reader.close()
         await self._slow_reader.close()
         await self.writer.close()
+
+
+def _check_rights() -> None:
+    check_rights(database.own_connection())
 
 
 class PostgresCommandStorage:

@@ -12,6 +12,7 @@ import psycopg
 
 from models.storage import StorageError, WriteResult
 from models.storage.postgres.connection import Connection, close_database, database
+from models.storage.postgres.failures import causes
 from models.storage.postgres.transaction import transact
 from models.storage.write_queue import Request, Savepoint, WriteQueue, apply_operations
 
@@ -25,6 +26,7 @@ STALLED_SECONDS = 15.0
 class PostgresWriter(WriteQueue):
     """Group commit in the writer's thread: on the loop's, a slow network would delay every request."""
 
+    disk_full_at = float("-inf")  # by the monotonic clock: when PostgreSQL last had no room for a batch
     _connection: Connection | None = None  # of the last batch
 
     async def close(self) -> None:
@@ -51,7 +53,9 @@ class PostgresWriter(WriteQueue):
         try:
             # Without savepoints, which cost a round trip each; with them if an operation fails.
             results += transact(partial(self._apply, batch, None))
-        except StorageError:
+        except StorageError as error:
+            if any(isinstance(cause, psycopg.errors.DiskFull) for cause in causes(error)):
+                self.disk_full_at = time.monotonic()
             raise
         except Exception as error:
             if len(batch) == 1:

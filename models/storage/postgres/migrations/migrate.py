@@ -52,7 +52,7 @@ def migrate(connection: "psycopg.Connection[Any]") -> None:
     try:
         while (version := _usable_version(connection)) < NEWEST:
             _take_step(connection, version)
-        _check_rights(connection)
+        check_rights(connection)
     except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
         raise DatabaseUnusable(
             f"PostgreSQL says: {storage_reason(error)}; the role of LEADS_DATABASE_URL needs USAGE and "
@@ -98,7 +98,8 @@ def _take_step(connection: "psycopg.Connection[Any]", version: int) -> None:
     log.info("the database has a new schema", extra={"schema": step.version})
 
 
-def _check_rights(connection: "psycopg.Connection[Any]") -> None:
+def check_rights(connection: "psycopg.Connection[Any]") -> None:
+    """Raise DatabaseUnusable if the role may not write to a table. Raises psycopg's errors."""
     if without := connection.execute(_WITHOUT_RIGHTS, [OUR_TABLES]).fetchall():
         raise DatabaseUnusable(
             f"the role of LEADS_DATABASE_URL may not write to the table {without[0][0]!r}; take the role "
