@@ -16,7 +16,7 @@ from models.outbox.delivery import ERASED, FAILED
 from models.outbox.destination import EMAIL
 from models.outbox.digests import MailRates, split_digest
 from models.outbox.outcomes import LOST, Failure, FailureKind, Outcome, settle
-from models.storage import Storage, StorageError, submit_and_wait
+from models.storage import OutcomeUnknown, Storage, StorageError, submit_and_wait
 
 log = logging.getLogger("leads.outbox")
 
@@ -168,9 +168,13 @@ class KindWorker:
         loop = asyncio.get_running_loop()
         asked_ns = self._clock.monotonic_ns()
         claim = Claim(self._kind, limit, self._clock.now(), self._leases.server, slow_sources, self._rates)
-        items = await submit_and_wait(
-            self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
-        )
+        try:
+            items = await submit_and_wait(
+                self._storage, claim_records, claim, linger=self._pacer.leads_are_arriving
+            )
+        except OutcomeUnknown:
+            self._leases.add_unknown(claim)
+            raise
         self._leases.add((item.claimed for item in items), asked_ns)
         for batch in _by_digest(items):
             task = asyncio.create_task(self._deliver(batch))

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Callable, Iterable
 
 from models.clock import Clock
-from models.outbox.claims import LEASE, Claimed
-from models.outbox.leases import give_up, renew, take_over
+from models.outbox.claims import LEASE, Claim, Claimed
+from models.outbox.leases import give_up, give_up_unknown, renew, take_over
 from models.storage import Storage, StorageError
 
 log = logging.getLogger("leads.outbox")
@@ -29,6 +29,7 @@ class Leases:
         self._wake = wake
         self._ends_ns: dict[Claimed, int] = {}  # by the monotonic clock
         self._begun: set[Claimed] = set()
+        self._unknown: list[Claim] = []  # may have been committed
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -46,6 +47,10 @@ class Leases:
     def add(self, claims: Iterable[Claimed], asked_ns: int) -> None:
         """Hold these claims. asked_ns: the monotonic clock when their lease began."""
         self._ends_ns |= dict.fromkeys(claims, asked_ns + LEASE_NS)
+
+    def add_unknown(self, claim: Claim) -> None:
+        """Take note of a claim whose commit has an unknown outcome. What it took is put back soon."""
+        self._unknown.append(claim)
 
     def begin(self, claims: Iterable[Claimed]) -> bool:
         """Return True if deliveries may begin. Return False if a lease is over: another server may begin."""
@@ -95,6 +100,10 @@ class Leases:
             for claim in held:
                 if claim.delivery_id in renewed and claim in self._ends_ns:
                     self._ends_ns[claim] = asked_ns + LEASE_NS
+        if unknown := list(self._unknown):
+            if await self._storage.write(give_up_unknown, unknown, self._clock.now()):
+                self._wake()
+            del self._unknown[: len(unknown)]
         ids = await self._storage.write(take_over, self._clock.now())
         if ids:
             log.warning("deliveries of a server that stopped are taken over", extra={"deliveries": ids})

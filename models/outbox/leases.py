@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from models.outbox.claims import LEASE, Claimed, put_back
+from models.outbox.claims import LEASE, Claim, Claimed, put_back
 from models.outbox.delivery import SENDING, Delivery, DeliveryAttempt, state_is
 from models.storage.rows import is_exclusive, locked
 
@@ -42,6 +42,30 @@ def give_up(server: str, begun: Sequence[Claimed], not_begun: Sequence[Claimed],
             Delivery.update(sent_at=None).where(Delivery.id == claim.delivery_id).execute()
     if held:
         put_back(held)
+
+
+def give_up_unknown(claims: Sequence[Claim], now: datetime) -> list[int]:
+    """Put back what these claims took, if they were committed: their outcome is unknown, so nothing of them
+    has begun. Return the ids of the deliveries.
+    """
+    ids: list[int] = []
+    for claim in claims:
+        rows = Delivery.select(Delivery.id).where(
+            Delivery.kind == claim.kind,
+            state_is(SENDING),
+            Delivery.claimed_by == claim.server,
+            Delivery.claimed_until == claim.now + LEASE,
+        )
+        taken = [row_id for (row_id,) in locked(rows.order_by(Delivery.id)).tuples()]
+        if not taken:
+            continue
+        DeliveryAttempt.update(outcome=NOT_BEGUN, ended_at=now).where(
+            DeliveryAttempt.delivery.in_(taken), DeliveryAttempt.outcome.is_null()
+        ).execute()
+        Delivery.update(sent_at=None).where(Delivery.id.in_(taken), Delivery.sent_at == claim.now).execute()
+        put_back(taken)
+        ids += taken
+    return ids
 
 
 def take_over(now: datetime) -> list[int]:

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ParamSpec, TypeVar
+
+from models.storage import StorageError
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -14,10 +16,18 @@ class Reader:
     """Runs queries in a thread of its own. They neither wait for the writer nor delay it."""
 
     def __init__(
-        self, name: str, session: Callable[[], AbstractContextManager[Any]], close: Callable[[], None]
+        self,
+        name: str,
+        session: Callable[[], AbstractContextManager[Any]],
+        close: Callable[[], None],
+        *,
+        attempts: int = 1,
     ) -> None:
-        """session: opens the thread's connection for a query, unless it is open. close: closes it."""
-        self._session, self._close = session, close
+        """session: opens the thread's connection for a query, unless it is open. close: closes it.
+
+        attempts: how often a query is run that the database fails.
+        """
+        self._session, self._close, self._attempts = session, close, attempts
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def read(
@@ -29,6 +39,9 @@ class Reader:
         """
 
         def run() -> Result:
+            for _ in range(self._attempts - 1):
+                with suppress(StorageError), self._session():
+                    return query(*args, **kwargs)
             with self._session():
                 return query(*args, **kwargs)
 

@@ -21,6 +21,12 @@ class WriterThread:
         self._loop = loop
         self._thread.start()
 
+    @property
+    def id(self) -> int:
+        """The id of the thread, which runs."""
+        assert self._thread.ident is not None
+        return self._thread.ident
+
     def run(self, task: Callable[[], object], callback: ThreadCallback) -> None:
         """Run this task, then call back on the loop with the error that it raised, or None."""
         self._tasks.put((task, callback))

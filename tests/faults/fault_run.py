@@ -20,6 +20,8 @@ MODULES = (
     "bodies",
     "upkeep",
     "logs",
+    "failover",
+    "outages",
 )
 
 

@@ -2,7 +2,7 @@
 
 Environment: FAULT_FOLDER (orders, record and clock), FAULT_DISK ("plain" or "recorded"), FAULT_MUTANT (its
 name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES, FAULT_LOG_BYTES (that may wait for
-the log's reader), FAULT_STRANGERS (if set, only 127.0.0.1 is local). Every address of this machine is local
+the log's reader), FAULT_STRANGERS (if set, only 127.0.0.1 is local), FAULT_LEASE_SECONDS (of a claim). Every address of this machine is local
 otherwise, and a local client may hold any number of connections, as a proxy may. So no client of a run would
 have a share of them.
 """
@@ -23,6 +23,9 @@ from mutants import apply_mutant  # noqa: E402
 
 import handlers.background_file  # noqa: E402
 import handlers.source_address  # noqa: E402
+import jobs.leases  # noqa: E402
+import models.outbox.claims  # noqa: E402
+import models.outbox.leases  # noqa: E402
 import models.outbox.outcomes  # noqa: E402
 import models.storage.sqlite.wal  # noqa: E402
 from handlers.api.leads import LeadsHandler  # noqa: E402
@@ -53,6 +56,15 @@ def move_clock(folder: Path) -> None:
     assert Clock().now()
 
 
+def shorten_leases(seconds: float) -> None:
+    """Let the leases of claims last this long, and be looked at as often as is due."""
+    lease = timedelta(seconds=seconds)
+    jobs.leases.LOOK_SECONDS *= lease / models.outbox.claims.LEASE
+    jobs.leases.LEASE_NS = int(seconds * 1e9)
+    for module in (models.outbox.claims, models.outbox.leases):
+        setattr(module, "LEASE", lease)
+
+
 def record_answers(disk: Disk) -> None:
     """Append each 201 to the record before its first byte is sent."""
     write_json = LeadsHandler.write_json
@@ -80,6 +92,8 @@ if __name__ == "__main__":
         handlers.background_file.MAX_BYTES = int(os.environ["FAULT_LOG_BYTES"])
     if os.environ.get("FAULT_STRANGERS"):
         handlers.source_address.LOCAL_NETWORKS = parse_networks("127.0.0.1")
+    if os.environ.get("FAULT_LEASE_SECONDS"):
+        shorten_leases(float(os.environ["FAULT_LEASE_SECONDS"]))
     move_clock(folder)
     if os.environ.get("FAULT_MUTANT"):
         apply_mutant(os.environ["FAULT_MUTANT"])

@@ -41,7 +41,7 @@ from handlers.api.rate_limit import RateLimiter
 from jobs.adapter import Adapter, DeliveryContext, DeliveryError
 
 Patch = pytest.MonkeyPatch
-MODULES = ("hostile_mutants",)  # with further mutants
+MODULES = ("hostile_mutants", "postgres_mutants")  # with further mutants
 MUTANTS: dict[str, Callable[[Patch], None]] = {}
 
 

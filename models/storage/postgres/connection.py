@@ -1,5 +1,8 @@
 """Connections to PostgreSQL, each checked when it is made."""
 
+import os
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +20,14 @@ from models.storage.postgres.refusals import SETTING, advice, unusable
 
 OLDEST_VERSION = 14
 
-# What the connection takes unless the URL says otherwise. A cut cable is noticed within ten seconds.
+# What the connection takes unless the URL says otherwise. A cut cable is noticed within six seconds.
 DEFAULTS: dict[str, str | int | None] = {
-    "connect_timeout": 5,
+    "connect_timeout": 4,  # for each host
     "target_session_attrs": "read-write",
-    "keepalives_idle": 4,
-    "keepalives_interval": 2,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
     "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
+    "tcp_user_timeout": 6_000,
     "sslmode": "prefer",
 }
 PREPARED_STATEMENTS = 500  # that a connection keeps: one for each size of each list
@@ -34,10 +37,16 @@ _PREPARE = """
 SELECT set_config('lock_timeout', '5s', false),
     set_config('idle_in_transaction_session_timeout', '10s', false),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-    set_config('tcp_keepalives_count', '2', false), current_setting('synchronous_commit'),
+    set_config('tcp_keepalives_count', '2', false),
+    -- A commit that did not wait for the standby is told by a warning alone.
+    set_config('client_min_messages', 'warning', false), current_setting('synchronous_commit'),
     current_setting('server_version_num')::int / 10000, pg_is_in_recovery(),
     current_setting('server_encoding'), extract(epoch from clock_timestamp())::float8,
-    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
+    (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())
+"""
+_END_SESSION = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s::timestamptz
 """
 
 
@@ -49,6 +58,7 @@ class Connection(psycopg.Connection[Any]):
     """
 
     timeline = ""
+    session: tuple[int, str] | None = None  # the process of the server, and when it began
     native: psycopg.RawCursor[Any]
 
 
@@ -63,6 +73,7 @@ class PostgresDatabase(PostgresqlDatabase):
         self.clock = DatabaseClock()
         self._conninfo = ""
         self._failed: tuple[float, Exception] = 0.0, StorageError()
+        self._latest: dict[int, Connection] = {}  # of each thread, by its id
 
     def use(self, url: str, name: str) -> None:
         """Have every connection that is opened from now on be of this database. Raises DatabaseUnusable.
@@ -86,17 +97,37 @@ class PostgresDatabase(PostgresqlDatabase):
             connection = Connection.connect(self._conninfo, autocommit=True)
         except (psycopg.Error, UnicodeError) as found:  # UnicodeError: of a host name
             reason = storage_reason(found)
-            failure = unusable(found, self._conninfo) or StorageError(
-                f"PostgreSQL can't be reached: {reason}; {advice(reason)}"
-            )
+            # A host that does not answer is not asked again for the reason.
+            timed_out = isinstance(found, psycopg.errors.ConnectionTimeout)
+            wrong = None if timed_out else unusable(found, self._conninfo)
+            failure = wrong or StorageError(f"PostgreSQL can't be reached: {reason}; {advice(reason)}")
             self._failed = time.monotonic(), failure
             raise failure from found
+        thread = threading.get_ident()
+        before = self._latest.get(thread)
+        self._latest[thread] = connection
         try:
             self._prepare(connection)
-        except BaseException:
+            if before is not None and before.session is not None:
+                # If it broke, the server may not know yet. It would keep its locks, or wait for a standby.
+                connection.execute(_END_SESSION, before.session)
+        except BaseException as error:
             connection.close()
+            if isinstance(error, psycopg.Error):
+                raise StorageError(storage_reason(error)) from error
             raise
         return connection
+
+    def give_up(self, thread: int) -> None:
+        """Break the connection of a thread, which may be waiting for it. thread: its id."""
+        connection = self._latest.get(thread)
+        if connection is None or connection.closed:
+            return
+        try:  # on a copy of the descriptor, as the thread still waits for the connection
+            with socket.socket(fileno=os.dup(connection.pgconn.socket)) as opened:
+                opened.shutdown(socket.SHUT_RDWR)
+        except (OSError, psycopg.Error):
+            pass  # it was closed meanwhile
 
     def own_connection(self) -> Connection:
         """Return this thread's connection, which is open."""
@@ -106,12 +137,9 @@ class PostgresDatabase(PostgresqlDatabase):
     def _prepare(self, connection: Connection) -> None:
         connection.adapters.register_dumper(int, Int8Dumper)  # one type, so one prepared statement
         sent = time.monotonic()
-        try:
-            row = connection.execute(_PREPARE).fetchone()
-        except psycopg.Error as error:
-            raise StorageError(storage_reason(error)) from error
+        row = connection.execute(_PREPARE).fetchone()
         assert row is not None
-        durability, version, is_standby, encoding, now, timeline = row[5:]
+        durability, version, is_standby, encoding, now, timeline, began = row[6:]
         if version < OLDEST_VERSION:
             raise DatabaseUnusable(
                 f"PostgreSQL {version} is too old; use {OLDEST_VERSION} or later for LEADS_DATABASE_URL"
@@ -129,6 +157,7 @@ class PostgresDatabase(PostgresqlDatabase):
             raise StorageError("PostgreSQL is a standby, and can't be written to")
         self.clock.measured(now, sent, time.monotonic())
         connection.timeline = timeline
+        connection.session = connection.info.backend_pid, began
         connection.native = psycopg.RawCursor(connection)
         connection.prepared_max = PREPARED_STATEMENTS
 

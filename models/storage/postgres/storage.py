@@ -43,8 +43,9 @@ class PostgresStorage:
         self.failed = asyncio.Event()  # never set: the writer finds out the outcome of a commit by itself
         self.writer = PostgresWriter()
         # Two, so that a slow listing does not delay the look-up of an origin.
-        self._quick_reader = Reader("reader", reading, close_database)
-        self._slow_reader = Reader("slow reader", reading, close_database)
+        # Again on a new connection: the last one may be of a server that has ended.
+        self._quick_reader = Reader("reader", reading, close_database, attempts=2)
+        self._slow_reader = Reader("slow reader", reading, close_database, attempts=2)
 
     def lock(self) -> None:
         """Do nothing: several servers may use the database."""

@@ -19,17 +19,21 @@ Result = TypeVar("Result")
 MOST_ATTEMPTS = 5
 PAUSE_SECONDS = 0.02  # the longest before a repetition
 MEASURE_CLOCK_SECONDS = 60.0
+# A connection that breaks so early was of a server that ended meanwhile: the work is repeated on a new one.
+# Later, the clients have waited long enough.
+REPEAT_SECONDS = 2.0
 # How long the outcome of a broken commit is asked for. The clients of its leads wait meanwhile.
-ASK_SECONDS = 10.0
+ASK_SECONDS = 8.0
 ASK_AGAIN_SECONDS = 0.25
 
 
 def transact(work: Callable[[], Result]) -> Result:
     """Run work in a transaction of this thread's connection; return its result once that is durable.
 
-    After a conflict with another transaction the work is run again. Raises what the work raises, StorageError
-    if nothing is stored, and OutcomeUnknown.
+    After a conflict with another transaction, or on a connection that broke, the work is run again. Raises what
+    the work raises, StorageError if nothing is stored, and OutcomeUnknown.
     """
+    repeat_until = time.monotonic() + REPEAT_SECONDS
     for attempt in range(1, MOST_ATTEMPTS + 1):
         try:
             connection = usable_connection()
@@ -42,10 +46,9 @@ def transact(work: Callable[[], Result]) -> Result:
             found = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
             transaction_id = found[0] if found else None
         except BaseException as error:
-            is_broken = not _roll_back(connection)
-            # What lost its connection before the commit is not stored. A server that was restarted meanwhile
-            # takes another one.
-            if (is_broken and attempt == 1) or (is_conflict(error) and attempt < MOST_ATTEMPTS):
+            _roll_back(connection)
+            has_broken = connection.closed and is_storage_failure(error) and time.monotonic() < repeat_until
+            if (has_broken or is_conflict(error)) and attempt < MOST_ATTEMPTS:
                 time.sleep(random.random() * PAUSE_SECONDS)
                 continue
             if isinstance(error, StorageError) or not is_storage_failure(error):
@@ -84,7 +87,8 @@ def _commit(connection: Connection, transaction_id: int | None) -> bool:
     notices: list[object] = []
     connection.add_notice_handler(notices.append)
     try:
-        connection.execute("COMMIT")
+        if connection.execute("COMMIT").statusmessage != "COMMIT":
+            raise StorageError("PostgreSQL rolled the transaction back")
         if notices:  # the wait for the standby was cancelled: the commit is not safe yet
             _wait_for_standby(connection)
         return True
@@ -135,8 +139,17 @@ def _ask_outcome(transaction_id: int, timeline: str, error: Exception) -> bool:
 
 
 def _wait_for_standby(connection: Connection) -> None:
-    """Return once all earlier commits are as safe as `synchronous_commit` asks for.
+    """Return once all earlier commits are as safe as `synchronous_commit` asks for. Raises OutcomeUnknown.
 
     A commit waits for the standby, and the standby has whatever comes before it.
     """
-    connection.execute("SELECT pg_logical_emit_message(true, 'leads', '')")
+    notices: list[object] = []
+    connection.add_notice_handler(notices.append)
+    try:
+        connection.execute("SELECT pg_logical_emit_message(true, 'leads', '')")
+    except psycopg.Error as error:
+        raise OutcomeUnknown(storage_reason(error)) from error
+    finally:
+        connection.remove_notice_handler(notices.append)
+    if notices:
+        raise OutcomeUnknown("the wait for the standby was cancelled")

@@ -1,8 +1,7 @@
 """The writer on PostgreSQL: each batch is one transaction, in the writer's thread."""
 
+import asyncio
 import logging
-import os
-import socket
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -11,72 +10,111 @@ from typing import Any
 import psycopg
 
 from models.storage import StorageError, WriteResult
-from models.storage.postgres.connection import Connection, close_database, database
+from models.storage.postgres.connection import RECONNECT_SECONDS, close_database, database, usable_connection
 from models.storage.postgres.failures import causes
 from models.storage.postgres.transaction import transact
-from models.storage.write_queue import Request, Savepoint, WriteQueue, apply_operations
+from models.storage.write_queue import Request, WriteQueue, apply_operations
 
 log = logging.getLogger("leads.writer")
 
 # After so long a batch's connection is given up: a server that hangs keeps it open and answers nothing. It is
 # longer than the wait for a lock, or for a cut cable to be noticed.
-STALLED_SECONDS = 15.0
+STALLED_SECONDS = 10.0
+GIVE_UP_AGAIN_SECONDS = 2.0  # for each connection that the batch makes after that
 
 
 class PostgresWriter(WriteQueue):
-    """Group commit in the writer's thread: on the loop's, a slow network would delay every request."""
+    """Group commit in the writer's thread: on the loop's, a slow network would delay every request.
+
+    While PostgreSQL can't be reached, each write fails at once, and the thread tries to connect again.
+    """
 
     disk_full_at = float("-inf")  # by the monotonic clock: when PostgreSQL last had no room for a batch
-    _connection: Connection | None = None  # of the last batch
+    _stalled: asyncio.TimerHandle | None = None
+    _reconnecting: asyncio.TimerHandle | None = None
+    _lost: str | None = None  # why there is no connection; None if there is one, or none was needed yet
 
     async def close(self) -> None:
         """Write what is queued, then close the connection."""
         await self.drain()
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
         self._thread.run(close_database, lambda _: None)
         await self._thread.stop()
 
     def _write_batch(self) -> None:
+        if self._lost is not None:
+            self._complete([WriteResult(error=StorageError(self._lost))] * len(self._batch))
+            return
         results: list[WriteResult[Any]] = []
         self._stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
 
         def written(error: Exception | None) -> None:
-            self._stalled.cancel()
+            if self._stalled is not None:
+                self._stalled.cancel()
             if error is None:
                 self._complete(results)
-            else:
-                self._fail(error)
+                return
+            if isinstance(error, _Disconnected):
+                self._lose_connection(error.cause)
+                error = error.cause
+            self._fail(error)
 
         self._thread.run(partial(self._transact, self._batch, results), written)
 
     def _transact(self, batch: Sequence[Request], results: list[WriteResult[Any]]) -> None:
         began = time.monotonic()
         try:
+            results += self._results(batch)
+        except StorageError as error:
+            if database.is_closed():
+                raise _Disconnected(error) from error
+            raise
+        finally:
+            self._policy.note_commit(time.monotonic() - began)
+
+    def _results(self, batch: Sequence[Request]) -> list[WriteResult[Any]]:
+        try:
             # Without savepoints, which cost a round trip each; with them if an operation fails.
-            results += transact(partial(self._apply, batch, None))
+            return transact(partial(apply_operations, batch, None))
         except StorageError as error:
             if any(isinstance(cause, psycopg.errors.DiskFull) for cause in causes(error)):
                 self.disk_full_at = time.monotonic()
             raise
         except Exception as error:
             if len(batch) == 1:
-                results.append(WriteResult(error=error))
-            else:
-                results += transact(partial(self._apply, batch, database.savepoint))
-        finally:
-            self._policy.note_commit(time.monotonic() - began)
-
-    def _apply(self, batch: Sequence[Request], savepoint: Savepoint | None) -> list[WriteResult[Any]]:
-        self._connection = database.own_connection()
-        return apply_operations(batch, savepoint)
+                return [WriteResult(error=error)]
+            return transact(partial(apply_operations, batch, database.savepoint))
 
     def _give_up_connection(self) -> None:
         log.error("PostgreSQL does not answer; the connection is given up")
-        self._stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
-        connection = self._connection
-        if connection is None or connection.closed:
+        database.give_up(self._thread.id)
+        self._stalled = self._loop.call_later(GIVE_UP_AGAIN_SECONDS, self._give_up_connection)
+
+    # Without a connection.
+
+    def _lose_connection(self, error: StorageError) -> None:
+        log.error("the connection to PostgreSQL is lost", extra={"reason": str(error)})
+        self._lost = str(error)
+        self._reconnect()
+
+    def _reconnect(self) -> None:
+        self._thread.run(usable_connection, self._reconnected)
+
+    def _reconnected(self, error: Exception | None) -> None:
+        if error is None:
+            self._lost = None
+            log.warning("PostgreSQL can be used again")
             return
-        try:  # on a copy of the descriptor, as the thread still waits for the connection
-            with socket.socket(fileno=os.dup(connection.pgconn.socket)) as opened:
-                opened.shutdown(socket.SHUT_RDWR)
-        except (OSError, psycopg.Error):
-            pass  # it was closed meanwhile
+        if str(error) != self._lost:
+            self._lost = str(error)
+            log.error("PostgreSQL can't be used", extra={"reason": self._lost})
+        self._reconnecting = self._loop.call_later(RECONNECT_SECONDS, self._reconnect)
+
+
+class _Disconnected(Exception):
+    """A batch failed, and the thread has no connection."""
+
+    def __init__(self, cause: StorageError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
