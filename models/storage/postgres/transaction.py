@@ -30,8 +30,8 @@ ASK_AGAIN_SECONDS = 0.25
 def transact(work: Callable[[], Result]) -> Result:
     """Run work in a transaction of this thread's connection; return its result once that is durable.
 
-    After a conflict with another transaction, or on a connection that broke, the work is run again. Raises what
-    the work raises, StorageError if nothing is stored, and OutcomeUnknown.
+    After a conflict with another transaction, or on a connection that broke, the work is run again. Raises
+    what the work raises, StorageError if nothing is stored, and OutcomeUnknown.
     """
     repeat_until = time.monotonic() + REPEAT_SECONDS
     for attempt in range(1, MOST_ATTEMPTS + 1):
