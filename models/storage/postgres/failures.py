@@ -50,3 +50,11 @@ def storage_reason(error: BaseException) -> str:
     _, _, of_each = str(cause).partition("All failures were:\n")
     lines = (_FRAME.sub("", line).strip() for line in (of_each or str(cause)).splitlines())
     return " ".join("; ".join(dict.fromkeys(filter(None, lines))).split())
+
+
+def row_error(error: BaseException) -> psycopg.Error | None:
+    """Return PostgreSQL's error about a row without the row, which holds a renter's data; None for others."""
+    found = next((cause for cause in causes(error) if isinstance(cause, psycopg.Error)), None)
+    if found is None or found.diag.message_primary is None:
+        return None
+    return type(found)(found.diag.message_primary)

@@ -10,7 +10,7 @@ import psycopg
 
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.storage.postgres.connection import Connection, close_database, database, usable_connection
-from models.storage.postgres.failures import is_conflict, is_storage_failure, storage_reason
+from models.storage.postgres.failures import is_conflict, is_storage_failure, row_error, storage_reason
 
 log = logging.getLogger("leads.writer")
 
@@ -51,9 +51,13 @@ def transact(work: Callable[[], Result]) -> Result:
             if (has_broken or is_conflict(error)) and attempt < MOST_ATTEMPTS:
                 time.sleep(random.random() * PAUSE_SECONDS)
                 continue
-            if isinstance(error, StorageError) or not is_storage_failure(error):
+            if isinstance(error, StorageError):
                 raise
-            raise StorageError(storage_reason(error)) from error
+            if is_storage_failure(error):
+                raise StorageError(storage_reason(error)) from error
+            if (of_row := row_error(error)) is not None:
+                raise of_row from None
+            raise
         if _commit(connection, transaction_id):
             return result
     raise StorageError("other transactions were in the way again and again")
