@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command_line import Commands
-from conftest import LEADS, ServerHarness, StartHarness, SteppedClock, held, running_harness, until
+from conftest import LEADS, ServerHarness, StartHarness, SteppedClock, held, running_harness
 from disks import small_disk
 from fault_run import CannotTry
 from test_doctor import report

@@ -18,7 +18,7 @@ from postgresql import Cluster
 from tornado.ioloop import IOLoop
 
 from models.settings import SettingError
-from models.storage import DatabaseUnusable, submit_and_wait
+from models.storage import DatabaseUnusable, rows, submit_and_wait
 from models.storage.postgres import connection, transaction
 from models.storage.postgres.clock import DatabaseClock
 from models.storage.postgres.connection import database, use_database
@@ -107,7 +107,7 @@ def writer(io_loop: IOLoop, url: str) -> Iterator[PostgresWriter]:
 
 def store(words: Sequence[str | None]) -> list[int]:
     for word in words:
-        database.execute_sql("INSERT INTO word VALUES (%s)", (word,))
+        rows.database.execute_sql("INSERT INTO word VALUES (%s)", (word,))
     return [len(word or "") for word in words]
 
 
@@ -127,9 +127,7 @@ async def test_item_that_fails_takes_no_neighbour_down(writer: PostgresWriter, u
     results = await asyncio.gather(
         *(submit_and_wait(writer, store, word) for word in given), return_exceptions=True
     )
-    assert [isinstance(result, IntegrityError) for result in results] == [
-        word is None for word in given
-    ]
+    assert [isinstance(result, IntegrityError) for result in results] == [word is None for word in given]
     assert words(url) == ["a", "b", "c"]
     with pytest.raises(IntegrityError):
         await submit_and_wait(writer, store, None)
@@ -139,7 +137,7 @@ async def test_item_that_fails_takes_no_neighbour_down(writer: PostgresWriter, u
 def find_or_store(words: Sequence[str]) -> list[str]:
     found = []
     for word in words:
-        if database.execute_sql("SELECT 1 FROM word WHERE text = %s", (word,)).fetchone():
+        if rows.database.execute_sql("SELECT 1 FROM word WHERE text = %s", (word,)).fetchone():
             found.append("found")
         else:
             found.append("stored")
@@ -168,9 +166,9 @@ async def test_deadlock_with_another_server_is_repeated(
 
     def touch(items: Sequence[str]) -> Sequence[str]:
         attempts.extend(items)
-        database.execute_sql("UPDATE word SET times = times + 1 WHERE text = 'a'")
+        rows.database.execute_sql("UPDATE word SET times = times + 1 WHERE text = 'a'")
         has_first.set()
-        database.execute_sql("UPDATE word SET times = times + 1 WHERE text = 'b'")
+        rows.database.execute_sql("UPDATE word SET times = times + 1 WHERE text = 'b'")
         return items
 
     await asyncio.gather(*(submit_and_wait(writer, store, word) for word in ("a", "b")))
