@@ -49,7 +49,7 @@ def opened(data_dir: Path | str) -> Iterator[None]:
 
 @contextmanager
 def transaction() -> Iterator[None]:
-    """A transaction on the database that a server of this process has open in another thread."""
+    """A transaction on the database that a server has open in another thread of this process."""
     database: Any = postgres if IS_POSTGRESQL else sqlite
     rows.database.connect()
     try:
@@ -80,7 +80,7 @@ def values(data_dir: Path | str) -> set[bytes]:
 
 
 def contents(data_dir: Path | str) -> bytes:
-    """Return all that is stored: SQLite's files, with what is left of deleted rows, or PostgreSQL's rows."""
+    """Return SQLite's files, with what they hold of deleted rows, or all values in PostgreSQL's rows."""
     if IS_POSTGRESQL:
         return b"\n".join(values(data_dir))
     # In another process: closing the database's file in this one would drop SQLite's locks.

@@ -29,7 +29,7 @@ LONGEST_REQUEST = 200_000  # bytes
 def run_forked(
     arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, stdin: str = "", timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; return its status and output. Raises TimeoutExpired, and then it has ended."""
+    """Run a command to its end; return its status and output. Raises TimeoutExpired, once it has ended."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)

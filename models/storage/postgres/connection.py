@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, each checked when it is made."""
 
 import os
+import select
 import socket
 import threading
 import time
@@ -203,13 +204,22 @@ def usable_connection(*, read_only: bool = False) -> Connection:
     read_only: a new one can't write. Raises StorageError, and DatabaseUnusable for what the operator has to
     correct.
     """
-    if not database.is_closed() and database.own_connection().closed:
+    if not database.is_closed() and _is_lost(database.own_connection()):
         close_database()
     if database.is_closed():
         database.connect()
         if read_only:
             database.own_connection().execute("SET default_transaction_read_only = on")
     return database.own_connection()
+
+
+def _is_lost(connection: Connection) -> bool:
+    """Return True if the connection is closed, or its server has ended it: it says nothing else unasked."""
+    if connection.closed:
+        return True
+    waiting = select.poll()  # unlike select(), it takes any descriptor
+    waiting.register(connection.pgconn.socket, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def close_database() -> None:
