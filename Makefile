@@ -42,7 +42,7 @@ binary: $(VENV)/.dev ## build the one-file program: dist/leads
 	    --add-data $(CURDIR)/handlers/samples:handlers/samples \
 	    --add-data $(CURDIR)/handlers/templates:handlers/templates \
 	    --add-data $(CURDIR)/handlers/api/templates:handlers/api/templates \
-	    --collect-data tzdata --collect-submodules phonenumbers.data \
+	    --collect-data tzdata --collect-submodules phonenumbers.data --collect-all psycopg_binary \
 	    --exclude-module setuptools --exclude-module pkg_resources --exclude-module tkinter server.py
 
 check: $(VENV)/.dev ## check format, lint, types and imports

@@ -54,7 +54,7 @@ from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
 from models.spam import forget_texts
-from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, WriteResult
 
 log = logging.getLogger("leads.server")
 
@@ -102,8 +102,13 @@ class Server:
         self.build()
         self.storage.start()
         if unreachable is None:
-            await self._prepare()
-        else:
+            try:
+                await self._prepare()
+            except StorageError as error:
+                if not self.storage.is_shared:
+                    raise
+                unreachable = error
+        if unreachable is not None:
             log.error("waiting for the database", extra={"reason": str(unreachable)})
             self._preparing = asyncio.create_task(self._prepare_later())
         self._http.add_sockets(sockets)
@@ -203,7 +208,7 @@ class Server:
             large_bodies=LargeBodies(),
             access_log=self._access_log,
         )
-        self._readiness = Readiness(storage.check, clock)
+        self._readiness = Readiness(self._check, clock)
         context = AppContext(
             api=api,
             readiness=self._readiness,
@@ -236,13 +241,22 @@ class Server:
                 is_error = destination["kind"] == EMAIL and lacks_sender
                 log.log(logging.ERROR if is_error else logging.WARNING, "the outbox waits", extra=facts)
 
+    async def _check(self) -> None:
+        """Raise StorageError unless a lead could be stored now."""
+        if self._preparing is not None:
+            raise StorageError("the server waits for the database; its log says why")
+        await self.storage.check()
+
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
+        if self._preparing is not None:  # even if it can be reached, it may belong to another secret
+            callback(WriteResult(error=StorageError("the server waits for the database")))
+            return
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
 
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
         for job in self._scheduler.get_jobs():
-            job.modify(next_run_time=self._clock.now())
+            job.modify(next_run_time=Clock().now())  # the machine's, by which the scheduler goes
 
     async def drain(self) -> None:
         """Take leads for the stop delay, with /readyz at 503: a balancer then sends them elsewhere.

@@ -72,8 +72,8 @@ INSERT INTO customer (name, email, email_key, phone, phone_key, created_at)
     SELECT 'Renter ' || n, n || '@renter.example', md5(n::text) || '@renter.example',
         '+1' || (2000000000 + n), '+1' || (2000000000 + n), {instant} FROM generate_series(1, {leads}) n;
 INSERT INTO lead (request_id, created_at, building_id, customer_id, sent_token, requestor_name,
-        requestor_email, requestor_phone, message, slot, sent_slot, unit_preference, property_type, utm_data, sent_utm_data,
-        listing_source, request_host, lead_source, sms_consent, sms_consent_at, sms_consent_ip,
+        requestor_email, requestor_phone, message, slot, sent_slot, unit_preference, property_type, utm_data,
+        sent_utm_data, listing_source, request_host, lead_source, sms_consent, sms_consent_at, sms_consent_ip,
         sms_consent_host)
     SELECT md5(n::text), {instant}, 1, n, 'bench', 'Renter ' || n, n || '@renter.example',
         '+1' || (2000000000 + n), 'Is it still free? I could come by on any evening of next week.',

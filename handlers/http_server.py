@@ -82,7 +82,7 @@ class LimitedHTTPServer(HTTPServer):
         self._close_timed_out()
 
     def stop(self) -> None:
-        """Accept no more connections than the system's queue holds. Requests on open ones are still served."""
+        """Accept the connections in the system's queue, and no more. Requests are still served."""
         self._pause()
         for listener in self._listeners:
             # The system resets the connections that are in its queue when the socket is closed.

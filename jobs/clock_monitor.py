@@ -1,4 +1,8 @@
-"""The clock monitor: if the time of day is set back, moves the times for which the outbox waits."""
+"""The clock monitor: if the time of day is set back, moves the times for which the outbox waits.
+
+The scheduler's ticks go by the machine's clock, and the outbox by the storage's: of servers that share a
+database it is the database's.
+"""
 
 import asyncio
 import logging
@@ -42,7 +46,7 @@ class ClockMonitor:
         self._storage = storage
         self._wake = wake
         self._reschedule = reschedule
-        self._offset = self._measure_offset()
+        self._steps, self._machine_steps = _Steps(clock), _Steps(Clock())
         self._unapplied = timedelta(0)  # by how much the outbox's times are still to be moved back
 
     async def check(self) -> None:
@@ -51,11 +55,9 @@ class ClockMonitor:
         On a shared database each server would move them, so only waits that are too long are cut short.
         Raises StorageError; the next check then moves the times.
         """
-        offset = self._measure_offset()
-        if self._offset - offset > SLEW:
-            self._unapplied += self._offset - offset
+        if self._machine_steps.set_back():
             self._reschedule()
-        self._offset = offset
+        self._unapplied += self._steps.set_back()
         self._wake()
         if self._unapplied:
             if self._storage.is_shared:
@@ -64,6 +66,20 @@ class ClockMonitor:
                 await self._storage.write(shift_due_times, self._unapplied, self._clock.now())
             self._unapplied = timedelta(0)
             self._wake()
+
+
+class _Steps:
+    """The steps of a clock's time of day, from one look to the next."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = self._measure_offset()
+
+    def set_back(self) -> timedelta:
+        """Return by how much the clock was set back since the last look."""
+        earlier, self._offset = self._offset, self._measure_offset()
+        step = earlier - self._offset
+        return step if step > SLEW else timedelta(0)
 
     def _measure_offset(self) -> timedelta:
         """Return how far the time of day is ahead of the monotonic clock."""

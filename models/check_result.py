@@ -14,11 +14,20 @@ UNREGISTERED_ORIGINS = "unregistered_origins"
 DRY_RUNS = "dry_runs"
 UNDECLARED_PROXY = "undeclared_proxy"
 MERGED_CUSTOMERS = "merged_customers"
+ROLE, ENCRYPTION, DURABILITY, REPLICATION = "role", "encryption", "durability", "replication"
+TRANSACTIONS, CONNECTIONS, SERVERS = "transactions", "connections", "servers"
 
 # The title of each check by its id, in the order of a report. Scripts may rely on the ids: they never change.
 TITLES = {
     DATABASE: "database",
     SCHEMA: "schema",
+    ROLE: "role",
+    ENCRYPTION: "encryption",
+    DURABILITY: "durability",
+    REPLICATION: "replication",
+    TRANSACTIONS: "transactions",
+    CONNECTIONS: "connections",
+    SERVERS: "servers",
     DISK_SPACE: "disk space",
     CLOCK: "clock",
     SMTP_LOGIN: "SMTP login",
@@ -33,6 +42,10 @@ TITLES = {
     UNDECLARED_PROXY: "proxy",
     MERGED_CUSTOMERS: "customers",
 }
+
+# A database in the data folder, or a PostgreSQL, has these alone.
+OF_FILES = (DISK_SPACE,)
+OF_POSTGRESQL = (ROLE, ENCRYPTION, DURABILITY, REPLICATION, TRANSACTIONS, CONNECTIONS, SERVERS)
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

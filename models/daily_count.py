@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from peewee import CompositeKey, IntegerField, TextField
 
+from models.storage import ACTIONS, in_batch
 from models.storage.rows import Row, is_exclusive
 
 # Names of counts.
@@ -27,6 +28,7 @@ class DailyCount(Row):
         primary_key = CompositeKey("day", "name")
 
 
+@in_batch(ACTIONS + 3)
 def add_counts(events: Sequence[tuple[str, datetime, int]]) -> Sequence[None]:
     """Count events, given by name, instant and number. An operation of the writer."""
     counts: Counter[tuple[str, str]] = Counter()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from models.clock import Clock
 from models.settings import Settings
@@ -10,6 +11,9 @@ from models.storage.sqlite.connection import FILE_NAME
 from models.storage.sqlite.folder import has_database
 from models.storage.sqlite.storage import SqliteStorage
 from models.storage.sqlite.storage import command_storage as sqlite_command_storage
+
+if TYPE_CHECKING:
+    from models.storage.postgres.inspect import PostgresInspection
 
 NO_DRIVER = (
     "LEADS_DATABASE_URL needs the driver of PostgreSQL, which is not installed; "
@@ -44,6 +48,20 @@ def command_storage(settings: Settings) -> Iterator[BlockingStorage]:
         raise DatabaseUnusable(NO_DRIVER) from None
     with postgres_command_storage(settings.database_url) as storage:
         yield storage
+
+
+@contextmanager
+def inspected_postgresql(settings: Settings) -> Iterator["PostgresInspection"]:
+    """Connect to the PostgreSQL of the settings to look at it alone.
+
+    Raises DatabaseUnusable and StorageError.
+    """
+    try:
+        from models.storage.postgres.inspect import inspected
+    except ImportError:
+        raise DatabaseUnusable(NO_DRIVER) from None
+    with inspected(settings.database_url) as inspection:
+        yield inspection
 
 
 def missing_database(settings: Settings) -> str | None:

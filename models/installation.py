@@ -24,7 +24,7 @@ def check_secret(secret: SecretKeys) -> None:
     With another one a retry that reaches another server would store a second lead. Raises SettingError.
     """
     installation = locked(Installation.select()).get()
-    checks = [hashlib.sha256(made).hexdigest() for made in secret.digests(PURPOSE, installation.id.encode())]
+    checks = secret_checks(secret, installation.id)
     if installation.secret_check not in (None, *checks):
         raise SettingError(
             "the servers on this database have another secret; set LEADS_SECRET, the same one for each"
@@ -32,3 +32,8 @@ def check_secret(secret: SecretKeys) -> None:
     if installation.secret_check != checks[0]:
         installation.secret_check = checks[0]
         installation.save()
+
+
+def secret_checks(secret: SecretKeys, installation_id: str) -> list[str]:
+    """Return what `Installation.secret_check` may be with this secret, the newest key's first."""
+    return [hashlib.sha256(made).hexdigest() for made in secret.digests(PURPOSE, installation_id.encode())]

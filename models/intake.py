@@ -33,6 +33,7 @@ from models.spam import (
     spam_check_of,
     why_quarantined,
 )
+from models.storage import ACTIONS, in_batch
 from models.storage.cached_query import CachedInsert
 
 FLAGGED_AS_SPAM = "the customer is flagged as spam"
@@ -96,6 +97,7 @@ class KeyReused:
     """A lead that was not stored: its source has sent its Idempotency-Key with another body before."""
 
 
+@in_batch(ACTIONS - 1)
 def record_leads(submissions: Sequence[Submission]) -> list[Recorded | KeyReused]:
     """Store leads with their customers, deals and deliveries. An operation of the writer.
 

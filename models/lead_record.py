@@ -17,6 +17,7 @@ from models.lead_dict import ActionDict, LeadDetailDict, LeadDict, LeadForDelive
 from models.outbox.claims import Claim, Claimed, claim
 from models.outbox.delivery import CANCELLED_TOUR, CHANGED_TOUR, NEW_LEAD, Delivery, DeliveryAttempt
 from models.slot import read_stored_slot
+from models.storage import ACTIONS, in_batch
 from models.storage.cached_query import CachedSelect
 from models.storage.rows import database
 
@@ -118,6 +119,7 @@ class ClaimedRecord:
     record: LeadWithBuilding | None
 
 
+@in_batch(ACTIONS + 2)
 def claim_records(claims: Sequence[Claim]) -> list[list[ClaimedRecord]]:
     """Claim deliveries, and return each with its lead and building. An operation of the writer."""
     claimed_lists = claim(claims)

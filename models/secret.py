@@ -124,6 +124,17 @@ class InstallationSecret:
         self._expires_at = min(ends, default=None)
 
 
+def read_keys(data_dir: Path, given: tuple[bytes, ...] = ()) -> SecretKeys | None:
+    """Return the keys of the setting, or else of the folder's file; None if there is none. Changes nothing.
+
+    given: the keys of the setting. Raises SettingError if the file can't be read, or is damaged.
+    """
+    if given:
+        return SecretKeys(given)
+    path = data_dir / FILE_NAME
+    return SecretKeys(tuple(key.value for key in _read_file(path))) if path.exists() else None
+
+
 def rotate_secret(data_dir: Path, now: datetime) -> Path:
     """Make a new key, which signs from now on; the earlier one verifies for a day. Return the file's path.
 
@@ -230,6 +241,7 @@ def _write_file(path: Path, keys: Iterable[_StoredKey]) -> None:
     lines = [base64.b64encode(key.value).decode() + _retirement(key) + "\n" for key in keys]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # with PostgreSQL nothing else is in it
         partial.unlink(missing_ok=True)  # a crash may have left it
         make_private(partial, (_HEADING + "".join(lines)).encode())
         os.replace(partial, path)

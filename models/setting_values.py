@@ -192,30 +192,6 @@ def parse_signing_secret(text: str) -> bytes:
     return key
 
 
-def parse_database_url(text: str) -> str:
-    """Check the form of a PostgreSQL URL; '' stays. Several hosts and libpq's parameters are allowed.
-
-    Raises ValueError.
-    """
-    if not text:
-        return ""
-    scheme, mark, rest = text.partition("://")
-    if not mark or scheme not in ("postgresql", "postgres"):
-        raise UnusableValue("it does not begin with postgresql://")
-    authority, _, others = rest.partition("/")
-    if authority.count("@") > 1 or "#" in rest or "@" in others or any(map(str.isspace, text)):
-        raise UnusableValue(
-            "percent-encode what is special in user and password: @ is %40, / is %2F, # is %23"
-        )
-    return text
-
-
-def masked_database_url(text: str) -> str:
-    """Return a PostgreSQL URL with *** for its passwords."""
-    text = re.sub(r"(//[^:/?]*):[^/]*@", r"\1:***@", text)
-    return re.sub(r"((?:^|[?&])(?:ssl)?password=)[^&]*", r"\1***", text)
-
-
 def parse_public_url(text: str) -> str:
     """Check an http(s) URL and return it without a final slash; '' stays. Raises ValueError."""
     if text:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from models.database_url import masked_database_url, parse_database_url
 from models.environment import PREFIX, ForeignVariable, foreign_variable, linked_service, meant_name
 from models.setting_values import (
     Network,
@@ -16,10 +17,8 @@ from models.setting_values import (
     UnusableValue,
     is_local_address,
     is_loopback,
-    masked_database_url,
     masked_url,
     parse_count,
-    parse_database_url,
     parse_log_format,
     parse_mail_from,
     parse_networks,

@@ -1,7 +1,7 @@
 """HAProxy and nginx with the samples of `deploy/`, and clients at any address.
 
-Only addresses, ports and paths of a sample are replaced. Its listening sockets take the PROXY protocol besides, so
-that a client may be at any address.
+Only addresses, ports, paths and the user of a sample are replaced. Besides, its sockets take the PROXY
+protocol, so that a client may be at any address.
 """
 
 import asyncio

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from databases import opened
+from program_forks import run_forked
 from server_process import ROOT, environment
 
 from models.audit import COMMAND_LINE, Actor
@@ -21,8 +23,6 @@ from models.building_match import BuildingKeys
 from models.customer import Customer, Renter
 from models.intake import Recorded, Submission, record_leads
 from models.phone import phone_key
-from models.storage.sqlite.connection import close_database, transaction
-from models.storage.sqlite.folder import open_database
 
 NOW = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
 ACTOR = Actor(COMMAND_LINE, "tester")
@@ -36,21 +36,14 @@ class Commands:
     settings: dict[str, str] = field(default_factory=dict)
 
     def arguments(self, *args: object) -> tuple[list[str], dict[str, str]]:
+        """Return the command line of a process that runs a command, and its environment."""
         command = [sys.executable, str(ROOT / "server.py"), *map(str, args)]
         return command, environment(data_dir=str(self.data_dir), **self.settings)
 
     def run(self, *args: object, status: int = 0, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run a command; assert its exit status."""
-        command, variables = self.arguments(*args)
-        done = subprocess.run(
-            command,
-            env=variables,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            cwd=self.data_dir.parent,
-            timeout=60,
-        )
+        _, variables = self.arguments(*args)
+        done = run_forked(list(map(str, args)), variables, self.data_dir.parent, stdin)
         assert done.returncode == status, (args, done)
         assert "Traceback" not in done.stderr
         return done
@@ -96,12 +89,8 @@ class Commands:
     @contextmanager
     def database(self) -> Iterator[None]:
         """Open the database in this process, in a transaction."""
-        open_database(self.data_dir)
-        try:
-            with transaction():
-                yield
-        finally:
-            close_database(checkpoint=True)
+        with opened(self.data_dir):
+            yield
 
     def leads(self, *renters: dict[str, Any]) -> list[int]:
         """Record leads; return their ids. The first call registers a building with the token 'maple'."""

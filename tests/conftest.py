@@ -5,13 +5,15 @@ import inspect
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import apsw
+import databases
+import psycopg
 import pytest
 from command_line import ACTOR, Commands
 from mail_server import MailServer
@@ -24,13 +26,13 @@ from models.building_actions import add_building
 from models.clock import Clock, utc_text
 from models.lead_record import list_leads, show_lead
 from models.outbox.listing import list_deliveries, list_destinations
-from models.storage import submit_and_wait
-from models.storage.sqlite.connection import close_database, database, transaction
+from models.storage import rows, submit_and_wait
 from models.storage.write_queue import WriteQueue
 from server import Server
 
 pytest_plugins = ["leads_sandbox", "browsing", "real_mail_servers"]
 
+DATABASE_FIXTURES = {"harness", "start_harness", "commands"}
 LEADS = "/api/v1/website_leads"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -43,10 +45,38 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"NOT TESTED: {reason.removeprefix('Skipped: ')}", red=True, bold=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             item.add_marker(pytest.mark.gen_test(timeout=60))
+    if databases.IS_POSTGRESQL:
+        left_out = [item for item in items if not uses_database(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if uses_database(item)]
+        for item in items:
+            if marker := item.get_closest_marker("sqlite"):
+                item.add_marker(pytest.mark.skip(reason=f"SQLite only: {marker.args[0]}"))
+
+
+def uses_database(item: pytest.Item) -> bool:
+    """True if the test uses a database, so that it runs on each of them.
+
+    A test that does so in spite of this rule fails on SQLite.
+    """
+    fixtures: Sequence[str] = getattr(item, "fixturenames", ())
+    markers = [item.get_closest_marker(name) for name in ("database", "sqlite")]
+    return not DATABASE_FIXTURES.isdisjoint(fixtures) or any(markers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    yield
+    used, folders = databases.used_folders.copy(), getattr(item, "funcargs", {})
+    databases.used_folders.clear()
+    if databases.IS_POSTGRESQL and "tmp_path" in folders:
+        databases.release_all_of(folders["tmp_path"])
+    elif used and not uses_database(item):
+        pytest.fail("this test uses a database, and would not run on PostgreSQL; mark it `database`")
 
 
 @pytest.fixture
@@ -106,7 +136,7 @@ class ServerHarness:
     async def start(self, **options: str) -> None:
         """Start the server with these settings; mail and partner are set unless they are given as ''."""
         given = {
-            "data_dir": str(self.data_dir),
+            **databases.settings_of(self.data_dir),
             "port": "0",
             "smtp_url": self.mail.url,
             "mail_from": "leads@office.test",
@@ -205,12 +235,8 @@ class ServerHarness:
         """Run a write on another connection, as a command beside the server does."""
 
         def work() -> Any:
-            database.connect()
-            try:
-                with transaction():
-                    return write()
-            finally:
-                close_database(checkpoint=True)
+            with databases.transaction():
+                return write()
 
         return await asyncio.to_thread(work)
 
@@ -225,7 +251,14 @@ class ServerHarness:
 
 @asynccontextmanager
 async def held(harness: ServerHarness) -> AsyncIterator[None]:
-    """Hold the write lock on another connection for the block; the server's writes queue meanwhile."""
+    """Hold a lock on another connection for the block; the server's writes queue behind it meanwhile."""
+    hold = _held_postgresql if databases.IS_POSTGRESQL else _held_sqlite
+    async with hold(harness):
+        yield
+
+
+@asynccontextmanager
+async def _held_sqlite(harness: ServerHarness) -> AsyncIterator[None]:
     file = str(harness.data_dir / "leads.db")
     with pytest.MonkeyPatch.context() as patch, closing(apsw.Connection(file)) as other:
         patch.setattr("models.storage.sqlite.connection.BUSY_TIMEOUT_SECONDS", 60)
@@ -235,14 +268,29 @@ async def held(harness: ServerHarness) -> AsyncIterator[None]:
                 break
             except apsw.BusyError:  # a transaction of the server's is open, and takes the loop to be ended
                 await asyncio.sleep(0.01)
-        submit_and_wait(
-            harness.server.storage, _nothing, None
-        )  # waits for the lock; all that comes now waits behind it
+        # It waits for the lock; all that comes now waits behind it.
+        submit_and_wait(harness.server.storage, _nothing, None)
         yield
         other.execute("COMMIT")
 
 
 def _nothing(items: Sequence[None]) -> Sequence[None]:
+    return items
+
+
+@asynccontextmanager
+async def _held_postgresql(harness: ServerHarness) -> AsyncIterator[None]:
+    url = databases.settings_of(harness.data_dir)["database_url"]
+    with pytest.MonkeyPatch.context() as patch, psycopg.connect(url) as other:
+        patch.setattr("models.storage.postgres.writer.STALLED_SECONDS", 60)
+        other.execute("SELECT pg_advisory_xact_lock(1)")
+        submit_and_wait(harness.server.storage, _wait_for_the_lock, None)
+        yield
+
+
+def _wait_for_the_lock(items: Sequence[None]) -> Sequence[None]:
+    rows.database.execute_sql("SET LOCAL lock_timeout = 0")
+    rows.database.execute_sql("SELECT pg_advisory_xact_lock(1)")
     return items
 
 

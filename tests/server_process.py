@@ -8,27 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from databases import settings_of
+from program_forks import run_forked
+
 ROOT = Path(__file__).parent.parent
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment, with these settings and no other LEADS_ ones."""
+    """This process's environment, with these settings and no other LEADS_ ones.
+
+    With a data folder comes its database; see databases.py.
+    """
+    if "data_dir" in settings and "database_url" not in settings:
+        settings |= settings_of(settings["data_dir"])
     rest = {name: value for name, value in os.environ.items() if not name.startswith("LEADS_")}
     return rest | {"LEADS_" + name.upper(): value for name, value in settings.items()}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "server.py", *arguments],
-        cwd=ROOT,
-        env=environment(**settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_forked(arguments, environment(**settings), ROOT)
 
 
 UNTIL = {"serve": r"leads at (\S+)", "sandbox": r"Sandbox at (\S+)", "demo": r"livez +(\S+)/readyz"}

@@ -144,7 +144,7 @@ async def test_an_action_and_its_entry_are_one_transaction(harness: ServerHarnes
 
 
 def test_error_codes_and_hints_match() -> None:
-    code = re.compile(r'(?:(?:NotFound|Conflict|Invalid)\(\s*f?".*"|_find\(lead_id),\s*"(\w+)"')
+    code = re.compile(r'(?:(?:NotFound|Conflict|Invalid)\(\s*(?:f?".*"|missing)|_find\(lead_id),\s*"(\w+)"')
     sources = [*(ROOT / "models").rglob("*.py"), *(ROOT / "handlers" / "terminal").glob("*.py")]
     used = {found for file in sources for found in code.findall(file.read_text(encoding="utf-8"))}
     assert used == HINTS.keys()

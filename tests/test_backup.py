@@ -20,6 +20,8 @@ from models.storage.sqlite.backup import create_backup
 from models.storage.sqlite.backup_files import checksum_file, new_path
 from models.storage.sqlite.migrations.steps import NEWEST
 
+pytestmark = pytest.mark.sqlite("backups of PostgreSQL are made by its own programs")
+
 LONG = "m" * 10_000
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from server_process import ROOT, environment, started
 
+pytestmark = pytest.mark.sqlite("the one-file program is tested with the database that it has by default")
+
 MEGABYTE = 1_000_000
 LEAD = {"token": "oak", "tour_request": {"requestor_email": "jane@renter.test", "slot": "2026-12-01T10:00"}}
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from datetime import datetime, timedelta
 
+import databases
 import pytest
 from command_line import NOW, Commands
 from server_process import started
@@ -52,6 +53,7 @@ def test_an_invalid_command_exits_with_status_2(commands: Commands, args: str) -
     assert "usage: " in commands.run(*args.split(), status=2).stderr
 
 
+@pytest.mark.sqlite("a folder says nothing of PostgreSQL's databases")
 def test_listing_a_missing_folder_is_refused_and_creates_nothing(commands: Commands) -> None:
     for command in ("lead list", "building show 1"):
         said = commands.refusal(*command.split(), "--data-dir", "nowhere")
@@ -110,6 +112,11 @@ def test_adding_a_building_prints_its_token_and_missing_fields(commands: Command
     assert 'as "token" to https://leads.test/api/v1/website_leads' in added.stdout
     mail, website = added.stderr.splitlines()
     assert "'building update 1 --agent-email" in mail and "'building update 1 --add-website" in website
+
+
+@pytest.mark.sqlite("with PostgreSQL a command makes no file")
+def test_files_that_a_command_makes_are_private(commands: Commands) -> None:
+    commands.run("building", "add", "--name", "Oak")
     for path in (commands.data_dir, *commands.data_dir.iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, f"others can read {path}"
 
@@ -300,6 +307,7 @@ def test_customers_are_listed_found_and_flagged(commands: Commands) -> None:
     assert "is not an e-mail address" in commands.refusal("customer", "list", "--email", "ann")
 
 
+@pytest.mark.sqlite("it is about the pages of the file")
 def test_an_erased_customer_leaves_no_trace_on_disk(commands: Commands) -> None:
     # With so many customers index pages split, which leaves copies of keys that deleting does not reach. The
     # customer to erase is one with more copies than others.
@@ -312,7 +320,7 @@ def test_an_erased_customer_leaves_no_trace_on_disk(commands: Commands) -> None:
                 for key in keys[start : start + 200]
             )
         )
-    copies = Counter(re.findall(b"z[0-9a-f]{16}", _bytes_of(commands))).most_common()
+    copies = Counter(re.findall(b"z[0-9a-f]{16}", databases.contents(commands.data_dir))).most_common()
     assert copies[0][1] > copies[-1][1], "no page has split: the test needs more customers"
     key, other = copies[0][0], copies[-1][0]
     customer = lead = keys.index(key.decode()) + 1
@@ -321,7 +329,7 @@ def test_an_erased_customer_leaves_no_trace_on_disk(commands: Commands) -> None:
 
     said = commands.run("customer", "erase", customer, "--yes").stdout
     assert f"Customer {customer} is erased" in said and "Backups" in said
-    left = _bytes_of(commands)
+    left = databases.contents(commands.data_dir)
     assert key not in left and other in left
     record = commands.row("lead", "show", lead)
     assert record["requestor_email"] is None
@@ -330,10 +338,6 @@ def test_an_erased_customer_leaves_no_trace_on_disk(commands: Commands) -> None:
     assert (
         commands.row("customer", "erase", customer, "--yes")["erased_leads"] == 0
     )  # erasing twice is harmless
-
-
-def _bytes_of(commands: Commands) -> bytes:
-    return b"".join(file.read_bytes() for file in commands.data_dir.iterdir())
 
 
 def test_erasing_asks_first_and_accepts_only_the_id(commands: Commands) -> None:
@@ -443,6 +447,16 @@ def test_a_closed_pipe_or_a_full_disk_crashes_no_command(commands: Commands) -> 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
 def test_a_command_with_closed_outputs_does_its_work(commands: Commands, closed: str) -> None:
     commands.leads({})
+    command, variables = commands.arguments("customer", "flag-spam", 1)
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
+    assert done.returncode == 0
+    assert commands.row("customer", "show", 1)["spam"] is True
+
+
+@pytest.mark.sqlite("backups of PostgreSQL are made by its own programs")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&- <&-"])
+def test_a_backup_with_closed_outputs_is_made(commands: Commands, closed: str) -> None:
+    commands.leads({})
     command, variables = commands.arguments("backup", "create")
     done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=variables, timeout=60)
     assert done.returncode == 0
@@ -450,6 +464,7 @@ def test_a_command_with_closed_outputs_does_its_work(commands: Commands, closed:
     assert commands.row("backup", "verify", backup["path"])["leads"] == 1
 
 
+@pytest.mark.sqlite("it is about the file")
 def test_an_unusable_database_is_refused_and_left_unchanged(commands: Commands) -> None:
     commands.leads({})
     file = commands.data_dir / "leads.db"
@@ -470,6 +485,7 @@ def test_an_unusable_database_is_refused_and_left_unchanged(commands: Commands) 
     assert len(commands.rows("lead", "list")) == 1
 
 
+@pytest.mark.sqlite("it is about the lock of the file")
 def test_a_locked_database_is_one_line_and_changes_nothing(commands: Commands) -> None:
     commands.leads({})
     locking = sqlite3.connect(commands.data_dir / "leads.db", isolation_level=None)
@@ -494,8 +510,8 @@ def test_commands_work_beside_a_running_server(commands: Commands) -> None:
             with urllib.request.urlopen(request) as response:
                 assert json.load(response) == {"id": number}
         assert commands.row("customer", "show", 1)["leads"] == [1, 2, 3]
-        assert b"traceable" in _bytes_of(commands)
+        assert b"traceable" in databases.contents(commands.data_dir)
         commands.run("customer", "erase", 1, "--yes")
-        assert b"traceable" not in _bytes_of(commands)
+        assert b"traceable" not in databases.contents(commands.data_dir)
         with urllib.request.urlopen(request) as response:
             assert json.load(response) == {"id": 4}

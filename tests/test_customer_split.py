@@ -15,9 +15,12 @@ from test_audit import entries
 from jobs.doctor.database import check_merged_customers
 from models.check_result import OK, WARNING
 from models.clock import utc_text
+from models.customer import Customer
+from models.lead import Lead
 from models.spam import RecentText
 from models.storage.sqlite.inspect import ask_immutable
 
+OLD_RULE = "the rule that merged customers ended before PostgreSQL came"
 SCHEMAS = Path(__file__).parent / "schemas"
 FLAGGED = "the customer is flagged as spam"
 LEAD = {
@@ -123,11 +126,13 @@ AFTER = {
 }
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_C19_an_upgrade_marks_customers_that_hold_strangers(commands: Commands, merged: OldDatabase) -> None:
     assert [row["id"] for row in commands.rows("customer", "list", "--merged")] == [21, 20]
     assert customers(commands) == BEFORE
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_the_doctor_names_merged_customers_until_split(commands: Commands, merged: OldDatabase) -> None:
     before = merged.file.read_bytes()
     assert ask_immutable(merged.file, check_merged_customers).state == OK  # of schema 5: not known yet
@@ -144,6 +149,7 @@ def test_the_doctor_names_merged_customers_until_split(commands: Commands, merge
     assert commands.rows("customer", "list", "--merged") == []
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_a_split_moves_leads_to_their_own_customers(commands: Commands, merged: OldDatabase) -> None:
     whole = {number: commands.row("lead", "show", number) for number in range(101, 114)}
     assert commands.run("customer", "split", 20).stdout.splitlines() == [
@@ -171,12 +177,14 @@ def test_a_split_moves_leads_to_their_own_customers(commands: Commands, merged: 
     assert commands.rows("customer", "list", "--merged") == []
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_C24b_a_split_names_no_mail_that_was_sent_again(commands: Commands, merged: OldDatabase) -> None:
     commands.run("customer", "list")  # upgrades the database
     commands.run("lead", "send", 103, "--to", "boss@office.test")
     assert commands.row("customer", "split", 20)["skipped_mails"] == [102, 104]
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_a_second_split_finds_nothing(commands: Commands, merged: OldDatabase) -> None:
     for row_id in (20, 21):
         commands.run("customer", "split", row_id)
@@ -193,6 +201,7 @@ def test_a_second_split_finds_nothing(commands: Commands, merged: OldDatabase) -
     assert entries(commands) == written
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_an_erased_or_unknown_customer_is_not_split(commands: Commands, merged: OldDatabase) -> None:
     assert commands.refusal("customer", "split", 99) == "there is no customer 99; see 'customer list'"
     status, shown = commands.on_terminal("customer", "erase", 20, typed="20\n")
@@ -201,6 +210,7 @@ def test_an_erased_or_unknown_customer_is_not_split(commands: Commands, merged: 
     assert len(commands.row("customer", "show", 20)["leads"]) == 4
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_a_split_moves_texts_of_the_flood_check(commands: Commands, merged: OldDatabase) -> None:
     with commands.database():
         for lead in (101, 102):
@@ -211,6 +221,7 @@ def test_a_split_moves_texts_of_the_flood_check(commands: Commands, merged: OldD
         assert list(texts.tuples()) == [(101, 20), (102, 25)]
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_a_split_of_many_leads_moves_all(commands: Commands, old: OldDatabase) -> None:
     old.customer(20, "Ann", "ann@renter.test", "000-000-0000", "+10000000000")
     with closing(sqlite3.connect(old.file)) as connection, connection:
@@ -236,6 +247,7 @@ def test_a_split_of_many_leads_moves_all(commands: Commands, old: OldDatabase) -
     assert said.startswith("There is nothing to split")
 
 
+@pytest.mark.sqlite(OLD_RULE)
 async def test_a_server_matches_as_the_split_did(
     commands: Commands, merged: OldDatabase, clock: SteppedClock, io_loop: object
 ) -> None:
@@ -254,6 +266,7 @@ async def test_a_server_matches_as_the_split_did(
         assert (await harness.stored(lead))["customer"]["phone"] == "555 444 5678"
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_an_upgrade_survives_nonsense_in_columns(commands: Commands, old: OldDatabase) -> None:
     for row_id, phone in enumerate([b"\xff\x00", 5551234567, 1.5, b"", "\x00", "x" * 5000, "1/" * 3000], 20):
         old.customer(row_id, "Ann", f"ann{row_id}@renter.test", phone, phone)
@@ -272,6 +285,7 @@ def test_an_upgrade_survives_nonsense_in_columns(commands: Commands, old: OldDat
         ]
 
 
+@pytest.mark.sqlite(OLD_RULE)
 def test_a_split_leaves_no_data_of_a_stranger(commands: Commands, old: OldDatabase) -> None:
     """The older rule filled in a stranger's name; an erasure of the stranger must not miss it."""
     old.customer(20, "Bob Stranger", "anna@renter.test", "000-000-0000", "000-000-0000")
@@ -281,3 +295,16 @@ def test_a_split_leaves_no_data_of_a_stranger(commands: Commands, old: OldDataba
     rows = {row["email"]: row for row in commands.rows("customer", "list") if row["id"] >= 20}
     assert rows["anna@renter.test"]["name"] is None
     assert rows["bob@renter.test"]["name"] == "Bob Stranger"
+
+
+def test_a_split_works_on_either_database(commands: Commands) -> None:
+    commands.leads({}, {"name": "Bob", "email": "bob@renter.test", "phone": None})
+    with commands.database():  # as a merged customer of before stands in a moved database
+        Lead.update(customer=1).execute()
+        Customer.delete().where(Customer.id == 2).execute()
+        Customer.update(merged=True).execute()
+    [moved] = commands.row("customer", "split", 1)["moved"]
+    assert (moved["email"], moved["leads"]) == ("bob@renter.test", [2])
+    emails = [row["email"] for row in commands.rows("customer", "list")]
+    assert emails == ["bob@renter.test", "ann@renter.test"]
+    assert commands.rows("customer", "list", "--merged") == []

@@ -21,6 +21,8 @@ from test_process import curl
 from models.lead_record import list_leads
 from server import EXIT_DISK_FAILED
 
+pytestmark = pytest.mark.sqlite("a commit on PostgreSQL fails otherwise; see test_postgresql_storage.py")
+
 LEAD = {"token": "maple", "tour_request": {"requestor_email": "jane@renter.test"}}
 UNKNOWN = (
     "the disk failed; the lead may be stored or not, and is safe to send again if it has an Idempotency-Key"

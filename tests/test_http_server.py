@@ -17,7 +17,7 @@ from conftest import ServerHarness, StartHarness, until
 from server_process import ROOT
 
 from handlers import http_server
-from handlers.http_server import RESERVED_DESCRIPTORS
+from handlers.http_server import MAX_ACCEPTED_AT_ONCE, RESERVED_DESCRIPTORS
 
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 MESSAGE = "no more connections are taken for now"
@@ -153,6 +153,21 @@ async def test_server_at_connection_limit_stops(limit_of_three: None, start_harn
         assert list(await waiting) == [b"", b""]  # closed, not left open
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    await harness.start()
+
+
+async def test_stop_serves_the_requests_in_the_systems_queue(start_harness: StartHarness) -> None:
+    harness = await start_harness()
+    waiting = [queued_connection(harness.url) for _ in range(MAX_ACCEPTED_AT_ONCE + 2)]
+    for each in waiting:
+        each.sendall(b"GET /livez HTTP/1.1\r\nHost: leads.test\r\n\r\n")
+    silent = queued_connection(harness.url)  # is not waited for
+    await harness.server.stop()
+    for each in waiting:
+        answer = each.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"\r\nConnection: close\r\n" in answer
+        each.close()
+    silent.close()
     await harness.start()
 
 

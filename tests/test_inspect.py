@@ -23,6 +23,8 @@ from models.storage.sqlite.inspect import (
 )
 from models.storage.sqlite.migrations.steps import NEWEST
 
+pytestmark = pytest.mark.sqlite("it is about the file")
+
 CHECKS = (QUICK_CHECK, INTEGRITY_CHECK, FOREIGN_KEY_CHECK)
 
 

@@ -12,10 +12,11 @@ from postgresql import database_url, forget
 from models import settings
 from models.building_actions import add_building
 from models.customer import flag_spam
+from models.daily_count import add_counts
 from models.database import command_storage
 from models.erasure import erase_customer
 from models.intake import Recorded, record_leads
-from models.lead_record import show_lead
+from models.lead_record import claim_records, show_lead
 from models.outbox import actions
 from models.outbox.claims import CUT_OFF, LEASE, Claim, Claimed, claim, open_outbox
 from models.outbox.delivery import ERASED, Delivery
@@ -24,6 +25,7 @@ from models.outbox.digests import form_digests
 from models.outbox.leases import NOT_BEGUN, give_up, renew, take_over
 from models.outbox.outcomes import LOST, Failure, FailureKind, Outcome, settle
 from models.storage import BlockingStorage
+from models.storage.write_queue import Request, apply_operations
 
 LATER = NOW + LEASE + timedelta(seconds=1)
 A, B = "server-a", "server-b"
@@ -268,3 +270,24 @@ def test_a_flagged_customer_keeps_what_was_filled_in(storage: BlockingStorage) -
     add_leads(storage, 1, name="Jane")
     customer = storage.write(flag_spam, ACTOR, 1, False, NOW)
     assert (customer.name, bool(customer.spam)) == ("Jane", False)
+
+
+def test_operations_of_a_batch_run_in_the_order_of_locks() -> None:
+    def action(items: list[None]) -> list[None]:
+        return items
+
+    operations = [add_counts, claim_records, settle, action, record_leads]
+    ran: list[object] = []
+
+    def note(operation: Any) -> Any:
+        def run(items: Any) -> Any:
+            ran.append(operation)
+            return items
+
+        if hasattr(operation, "place"):
+            run.place = operation.place  # type: ignore[attr-defined]
+        return run
+
+    batch = [Request(note(operation), None, lambda _: None) for operation in operations]
+    apply_operations(batch, None)
+    assert ran == [record_leads, action, settle, claim_records, add_counts]

@@ -24,6 +24,8 @@ from models.storage.sqlite.locks import server_lock
 from models.storage.sqlite.migrations import migrate
 from models.storage.sqlite.migrations.steps import NEWEST, STEPS
 
+pytestmark = pytest.mark.sqlite("these schemas are older than the first one of PostgreSQL")
+
 SCHEMAS = Path(__file__).parent / "schemas"
 RENAMED_STATES = {"held": "quarantined"}  # in schema 5
 RELEASED = sorted(int(file.stem.removeprefix("schema-")) for file in SCHEMAS.glob("schema-*.db"))

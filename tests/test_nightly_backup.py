@@ -18,6 +18,8 @@ from jobs.backup import NightlyBackup
 from models.storage.sqlite.backup import create_backup, verify_backup
 from models.storage.sqlite.backup_files import checksum_file, installation_of, list_backups, new_path
 
+pytestmark = pytest.mark.sqlite("backups of PostgreSQL are made by its own programs")
+
 HOUR = 3_600
 OFFICE = ZoneInfo("America/New_York")
 

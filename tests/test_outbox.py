@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-import apsw
+import databases
 import pytest
 from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock, until
@@ -18,7 +18,6 @@ from models.errors import ActionError
 from models.outbox import actions, claims, destination, outcomes
 from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
 from models.storage import StorageError
-from models.storage.sqlite.connection import database
 
 
 async def test_C22_agent_of_the_building_gets_one_email(harness: ServerHarness) -> None:
@@ -443,7 +442,7 @@ async def test_failed_settlement_is_retried_until_stored(
 async def test_unreadable_lead_fails_without_blocking_others(harness: ServerHarness) -> None:
     await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     bad, good = [await harness.lead(token="maple", utm_data="utm_source=x") for _ in range(2)]
-    await harness.change(lambda: database.execute_sql("UPDATE lead SET utm_data = '{' WHERE id = ?", (bad,)))
+    databases.query(harness.data_dir, "UPDATE lead SET utm_data = '{' WHERE id = ?", bad)
     await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
     states = {d["lead_id"]: (d["state"], d["reason"]) for d in await harness.settled()}
     assert states == {bad: ("failed", "the lead can't be read"), good: ("delivered", None)}
@@ -456,7 +455,7 @@ async def test_claim_that_the_disk_failed_is_retried(
 
     def fail(lead_ids: object) -> None:
         asked.append(lead_ids)
-        raise apsw.IOError("disk I/O error")
+        raise databases.STORAGE_FAILURE("disk I/O error")
 
     await harness.change(lambda: actions.pause(ACTOR, "email", harness.clock.now()))
     await harness.lead(token="maple")

@@ -7,6 +7,8 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import urllib.error
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,15 @@ def curl(url: str, body: Any) -> tuple[int, bytes]:
     return int(done.stdout[-3:]), done.stdout[:-3]
 
 
+def status_of(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
 def test_without_a_command_it_prints_help() -> None:
     done = run()
     assert done.returncode == 0
@@ -55,6 +66,7 @@ def test_without_a_command_it_prints_help() -> None:
         assert re.search(rf"^\s+{command}\b", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.database
 def test_accepted_lead_survives_a_restart(data_dir: str) -> None:
     for expected in (1, 2):
         with started("serve", data_dir=data_dir) as server:
@@ -65,6 +77,7 @@ def test_accepted_lead_survives_a_restart(data_dir: str) -> None:
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [2, 1]
 
 
+@pytest.mark.sqlite("several servers may share a PostgreSQL")
 def test_second_server_on_the_same_folder_is_refused(data_dir: str) -> None:
     with started("serve", data_dir=data_dir) as server:
         second = run("serve", data_dir=data_dir, port="0")
@@ -74,6 +87,7 @@ def test_second_server_on_the_same_folder_is_refused(data_dir: str) -> None:
         assert curl(server.url + LEADS, LEAD)[0] == 201
 
 
+@pytest.mark.database
 def test_port_in_use_is_reported_in_one_line(data_dir: str, tmp_path: Path) -> None:
     with started("serve", data_dir=data_dir) as server:
         port = server.url.rpartition(":")[2]
@@ -83,6 +97,7 @@ def test_port_in_use_is_reported_in_one_line(data_dir: str, tmp_path: Path) -> N
     assert len(second.stderr.splitlines()) == 1
 
 
+@pytest.mark.database
 def test_sigterm_lets_requests_in_flight_finish(data_dir: str) -> None:
     body = json.dumps(LEAD).encode()
     head = f"POST {LEADS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -116,6 +131,19 @@ def test_sigterm_lets_requests_in_flight_finish(data_dir: str) -> None:
         assert server.process.wait(30) == 0
 
 
+def test_stop_delay_takes_leads_while_readyz_is_503(data_dir: str) -> None:
+    with started("serve", data_dir=data_dir, stop_delay="600") as server:
+        assert status_of(server.url + "/readyz") == 200
+        server.process.send_signal(signal.SIGTERM)
+        while (status := status_of(server.url + "/readyz")) == 200:
+            pass
+        assert status == 503 and status_of(server.url + "/livez") == 200
+        assert curl(server.url + LEADS, LEAD) == (201, b'{"id": 1}')
+        server.process.send_signal(signal.SIGTERM)  # a second signal ends it at once
+        assert server.process.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.database
 async def test_acknowledged_leads_and_deliveries_survive_kill_9(data_dir: str, io_loop: Any) -> None:
     acknowledged: dict[int, str] = {}
     client = AsyncHTTPClient(force_instance=True, max_clients=16)
@@ -182,6 +210,7 @@ def make_newer(file: Path) -> None:
         connection.commit()
 
 
+@pytest.mark.sqlite("it is about the file")
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -204,6 +233,7 @@ def test_unusable_database_is_refused_and_left_unchanged(data_dir: str, damage: 
     assert file.read_bytes() == before
 
 
+@pytest.mark.sqlite("it is about the file")
 def test_wal_without_its_database_is_refused(data_dir: str) -> None:
     file = Path(data_dir) / "leads.db"
     file.rename(file.with_name("leads.db-wal"))
@@ -213,6 +243,7 @@ def test_wal_without_its_database_is_refused(data_dir: str) -> None:
     assert not file.exists()
 
 
+@pytest.mark.database
 def test_data_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with started("serve", data_dir=str(folder)):
@@ -221,6 +252,7 @@ def test_data_is_readable_by_its_owner_only(tmp_path: Path) -> None:
             assert file.stat().st_mode & 0o077 == 0, file
 
 
+@pytest.mark.database
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -263,6 +295,7 @@ def test_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sqlite("with PostgreSQL nothing is made in the folder")
 def test_port_in_use_creates_no_database(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run("serve", data_dir=str(tmp_path / "data"), port=str(taken.getsockname()[1]))
@@ -270,6 +303,7 @@ def test_port_in_use_creates_no_database(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["server.lock"]
 
 
+@pytest.mark.database
 def test_server_without_a_building_logs_a_warning(tmp_path: Path, data_dir: str) -> None:
     told = "no building is registered, so nobody is told of leads; is it the right folder?"
     with started("serve", data_dir=str(tmp_path / "other")) as server:

@@ -27,6 +27,8 @@ from models.storage.sqlite.locks import command_lock, restore_lock
 from models.storage.sqlite.migrations.steps import NEWEST
 from models.storage.sqlite.restore import restore_backup
 
+pytestmark = pytest.mark.sqlite("backups of PostgreSQL are restored by its own programs")
+
 SCHEMAS = Path(__file__).parent / "schemas"
 UNKNOWN = 1_000_000  # how far ids skip ahead if the last id is unknown
 

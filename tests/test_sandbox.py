@@ -15,6 +15,8 @@ from leads_sandbox import Sandbox
 from handlers.sandbox.diagnosis import diagnose, read_facts
 from handlers.sandbox.request_log import RecordedRequest
 
+pytestmark = pytest.mark.sqlite("a sandbox always has a file of its own")
+
 LEAD = {"token": "demo", "tour_request": {"requestor_email": "jane@renter.test"}}
 FORM = "application/x-www-form-urlencoded"
 

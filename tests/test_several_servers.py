@@ -30,7 +30,7 @@ from models.outbox import actions
 from models.outbox.claims import LEASE, Claim, claim, open_outbox
 from models.outbox.delivery import Delivery, lock_deliveries
 from models.outbox.destination import EMAIL, JUNE_HOMES, Destination, trip
-from models.outbox.digests import form_digests
+from models.outbox.digests import MailRates, form_digests
 from models.outbox.leases import renew, take_over
 from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.secret import SecretKeys
@@ -275,17 +275,19 @@ def test_servers_never_claim_a_part_of_a_digest(storage: BlockingStorage) -> Non
 
 def test_pause_and_trip_overwrite_nothing(storage: BlockingStorage) -> None:
     def operator() -> None:
-        for _ in range(30):
+        for _ in range(60):
             storage.write(actions.pause, ACTOR, EMAIL, NOW)
             assert storage.read(Destination.get_by_id, EMAIL).paused
+            storage.write(lambda: Destination.update(paused=False).execute())
+            assert not storage.read(Destination.get_by_id, EMAIL).paused
 
     def server() -> None:
-        for number in range(30):
+        for number in range(100):
             storage.write(trip, EMAIL, "broken", NOW + timedelta(hours=number))
 
     at_once(storage, operator, server)
     found = storage.read(Destination.get_by_id, EMAIL)
-    assert (found.paused, found.failures, found.reason) == (True, 30, "broken")
+    assert (found.paused, found.failures, found.reason) == (False, 100, "broken")
 
 
 def test_actions_and_servers_that_meet_leave_no_deadlock(storage: BlockingStorage) -> None:
@@ -395,3 +397,20 @@ def test_leads_are_stored_while_an_action_is_on_its_way(storage: BlockingStorage
 
     at_once(storage, console, server)
     assert storage.read(lambda: Lead.select().count()) == 2
+
+
+def test_C24c_rates_hold_over_all_servers(storage: BlockingStorage) -> None:
+    storage.write(record_leads, [submission(email=f"r{n}@renter.test", phone=None) for n in range(20)])
+    rates = {server: MailRates(0, 6) for server in "ab"}
+
+    def sent(server: str, seconds: int) -> int:
+        now = NOW + timedelta(seconds=seconds)
+        [claims] = storage.write(claim, [Claim(EMAIL, 4, now, server, None, rates[server])])
+        storage.write(settle, [[Outcome(claimed, now) for claimed in claims]])
+        return len(claims)
+
+    assert [sent("a", 0), sent("b", 2), sent("a", 4), sent("b", 6)] == [4, 2, 0, 0]
+    assert len(storage.read(lambda: list(Delivery.select().where(Delivery.digest == 0)))) == 14
+    rates["c"] = MailRates(0, 6)  # of a server that starts
+    storage.write(record_leads, [submission(email=f"s{n}@renter.test", phone=None) for n in range(4)])
+    assert [sent("c", 8), sent("a", 3_602)] == [0, 18]  # as one digest

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import apsw
+import databases
 import pytest
 from command_line import ACTOR
 from conftest import LEADS, ServerHarness, StartHarness, SteppedClock, held, queued, until
@@ -33,6 +34,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.sqlite("it is about the lock of the file; see test_postgresql_storage.py")
 async def test_C32_locked_database_is_503_until_the_lock_ends(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,8 +59,7 @@ async def test_C32_locked_database_is_503_until_the_lock_ends(
 
 
 async def test_C32_full_disk_is_503_and_stores_nothing(harness: ServerHarness) -> None:
-    """SQLite's page limit stands in for a full disk: the same statement fails."""
-    pages = await submit_and_wait(harness.server.storage, _limit_pages, 0)
+    await submit_and_wait(harness.server.storage, databases.limit_space, 10)
     answers: list[HTTPResponse] = []
     while not answers or answers[-1].code == 201:
         body = {
@@ -71,16 +72,11 @@ async def test_C32_full_disk_is_503_and_stores_nothing(harness: ServerHarness) -
     leads = await harness.leads()
     assert len(leads) == len(answers) - 1
     assert all(lead["deal"] and lead["deliveries"] for lead in leads)
-    await submit_and_wait(harness.server.storage, _limit_pages, pages + 10_000)
+    await submit_and_wait(harness.server.storage, databases.limit_space, None)
     assert (await harness.post(LEAD)).code == 201
 
 
-def _limit_pages(spare: Sequence[int]) -> list[int]:
-    (now,) = database.execute_sql("PRAGMA page_count").fetchone()
-    database.execute_sql(f"PRAGMA max_page_count = {now + (spare[0] or 10)}")
-    return [now for _ in spare]
-
-
+@pytest.mark.sqlite("the disk of PostgreSQL may be another machine's")
 async def test_readyz_fails_without_disk_space_for_a_whole_lead(
     harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +150,7 @@ async def test_bad_row_fails_alone_within_its_batch(
     assert len({lead["customer"]["email"] for lead in stored}) == 3
 
 
+@pytest.mark.sqlite("only SQLite traces statements in its clients; they are the same")
 async def test_batch_uses_one_insert_for_each_table(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +159,13 @@ async def test_batch_uses_one_insert_for_each_table(
     await harness.change(
         lambda: pause(ACTOR, "email", harness.clock.now())
     )  # else the trace would include the dispatcher's writes
-    async with held(harness):
+
+    def trace(items: Sequence[None]) -> Sequence[None]:  # in the thread that may use the connection now
         database.connection().trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: statements.append(event["sql"]))
+        return items
+
+    await submit_and_wait(harness.server.storage, trace, None)
+    async with held(harness):
         posts = [
             asyncio.ensure_future(harness.post(LEAD)) for _ in range(32)
         ]  # a power of two is one statement per table
@@ -185,6 +187,7 @@ async def test_write_is_committed_after_its_client_disconnects(harness: ServerHa
     assert await harness.lead(token="maple") == 2
 
 
+@pytest.mark.sqlite("the writer of PostgreSQL is never on the loop's thread")
 async def test_slow_disk_does_not_delay_other_requests(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +213,7 @@ async def test_slow_disk_does_not_delay_other_requests(
     assert await lead == 2
 
 
+@pytest.mark.sqlite("PostgreSQL keeps its own log")
 async def test_long_wal_is_checkpointed(harness: ServerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     wal = harness.data_dir / "leads.db-wal"
     for number in range(20):
@@ -223,6 +227,7 @@ async def test_long_wal_is_checkpointed(harness: ServerHarness, monkeypatch: pyt
     assert wal.stat().st_size < 2 * grown
 
 
+@pytest.mark.sqlite("PostgreSQL keeps its own log")
 async def test_failed_checkpoint_loses_no_lead(
     harness: ServerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from models.storage import OutcomeUnknown, StorageError
 from models.storage.sqlite.wal import Wal
 
+pytestmark = pytest.mark.sqlite("PostgreSQL keeps its own log")
+
 
 class FailingSync:
     """Connection whose checkpoints all fail with an I/O error, as if the fsync failed."""

@@ -15,6 +15,8 @@ from models.storage.sqlite.connection import WriteTransaction, database
 from models.storage.sqlite.wal import Wal
 from models.storage.sqlite.writer import Writer
 
+pytestmark = pytest.mark.sqlite("PostgreSQL has a writer of its own; see test_postgresql_storage.py")
+
 Words = list[str]
 
 

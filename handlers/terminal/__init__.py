@@ -34,7 +34,6 @@ NOT_FOR_THROWAWAYS = (
     "june_homes_url",
     "june_homes_secret",
     "secret",
-    "stop_delay",
 )
 NOUNS = (building, token, lead, customer, outbox, backup, secret, config)
 

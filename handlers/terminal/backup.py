@@ -1,10 +1,14 @@
-"""The commands about backups."""
+"""The commands about backups of the data folder's database. For a PostgreSQL they name its own programs."""
 
+import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from handlers.terminal.arguments import CommandContext, Noun, Nouns
+from handlers.terminal.arguments import CommandContext, Noun, Nouns, Run
 from handlers.terminal.output import Columns, list_rows, moment, note, print_result, progress
+from models.database_url import without_password
+from models.errors import Conflict
 from models.outbox.actions import pause_after_restore
 from models.settings import Settings
 from models.storage.sqlite.backup import Backup, create_backup, verify_backup
@@ -18,17 +22,62 @@ def add_commands(nouns: Nouns) -> None:
     """Add `backup` and its commands to the parser."""
     noun = Noun(nouns, "backup", "create, list, verify and restore backups")
     create = noun.plain_command(
-        "create", _create, "create and verify a backup; a running server keeps taking leads", *FOLDERS
+        "create",
+        _of_files(_create, _pg_dump),
+        "create and verify a backup; a running server keeps taking leads",
+        *SETTINGS,
     )
     create.add_argument("--output", type=Path, metavar="FILE", help="a new file (one in the backup folder)")
-    noun.plain_command("list", _list, "list backups, the newest first", *FOLDERS)
-    verify = noun.plain_command("verify", _verify, "verify that a backup is whole", *FOLDERS)
+    noun.plain_command("list", _of_files(_list, _pgbackrest), "list backups, the newest first", *SETTINGS)
+    verify = noun.plain_command(
+        "verify", _of_files(_verify, _pg_restore_list), "verify that a backup is whole", *SETTINGS
+    )
     verify.add_argument("file", type=Path, metavar="FILE")
-    restore = noun.plain_command("restore", _restore, "restore a backup; stop the server first", *FOLDERS)
+    restore = noun.plain_command(
+        "restore", _of_files(_restore, _pg_restore), "restore a backup; stop the server first", *SETTINGS
+    )
     restore.add_argument("file", type=Path, metavar="FILE")
 
 
-FOLDERS = ("data_dir", "backup_dir")
+SETTINGS = ("data_dir", "backup_dir", "database_url")
+
+
+def _of_files(run: Callable[[CommandContext], None], instead: Callable[[CommandContext], str]) -> Run:
+    """Return the command, which is refused if the database is a PostgreSQL. instead: says what to do then."""
+
+    def run_on_files(context: CommandContext) -> None:
+        if context.settings.database_url:
+            raise Conflict(
+                f"{context.settings.origin('database_url')} names a PostgreSQL: {instead(context)}"
+            )
+        run(context)
+
+    return run_on_files
+
+
+def _pg_dump(context: CommandContext) -> str:
+    output = context.args.output or "leads.dump"
+    command = f"pg_dump --format=custom --file={shlex.quote(str(output))} {_quoted_url(context)}"
+    return f"run {command}; for one to any moment use pgBackRest, or archive its WAL"
+
+
+def _pgbackrest(context: CommandContext) -> str:
+    return "its backups are where pg_dump wrote them; those of pgBackRest are listed by pgbackrest info"
+
+
+def _pg_restore_list(context: CommandContext) -> str:
+    file = shlex.quote(str(context.args.file))
+    return f"run pg_restore --list {file}, or pgbackrest verify; to be sure, restore it into a new database"
+
+
+def _pg_restore(context: CommandContext) -> str:
+    file = shlex.quote(str(context.args.file))
+    command = f"pg_restore --exit-on-error --no-owner --dbname={_quoted_url(context)} {file}"
+    return f"name a new, empty database there, run {command}, and 'outbox pause' before a server starts"
+
+
+def _quoted_url(context: CommandContext) -> str:
+    return shlex.quote(without_password(context.settings.database_url))
 
 
 def _create(context: CommandContext) -> None:

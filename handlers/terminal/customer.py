@@ -12,9 +12,13 @@ from models.errors import ActionError, Conflict, Invalid
 from models.lead_record import list_leads
 from models.shown_text import printable
 from models.storage import StorageError
-from models.storage.sqlite.scrub import scrub
 
 MOST_NAMED = 20  # customers, or leads of one, that are named; of more only their number is
+REMAINS = "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them."
+REMAINS_IN_POSTGRESQL = (
+    "PostgreSQL's files may hold them until it overwrites the free space. Its archived WAL, backups made "
+    "before now, and exports still hold them."
+)
 
 COLUMNS: Columns = {
     "id": "id",
@@ -128,17 +132,17 @@ def _erase(context: DatabaseContext) -> None:
         leads = storage.write(erase_customer, context.actor, args.id, context.clock.now())
     # Also when the customer was erased before, so that a clean-up that failed can be repeated.
     try:
-        scrub()
+        storage.scrub()
     except StorageError as error:
         raise ActionError(
-            f"customer {args.id} is erased, but traces may stay in the data folder ({error}); "
+            f"customer {args.id} is erased, but traces may stay in the database ({error}); "
             "run this command again"
         ) from None
     print_result(
         {**customer_as_dict(storage.read(find_customer, args.id)), "erased_leads": leads},
         args.json,
         f"Customer {args.id} is erased, and what their leads held of them (leads: {leads}).",
-        "Backups made before now, exports, and what a restore has put by ('replaced-…') still hold them.",
+        REMAINS_IN_POSTGRESQL if context.settings.database_url else REMAINS,
     )
 
 

@@ -3,11 +3,10 @@
 from handlers.terminal.arguments import CommandContext, Noun, Nouns
 from handlers.terminal.output import print_result
 from models.clock import utc_text
+from models.database import missing_database
 from models.errors import Conflict, NotFound
 from models.secret import FILE_NAME as SECRET_FILE
 from models.secret import VERIFIES_FOR, rotate_secret
-from models.storage.sqlite.connection import FILE_NAME
-from models.storage.sqlite.folder import has_database
 
 HOURS = VERIFIES_FOR.total_seconds() / 3600
 
@@ -16,19 +15,23 @@ def add_commands(nouns: Nouns) -> None:
     """Add `secret` and its command to the parser."""
     noun = Noun(nouns, "secret", "manage the installation's secret")
     noun.plain_command(
-        "rotate", _rotate, "replace the installation's secret by a new one", "data_dir", "secret"
+        "rotate",
+        _rotate,
+        "replace the installation's secret by a new one",
+        *("data_dir", "database_url", "secret"),
     )
 
 
 def _rotate(context: CommandContext) -> None:
     data_dir, now = context.settings.data_dir, context.clock.now()
     if context.settings.secret:
+        everywhere = ", on each server" if context.settings.database_url else ""
         raise Conflict(
             f"the secret is set by {context.settings.origin('secret')}: write the new one there before the "
-            f"old one, with a comma between; after {HOURS:.0f} hours remove the old one"
+            f"old one, with a comma between{everywhere}; after {HOURS:.0f} hours remove the old one"
         )
-    if not has_database(data_dir):
-        raise NotFound(f"there is no {FILE_NAME} in {data_dir}", "no_database")
+    if missing := missing_database(context.settings):
+        raise NotFound(missing, "no_database")
     if not (data_dir / SECRET_FILE).exists():
         raise NotFound(
             f"there is no {SECRET_FILE} in {data_dir}: the first start of the server makes it, unless its "

@@ -22,13 +22,13 @@ from models.check_result import (
 from models.clock import utc_text
 from models.outbox.delivery import FAILED, PENDING, QUARANTINED
 from models.outbox.destination import Destination, why_waiting
+from models.storage.inspected import InspectedDatabase
 from models.storage.sqlite.connection import size_with_wal
 from models.storage.sqlite.inspect import (
     FOREIGN_KEY_CHECK,
     QUICK_CHECK,
     Inspection,
     Problem,
-    ReadOnlyDatabase,
     inspect,
 )
 from models.storage.sqlite.locks import lock_holder
@@ -97,7 +97,7 @@ def _problem(inspection: Inspection) -> CheckResult:
     return CheckResult(DATABASE, PROBLEM, found, fix)
 
 
-def check_schema(database: ReadOnlyDatabase) -> CheckResult:
+def check_schema(database: InspectedDatabase) -> CheckResult:
     """Check that this program can use the database's schema."""
     version = database.schema or 0
     if version > NEWEST:
@@ -114,7 +114,7 @@ def check_schema(database: ReadOnlyDatabase) -> CheckResult:
     return CheckResult(SCHEMA, OK, f"{version}, as this program's")
 
 
-def newest_lead_at(database: ReadOnlyDatabase) -> datetime | None:
+def newest_lead_at(database: InspectedDatabase) -> datetime | None:
     """Return when the newest lead was stored; None if there is none, or the schema is not a known one."""
     if not database.has_known_schema:
         return None
@@ -123,7 +123,7 @@ def newest_lead_at(database: ReadOnlyDatabase) -> datetime | None:
     return None if created_at is None else datetime.fromisoformat(created_at)
 
 
-def in_use_since(database: ReadOnlyDatabase) -> datetime | None:
+def in_use_since(database: InspectedDatabase) -> datetime | None:
     """Return when the first building was registered or the first lead was stored.
 
     Return None if there is neither, or the schema is not a known one.
@@ -136,13 +136,13 @@ def in_use_since(database: ReadOnlyDatabase) -> datetime | None:
     )
 
 
-def check_outbox(database: ReadOnlyDatabase, missing: Mapping[str, str], now: datetime) -> list[CheckResult]:
+def check_outbox(database: InspectedDatabase, missing: Mapping[str, str], now: datetime) -> list[CheckResult]:
     """Check for deliveries that failed, and for those that wait for the operator.
 
     missing: what the settings lack, by the kind of delivery that can't leave without it.
     """
     version = database.schema or 0
-    if version > NEWEST:
+    if version and not database.has_known_schema:
         return [CheckResult(OUTBOX, WARNING, "not known, as the schema is a newer one", "see 'schema'")]
     if version == 0:
         return [CheckResult(OUTBOX, OK, "there is none yet")]
@@ -170,7 +170,7 @@ def check_outbox(database: ReadOnlyDatabase, missing: Mapping[str, str], now: da
     return results or [CheckResult(OUTBOX, OK, f"{all_waiting} waiting, nothing held, nothing given up")]
 
 
-def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckResult]:
+def check_unnotified(database: InspectedDatabase, now: datetime) -> list[CheckResult]:
     """Check for recent leads of which no agent was notified, and for quarantined ones."""
     if not database.has_known_schema:
         return [CheckResult(UNNOTIFIED, OK, "there are no leads yet")]
@@ -203,7 +203,7 @@ def check_unnotified(database: ReadOnlyDatabase, now: datetime) -> list[CheckRes
     return results or [CheckResult(UNNOTIFIED, OK, f"none in the last {duration_text(RECENT)}")]
 
 
-def check_merged_customers(database: ReadOnlyDatabase) -> CheckResult:
+def check_merged_customers(database: InspectedDatabase) -> CheckResult:
     """Check for customers that hold leads of several renters, as an older rule merged them."""
     if not database.has_schema(MERGED_SINCE_SCHEMA):
         return CheckResult(MERGED_CUSTOMERS, OK, "none is known to hold leads of several renters")
@@ -217,7 +217,7 @@ def check_merged_customers(database: ReadOnlyDatabase) -> CheckResult:
     return CheckResult(MERGED_CUSTOMERS, WARNING, found, fix)
 
 
-def _destinations(database: ReadOnlyDatabase) -> list[Destination]:
+def _destinations(database: InspectedDatabase) -> list[Destination]:
     # Not by Peewee's query, which names every column: an older schema lacks some.
     rows = database.rows("SELECT * FROM destination ORDER BY kind")
     destinations = [Destination(**row) for row in rows]
@@ -226,5 +226,5 @@ def _destinations(database: ReadOnlyDatabase) -> list[Destination]:
     return destinations
 
 
-def _count(database: ReadOnlyDatabase, kind: str, state: str) -> int:
+def _count(database: InspectedDatabase, kind: str, state: str) -> int:
     return int(database.value("SELECT count(*) FROM delivery WHERE kind = ? AND state = ?", kind, state))

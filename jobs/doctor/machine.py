@@ -1,46 +1,28 @@
-"""Checks of this machine: the database, its clock, the room on its disks, its backups."""
+"""Checks of this machine: the database in its data folder, its clock, the room on its disks, its backups."""
 
 import os
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from jobs.doctor.database import (
-    check_database,
-    check_merged_customers,
-    check_outbox,
-    check_schema,
-    check_unnotified,
-    in_use_since,
-    newest_lead_at,
-)
-from jobs.doctor.traffic import (
-    check_dry_runs,
-    check_origins,
-    check_refused_for_space,
-    check_undeclared_proxies,
-)
+from jobs.doctor.content import CHECKS, check_content, without_content
+from jobs.doctor.database import check_database, check_schema, in_use_since, newest_lead_at
+from jobs.doctor.traffic import check_refused_for_space
 from jobs.doctor.units import duration_text, size_text
 from models.check_result import (
     CLOCK,
     DATABASE,
     DISK_SPACE,
-    DRY_RUNS,
     LAST_BACKUP,
-    MERGED_CUSTOMERS,
     OK,
-    OUTBOX,
     PROBLEM,
     SCHEMA,
-    UNDECLARED_PROXY,
-    UNNOTIFIED,
-    UNREGISTERED_ORIGINS,
     WARNING,
     CheckResult,
     reporting_failure,
 )
 from models.clock import Clock
 from models.disk_space import BUDGET_BYTES, MAX_RESERVE_BYTES, measure_disk
-from models.outbox.destination import missing_settings
 from models.settings import Settings
 from models.storage import DatabaseUnusable
 from models.storage.sqlite.backup import Progress, verify_backup
@@ -66,22 +48,9 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     has_problem = results[0].state == PROBLEM
     readable = not has_problem and path.exists()
     if readable:
-        results += _check_content(path, settings, clock)
+        results += _check_inside(path, settings, clock)
     else:
-        for check_id in (
-            SCHEMA,
-            OUTBOX,
-            UNNOTIFIED,
-            UNREGISTERED_ORIGINS,
-            DRY_RUNS,
-            UNDECLARED_PROXY,
-            MERGED_CUSTOMERS,
-        ):
-            if has_problem:
-                unknown = "not known, as the database has a problem"
-                results.append(CheckResult(check_id, WARNING, unknown, "see 'database'"))
-            else:
-                results.append(CheckResult(check_id, OK, "there is none yet"))
+        results += without_content(SCHEMA, *CHECKS, has_problem=has_problem)
         results.append(check_clock(None, clock.now()))
     with reporting_failure(DISK_SPACE, results):
         results += _check_disks(settings)
@@ -91,7 +60,7 @@ def check_machine(settings: Settings, clock: Clock, progress: Progress) -> list[
     return results
 
 
-def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckResult]:
+def _check_inside(path: Path, settings: Settings, clock: Clock) -> list[CheckResult]:
     results: list[CheckResult] = []
     with reporting_failure(SCHEMA, results):
         results.append(ask_at_rest_or_in_use(path, check_schema))
@@ -99,27 +68,12 @@ def _check_content(path: Path, settings: Settings, clock: Clock) -> list[CheckRe
         # The lead first, then the time: a new lead may be stored at any moment.
         newest = ask_at_rest_or_in_use(path, newest_lead_at)
         results.append(check_clock(newest, clock.now()))
-    missing = missing_settings(settings)
     now = clock.now()
-    with reporting_failure(OUTBOX, results):
-        results += ask_at_rest_or_in_use(path, lambda database: check_outbox(database, missing, now))
-    with reporting_failure(UNNOTIFIED, results):
-        results += ask_at_rest_or_in_use(path, lambda database: check_unnotified(database, now))
-    with reporting_failure(UNREGISTERED_ORIGINS, results):
-        results.append(ask_at_rest_or_in_use(path, lambda database: check_origins(database, now)))
-    with reporting_failure(DRY_RUNS, results):
-        results.append(ask_at_rest_or_in_use(path, lambda database: check_dry_runs(database, now)))
-    with reporting_failure(UNDECLARED_PROXY, results):
-        trusted = settings.trusted_proxies
-        results.append(
-            ask_at_rest_or_in_use(path, lambda database: check_undeclared_proxies(database, trusted, now))
-        )
+    results += check_content(partial(ask_at_rest_or_in_use, path), settings, now)
     with reporting_failure(DISK_SPACE, results):
         refused = ask_at_rest_or_in_use(path, lambda database: check_refused_for_space(database, now))
         if refused is not None:
             results.append(refused)
-    with reporting_failure(MERGED_CUSTOMERS, results):
-        results.append(ask_at_rest_or_in_use(path, check_merged_customers))
     return results
 
 

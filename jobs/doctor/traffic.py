@@ -21,7 +21,7 @@ from models.daily_count import DRY_RUNS as DRY_RUN_COUNT
 from models.daily_count import REFUSED_FOR_SPACE, day_of
 from models.daily_count import UNDECLARED_PROXY as UNDECLARED_PROXY_COUNT
 from models.setting_values import Network
-from models.storage.sqlite.inspect import ReadOnlyDatabase
+from models.storage.inspected import InspectedDatabase
 from models.unregistered_origins import OriginCount, merge_days
 
 RECENT = timedelta(days=7)
@@ -41,7 +41,7 @@ WHERE removed_at IS NULL
 """
 
 
-def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
+def check_origins(database: InspectedDatabase, now: datetime) -> CheckResult:
     """Check for forms that were sent lately from origins that no building has."""
     if not database.has_schema(FIRST_SCHEMA):
         return CheckResult(UNREGISTERED_ORIGINS, OK, "there are no leads yet that name one")
@@ -63,7 +63,7 @@ def check_origins(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     )
 
 
-def check_dry_runs(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
+def check_dry_runs(database: InspectedDatabase, now: datetime) -> CheckResult:
     """Check for dry runs today and yesterday: a website in use that sends them stores no lead."""
     count = _since_yesterday(database, now).get(DRY_RUN_COUNT)
     if not count:
@@ -73,7 +73,7 @@ def check_dry_runs(database: ReadOnlyDatabase, now: datetime) -> CheckResult:
     return CheckResult(DRY_RUNS, WARNING, found, fix)
 
 
-def check_refused_for_space(database: ReadOnlyDatabase, now: datetime) -> CheckResult | None:
+def check_refused_for_space(database: InspectedDatabase, now: datetime) -> CheckResult | None:
     """Return how many leads were refused since yesterday for lack of disk space; None if none was."""
     count = _since_yesterday(database, now).get(REFUSED_FOR_SPACE)
     if not count:
@@ -84,7 +84,7 @@ def check_refused_for_space(database: ReadOnlyDatabase, now: datetime) -> CheckR
 
 
 def check_undeclared_proxies(
-    database: ReadOnlyDatabase, trusted: Sequence[Network], now: datetime
+    database: InspectedDatabase, trusted: Sequence[Network], now: datetime
 ) -> CheckResult:
     """Check for local peers that forwarded requests today or yesterday, and are no trusted proxies now."""
     addresses = [
@@ -111,10 +111,10 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
     return any(ipaddress.ip_address(address) in network for network in networks)
 
 
-def _since_yesterday(database: ReadOnlyDatabase, now: datetime) -> dict[str, int]:
+def _since_yesterday(database: InspectedDatabase, now: datetime) -> dict[str, int]:
     """Return the counts of today and yesterday, by name."""
     if not database.has_schema(FIRST_SCHEMA):
         return {}
     counts = "SELECT name, sum(count) AS events FROM daily_count WHERE day >= ? GROUP BY name ORDER BY name"
     rows = database.rows(counts, day_of(now - timedelta(days=1)))
-    return {row["name"]: row["events"] for row in rows}
+    return {row["name"]: int(row["events"]) for row in rows}

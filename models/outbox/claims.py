@@ -135,7 +135,7 @@ def _ids_to_claim(request: Claim, state: BreakerState, others: int) -> list[int]
     ids: list[int] = []
     for _ in range(MOST_ROUNDS):
         found = due_ids(kind, state, now, LARGEST if rates else limit, excluded_sources)
-        ids = admit(found, limit, rates, now) if rates else found
+        ids = admit(found, limit, rates, now, request.server) if rates else found
         if ids or not found:
             break
     return _whole_digests(members(ids)) if kind == EMAIL and ids else ids

@@ -62,9 +62,7 @@ def give_up_unknown(claims: Sequence[Claim], now: datetime) -> list[int]:
         DeliveryAttempt.update(outcome=NOT_BEGUN, ended_at=now).where(
             DeliveryAttempt.delivery.in_(taken), DeliveryAttempt.outcome.is_null()
         ).execute()
-        Delivery.update(sent_at=None).where(
-            Delivery.id.in_(taken), Delivery.sent_at == claim.now
-        ).execute()
+        Delivery.update(sent_at=None).where(Delivery.id.in_(taken), Delivery.sent_at == claim.now).execute()
         put_back(taken)
         ids += taken
     return ids

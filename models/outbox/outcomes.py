@@ -31,6 +31,7 @@ from models.outbox.destination import (
     record_success,
     trip,
 )
+from models.storage import ACTIONS, in_batch
 from models.storage.cached_query import CachedQuery
 from models.storage.rows import locked
 
@@ -117,6 +118,7 @@ class _Current:
 LOST = "taken over"  # in place of a state: the claim was lost, so the outcome does not count
 
 
+@in_batch(ACTIONS + 1)
 def settle(attempts: Sequence[Sequence[Outcome]]) -> list[list[str]]:
     """Record how attempts ended, each with the outcomes of all its deliveries: several, if it was a digest.
 

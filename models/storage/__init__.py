@@ -172,6 +172,31 @@ class BlockingStorage(Protocol):
     ) -> Iterator[Item]:
         """Run a query whose items are fetched as they are asked for. The iterator raises StorageError."""
 
+    def scrub(self) -> None:
+        """Remove what the database's files still hold of deleted and changed rows. Raises StorageError."""
+
+
+OperationType = TypeVar("OperationType", bound=Callable[..., Any])
+ACTIONS = 1  # the place of what has no other
+
+
+def in_batch(place: int) -> Callable[[OperationType], OperationType]:
+    """Return a decorator that gives an operation its place among the operations of a batch.
+
+    On a shared database the batches of all servers must lock in one order, or two would wait for each other.
+    """
+
+    def decorate(operation: OperationType) -> OperationType:
+        operation.place = place  # type: ignore[attr-defined]
+        return operation
+
+    return decorate
+
+
+def place_of(operation: Operation) -> int:
+    """Return the place of an operation among those of a batch."""
+    return getattr(operation, "place", ACTIONS)
+
 
 def operation_of(action: Callable[[], Any]) -> Operation:
     """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""

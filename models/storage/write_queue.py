@@ -17,8 +17,10 @@ from models.storage import (
     WriteCallback,
     WriteResult,
     WriterStopped,
+    place_of,
 )
 from models.storage.batching import LINGER_SECONDS, BatchPolicy
+from models.storage.failure_log import FailureLog
 from models.storage.rows import database
 from models.storage.writer_thread import WriterThread
 
@@ -55,6 +57,7 @@ class WriteQueue(ABC):
         self._after_commit: dict[Operation, Callable[[], None]] = {}
         self.waited_seconds = 0.0  # how long the loop has waited for commits, in all
         self._thread = WriterThread()
+        self._failures = FailureLog()
 
     def start(self) -> None:
         """Start the writer's thread, for the running event loop."""
@@ -149,9 +152,10 @@ class WriteQueue(ABC):
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, StorageError):  # unforeseen; the clients must be answered all the same
             log.error("a batch failed", exc_info=error)
+        elif isinstance(error, OutcomeUnknown):
+            log.error("a commit failed", extra={"reason": str(error), "writes": len(self._batch)})
         elif not isinstance(error, WriterStopped):
-            event = "a commit failed" if isinstance(error, OutcomeUnknown) else "storage failed"
-            log.error(event, extra={"reason": str(error), "writes": len(self._batch)})
+            self._failures.failed(str(error), len(self._batch))
         self._complete([WriteResult(error=error)] * len(self._batch))
 
     def _complete(self, results: Sequence[WriteResult[Any]]) -> None:
@@ -198,8 +202,7 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
     for position, request in enumerate(batch):
         by_operation.setdefault(request.operation, []).append(position)
     results: list[WriteResult[Any]] = [WriteResult()] * len(batch)
-    # In the same order on all servers, so that batches that share a database don't lock one another out.
-    for operation, positions in sorted(by_operation.items(), key=_name, reverse=True):
+    for operation, positions in sorted(by_operation.items(), key=lambda item: place_of(item[0])):
         items = [batch[p].item for p in positions]
         written = (
             _apply(operation, items, savepoint)
@@ -209,10 +212,6 @@ def apply_operations(batch: Sequence[Request], savepoint: Savepoint | None) -> l
         for position, result in zip(positions, written, strict=True):
             results[position] = result
     return results
-
-
-def _name(item: tuple[Operation, list[int]]) -> str:
-    return getattr(item[0], "__qualname__", "")
 
 
 def _apply(operation: Operation, items: list[Any], savepoint: Savepoint) -> list[WriteResult[Any]]:

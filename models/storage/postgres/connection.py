@@ -1,6 +1,7 @@
 """Connections to PostgreSQL, each checked when it is made."""
 
 import os
+import select
 import socket
 import threading
 import time
@@ -15,7 +16,8 @@ from psycopg.types.numeric import Int8Dumper
 
 from models.storage import DatabaseUnusable, StorageError, rows
 from models.storage.postgres.clock import DatabaseClock
-from models.storage.postgres.failures import is_storage_failure, storage_reason, unusable
+from models.storage.postgres.failures import is_storage_failure, storage_reason
+from models.storage.postgres.refusals import SETTING, advice, unusable
 
 OLDEST_VERSION = 14
 
@@ -27,7 +29,6 @@ DEFAULTS: dict[str, str | int | None] = {
     "keepalives_interval": 1,
     "keepalives_count": 3,
     "tcp_user_timeout": 6_000,
-    "client_encoding": "UTF8",
     "sslmode": "prefer",
 }
 PREPARED_STATEMENTS = 500  # that a connection keeps: one for each size of each list
@@ -82,9 +83,10 @@ class PostgresDatabase(PostgresqlDatabase):
         """
         try:
             given = conninfo_to_dict(url)
-            self._conninfo = make_conninfo("", **{**DEFAULTS, "application_name": name, **given})
-        except psycopg.Error as error:
-            raise unusable(error, url) or DatabaseUnusable(storage_reason(error)) from None
+            ours = {"application_name": name, "client_encoding": "UTF8"}
+            self._conninfo = make_conninfo("", **{**DEFAULTS, **given, **ours})
+        except (psycopg.Error, UnicodeError):  # its message may quote the password
+            raise DatabaseUnusable(f"{SETTING} is no URL that PostgreSQL takes; correct it") from None
         self._failed = 0.0, StorageError()
         self.init(str(given.get("dbname") or "leads"), prefer_psycopg3=True)
 
@@ -94,11 +96,12 @@ class PostgresDatabase(PostgresqlDatabase):
             raise type(error)(*error.args)
         try:
             connection = Connection.connect(self._conninfo, autocommit=True)
-        except psycopg.Error as found:
+        except (psycopg.Error, UnicodeError) as found:  # UnicodeError: of a host name
+            reason = storage_reason(found)
             # A host that does not answer is not asked again for the reason.
             timed_out = isinstance(found, psycopg.errors.ConnectionTimeout)
             wrong = None if timed_out else unusable(found, self._conninfo)
-            failure = wrong or StorageError(f"PostgreSQL can't be reached: {storage_reason(found)}")
+            failure = wrong or StorageError(f"PostgreSQL can't be reached: {reason}; {advice(reason)}")
             self._failed = time.monotonic(), failure
             raise failure from found
         thread = threading.get_ident()
@@ -202,13 +205,22 @@ def usable_connection(*, read_only: bool = False) -> Connection:
     read_only: a new one can't write. Raises StorageError, and DatabaseUnusable for what the operator has to
     correct.
     """
-    if not database.is_closed() and database.own_connection().closed:
+    if not database.is_closed() and _is_lost(database.own_connection()):
         close_database()
     if database.is_closed():
         database.connect()
         if read_only:
             database.own_connection().execute("SET default_transaction_read_only = on")
     return database.own_connection()
+
+
+def _is_lost(connection: Connection) -> bool:
+    """Return True if the connection is closed, or its server has ended it: it says nothing else unasked."""
+    if connection.closed:
+        return True
+    waiting = select.poll()  # unlike select(), it takes any descriptor
+    waiting.register(connection.pgconn.socket, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def close_database() -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import errors
 
-from models.storage import DatabaseUnusable
-
 STORAGE_FAILURES = (
     psycopg.OperationalError,  # connections, locks, resources, shutdowns
     psycopg.InterfaceError,  # a connection that is closed
@@ -18,30 +16,10 @@ STORAGE_FAILURES = (
 # Another transaction was in the way, and the same work succeeds when it is repeated.
 CONFLICTS = (errors.DeadlockDetected, errors.SerializationFailure, errors.UniqueViolation)
 
-# What the server or libpq says, and what the operator does about it. A message is in English unless the
-# server's `lc_messages` says otherwise; it is shown as it is then.
-_FIXES = (
-    ("password authentication failed|no password supplied", "set the right user and password in {setting}"),
-    (
-        r'role ".*" does not exist',
-        "make the role with CREATE ROLE … LOGIN PASSWORD '…', or correct {setting}",
-    ),
-    (r'database ".*" does not exist', "make it with CREATE DATABASE …, or correct {setting}"),
-    (
-        "no pg_hba.conf entry|pg_hba.conf rejects",
-        "allow the connection in pg_hba.conf on the database's host",
-    ),
-    (
-        "SSL|certificate|TLS",
-        "correct sslmode or sslrootcert in {setting}, or set up TLS on the database's host",
-    ),
-    ("permission denied", "GRANT the role CONNECT on the database, and USAGE and CREATE on its schema"),
-    ("invalid|missing|unexpected", "correct {setting}"),
-)
-# These pass: the server starts, stops, is a standby, or has too many clients.
-_PASSING = re.compile(
-    r"starting up|shutting down|not yet accepting|recovery mode|too many clients|connection slots"
-    r"|session is (not )?read-only|server is (not )?in hot standby|standby"
+# What of psycopg's and libpq's words is the same in each failure, or repeats the statement.
+_FRAME = re.compile(
+    r"- host: '[^']*', port: '[^']*', hostaddr: '[^']*': |connection (?:failed|is bad): "
+    r"|\s+Is the server running .*|LINE \d+: .*|\s*\^"
 )
 
 
@@ -65,17 +43,18 @@ def is_conflict(error: BaseException) -> bool:
 
 def storage_reason(error: BaseException) -> str:
     """Return what PostgreSQL said of a failure, in one line for the log."""
-    said = next((str(c) for c in causes(error) if isinstance(c, STORAGE_FAILURES)), str(error))
-    return " ".join(said.partition("\nMultiple connection attempts")[0].split())
+    cause = next((cause for cause in causes(error) if isinstance(cause, STORAGE_FAILURES)), error)
+    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
+        return " ".join(cause.diag.message_primary.split())
+    # Of several hosts psycopg lists the failure of each below that of the last.
+    _, _, of_each = str(cause).partition("All failures were:\n")
+    lines = (_FRAME.sub("", line).strip() for line in (of_each or str(cause)).splitlines())
+    return " ".join("; ".join(dict.fromkeys(filter(None, lines))).split())
 
 
-def unusable(error: psycopg.Error, conninfo: str) -> DatabaseUnusable | None:
-    """Return what the operator has to correct if a connection failed; None if the server may answer later."""
-    reason = storage_reason(error)
-    if _PASSING.search(reason):
+def row_error(error: BaseException) -> psycopg.Error | None:
+    """Return PostgreSQL's error about a row without the row, which holds a renter's data; None for others."""
+    found = next((cause for cause in causes(error) if isinstance(cause, psycopg.Error)), None)
+    if found is None or found.diag.message_primary is None:
         return None
-    needs_fix = re.search("SSL|certificate", reason) or not isinstance(error, psycopg.OperationalError)
-    if not needs_fix and psycopg.pq.PGconn.ping(conninfo.encode()) != psycopg.pq.Ping.OK:
-        return None
-    fix = next((fix for said, fix in _FIXES if re.search(said, reason)), "correct {setting}")
-    return DatabaseUnusable(f"PostgreSQL: {reason}; {fix.format(setting='LEADS_DATABASE_URL')}")
+    return type(found)(found.diag.message_primary)

@@ -1,13 +1,14 @@
 """The storage of a running server on PostgreSQL, which other servers may share."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from models.clock import Clock
-from models.storage import Operation, WriteCallback, operation_of, submit_and_wait
+from models.storage import Operation, StorageError, WriteCallback, operation_of, submit_and_wait
 from models.storage.postgres.connection import (
     close_database,
     database,
@@ -15,7 +16,7 @@ from models.storage.postgres.connection import (
     usable_connection,
     use_database,
 )
-from models.storage.postgres.migrations.migrate import migrate
+from models.storage.postgres.migrations.migrate import check_rights, migrate
 from models.storage.postgres.reader import PostgresReader
 from models.storage.postgres.transaction import transact
 from models.storage.postgres.writer import PostgresWriter
@@ -26,6 +27,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 QUICK_SECONDS, SLOW_SECONDS = 10.0, 120.0  # that a query may take
+DISK_FULL_SECONDS = 5.0  # how long a write that found no room counts
+SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
 
 
 class PostgresStorage:
@@ -51,14 +54,13 @@ class PostgresStorage:
 
         Raises DatabaseUnusable, and StorageError if the server can't be reached now.
         """
-        use_database(self._url, "leads server")
+        use_database(self._url, SERVER_NAME)
         self.reopen()
 
     def reopen(self) -> None:
         """As `open`, for another attempt, in any thread."""
         try:
-            with storage_errors():
-                migrate(usable_connection())
+            migrate(usable_connection())
         finally:
             close_database()
 
@@ -114,12 +116,20 @@ class PostgresStorage:
     async def check(self) -> None:
         """As `Storage.check`."""
         await self.write(write_check, self.clock.now())
+        await self.read(_check_rights)  # apart, as leads may share the batch of the write
+        # So little may still fit where a lead doesn't.
+        if time.monotonic() - self.writer.disk_full_at < DISK_FULL_SECONDS:
+            raise StorageError("the disk of PostgreSQL was full a moment ago")
 
     async def close(self) -> None:
         """Write what is queued, and close every connection."""
         await self._quick_reader.close()
         await self._slow_reader.close()
         await self.writer.close()
+
+
+def _check_rights() -> None:
+    check_rights(database.own_connection())
 
 
 class PostgresCommandStorage:
@@ -151,6 +161,14 @@ class PostgresCommandStorage:
             usable_connection()
             yield from function(*args, **kwargs)
 
+    def scrub(self) -> None:
+        """As `BlockingStorage.scrub`. Space that a row had is free, and is overwritten as rows come.
+
+        Leads are taken meanwhile. VACUUM FULL would overwrite all of it, but locks each table for minutes.
+        """
+        with storage_errors():
+            usable_connection().execute("VACUUM")
+
 
 @contextmanager
 def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
@@ -160,8 +178,7 @@ def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
     """
     use_database(url, "leads command")
     try:
-        with storage_errors():
-            migrate(usable_connection())
+        migrate(usable_connection())
         yield PostgresCommandStorage()
     finally:
         close_database()

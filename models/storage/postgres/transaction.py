@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.storage.postgres.connection import Connection, close_database, database, usable_connection
-from models.storage.postgres.failures import is_conflict, is_storage_failure, storage_reason
+from models.storage.postgres.failures import is_conflict, is_storage_failure, row_error, storage_reason
 
 log = logging.getLogger("leads.writer")
 
@@ -52,19 +51,26 @@ def transact(work: Callable[[], Result]) -> Result:
             if (has_broken or is_conflict(error)) and attempt < MOST_ATTEMPTS:
                 time.sleep(random.random() * PAUSE_SECONDS)
                 continue
-            if isinstance(error, StorageError) or not is_storage_failure(error):
+            if isinstance(error, StorageError):
                 raise
-            raise StorageError(storage_reason(error)) from error
+            if is_storage_failure(error):
+                raise StorageError(storage_reason(error)) from error
+            if (of_row := row_error(error)) is not None:
+                raise of_row from None
+            raise
         if _commit(connection, transaction_id):
             return result
     raise StorageError("other transactions were in the way again and again")
 
 
-def _roll_back(connection: Connection) -> None:
+def _roll_back(connection: Connection) -> bool:
+    """Return False if the connection is broken: the server rolls the transaction back then."""
     try:
         connection.execute("ROLLBACK")
-    except psycopg.Error:  # the server rolls back what has lost its connection
+        return True
+    except psycopg.Error:
         close_database()
+        return False
 
 
 def _measure_clock(connection: Connection) -> None:
@@ -91,8 +97,9 @@ def _commit(connection: Connection, transaction_id: int | None) -> bool:
             _wait_for_standby(connection)
         return True
     except psycopg.Error as error:
-        if connection.info.transaction_status is not TransactionStatus.UNKNOWN and not notices:
-            _roll_back(connection)  # the server has answered: it did not commit
+        # FATAL: the server ends the connection, and may have committed before.
+        if error.diag.severity_nonlocalized == "ERROR" and not notices:
+            _roll_back(connection)
             if is_conflict(error):
                 return False
             raise StorageError(storage_reason(error)) from error

@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import psycopg
+
 from models.storage import StorageError, WriteResult
 from models.storage.postgres.connection import RECONNECT_SECONDS, close_database, database, usable_connection
+from models.storage.postgres.failures import causes
 from models.storage.postgres.stall_timer import StallTimer
 from models.storage.postgres.transaction import transact
 from models.storage.write_queue import Request, WriteQueue, apply_operations
@@ -27,6 +30,7 @@ class PostgresWriter(WriteQueue):
     While PostgreSQL can't be reached, each write fails at once, and the thread tries to connect again.
     """
 
+    disk_full_at = float("-inf")  # by the monotonic clock: when PostgreSQL last had no room for a batch
     _reconnecting: asyncio.TimerHandle | None = None
     _lost: str | None = None  # why there is no connection; None if there is one, or none was needed yet
 
@@ -79,7 +83,9 @@ class PostgresWriter(WriteQueue):
         try:
             # Without savepoints, which cost a round trip each; with them if an operation fails.
             return transact(partial(apply_operations, batch, None))
-        except StorageError:
+        except StorageError as error:
+            if any(isinstance(cause, psycopg.errors.DiskFull) for cause in causes(error)):
+                self.disk_full_at = time.monotonic()
             raise
         except Exception as error:
             if len(batch) == 1:

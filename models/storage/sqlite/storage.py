@@ -19,6 +19,7 @@ from models.storage.sqlite.connection import close_database, reading, transactio
 from models.storage.sqlite.failures import storage_errors
 from models.storage.sqlite.folder import open_database
 from models.storage.sqlite.locks import command_lock, lock_holder, server_lock
+from models.storage.sqlite.scrub import scrub
 from models.storage.sqlite.storage_check import check_storage
 from models.storage.sqlite.wal import recover_wal
 from models.storage.sqlite.writer import Writer
@@ -149,6 +150,10 @@ class SqliteCommandStorage:
         """As `BlockingStorage.read_each`."""
         with storage_errors():
             yield from function(*args, **kwargs)
+
+    def scrub(self) -> None:
+        """As `BlockingStorage.scrub`."""
+        scrub()
 
 
 @contextmanager

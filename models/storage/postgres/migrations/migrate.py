@@ -1,6 +1,7 @@
 """Bringing a PostgreSQL database to the newest schema, beside servers that use it."""
 
 import logging
+import re
 from typing import Any
 
 import psycopg
@@ -22,6 +23,26 @@ CREATE TABLE IF NOT EXISTS schema_version (
 """
 
 
+_FOREIGN = "the database has tables of some other program; name an empty one in LEADS_DATABASE_URL"
+
+# Tables of the schema that new tables go to, without those of extensions.
+_TABLES = """
+SELECT relname FROM pg_class
+WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype = 'e')
+ORDER BY relname LIMIT 1
+"""
+OUR_TABLES = re.findall(r"CREATE TABLE (\w+)", " ".join([_VERSION_TABLE, *(s.statements for s in STEPS)]))
+_WITHOUT_RIGHTS = """
+SELECT relname FROM pg_class
+WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_version'))
+    AND relkind = 'r' AND relname = ANY (%s) AND NOT (
+        has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+        AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+ORDER BY relname LIMIT 1
+"""
+
+
 def migrate(connection: "psycopg.Connection[Any]") -> None:
     """Bring the database to the newest schema. Each step and its version number are one transaction.
 
@@ -31,16 +52,14 @@ def migrate(connection: "psycopg.Connection[Any]") -> None:
     try:
         while (version := _usable_version(connection)) < NEWEST:
             _take_step(connection, version)
+        check_rights(connection)
     except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
         raise DatabaseUnusable(
-            f"PostgreSQL: {storage_reason(error)}; the role of LEADS_DATABASE_URL needs USAGE and CREATE "
-            "on its schema, and must own the tables"
+            f"PostgreSQL says: {storage_reason(error)}; the role of LEADS_DATABASE_URL needs USAGE and "
+            "CREATE on its schema, and must own the tables"
         ) from error
-    except errors.DuplicateTable as error:
-        raise DatabaseUnusable(
-            f"PostgreSQL: {storage_reason(error)}: the database has tables of some other program; "
-            "name an empty one in LEADS_DATABASE_URL"
-        ) from error
+    except (errors.DuplicateTable, errors.UndefinedColumn) as error:
+        raise DatabaseUnusable(f"{storage_reason(error)}: {_FOREIGN}") from error
     except psycopg.Error as error:
         raise StorageError(storage_reason(error)) from error
 
@@ -70,8 +89,19 @@ def _take_step(connection: "psycopg.Connection[Any]", version: int) -> None:
         connection.execute("SET LOCAL lock_timeout = '5s'")
         if schema_version(connection)[0] != version:  # another server was first
             return
+        if version == 0 and (others := connection.execute(_TABLES).fetchall()):
+            raise DatabaseUnusable(f"there is a table {others[0][0]!r}: {_FOREIGN}")
         connection.execute(_VERSION_TABLE)
         connection.execute(step.statements)
         connection.execute("DELETE FROM schema_version")
         connection.execute("INSERT INTO schema_version VALUES (%s, %s)", [step.version, step.works_with])
     log.info("the database has a new schema", extra={"schema": step.version})
+
+
+def check_rights(connection: "psycopg.Connection[Any]") -> None:
+    """Raise DatabaseUnusable if the role may not write to a table. Raises psycopg's errors."""
+    if without := connection.execute(_WITHOUT_RIGHTS, [OUR_TABLES]).fetchall():
+        raise DatabaseUnusable(
+            f"the role of LEADS_DATABASE_URL may not write to the table {without[0][0]!r}; take the role "
+            "that owns the tables, or GRANT it ALL ON ALL TABLES IN SCHEMA …"
+        )

@@ -152,6 +152,7 @@ CREATE INDEX delivery_lead ON delivery (lead_id);
 CREATE INDEX delivery_due ON delivery (kind, due_at) WHERE state = 'pending';
 CREATE INDEX delivery_digest ON delivery (digest, id) WHERE state = 'pending' AND digest IS NOT NULL;
 CREATE INDEX delivery_refused ON delivery (kind) WHERE state = 'pending' AND refused;
+CREATE INDEX delivery_sent ON delivery (sent_at) WHERE sent_at IS NOT NULL;
 CREATE INDEX delivery_sending ON delivery (kind) WHERE state = 'sending';
 CREATE INDEX delivery_failed ON delivery (kind) WHERE state = 'failed';
 CREATE INDEX delivery_quarantined ON delivery (kind) WHERE state = 'quarantined';
