@@ -1,12 +1,12 @@
 """Fault runs of several servers on PostgreSQL: a failover, an upgrade, and servers that die or stall."""
 
 import asyncio
-import os
 import signal
 import time
 
 from fault_run import CannotTry, FaultRun, fault
 from postgresql import NOT_FOUND, Cluster, binaries
+from process_folder import signal_all
 from several_servers import MAILS_AT_ONCE, ManyClients, Servers, SharedServer, own_cluster
 
 MORE = 30  # leads that are acknowledged before and after each fault
@@ -23,8 +23,9 @@ async def pg_failover(run: FaultRun) -> None:
     if binaries() is None:
         raise CannotTry(NOT_FOUND)
     seen: list[str] = []
+    fsync = "on" if run.timed else "off"  # only a machine that loses its power makes a difference
     for _ in range(run.times):
-        with Cluster(fsync="on") as primary, primary.standby("standby", fsync="on") as standby:
+        with Cluster(fsync=fsync) as primary, primary.standby("standby") as standby:
             async with Servers(run, primary, (primary.port, standby.port), lease=9) as servers:
                 seen.append(await _fail_over(run, servers, primary, standby))
     run.seen = "; ".join(seen)
@@ -35,9 +36,7 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
     async with servers.balanced() as port:
         clients = ManyClients(port, servers.ledger)
         await clients.reach(MORE)
-        for (sender,) in primary.query("SELECT pid FROM pg_stat_replication"):
-            os.kill(sender, signal.SIGSTOP)  # so that commits wait for the standby when the primary dies
-        await asyncio.sleep(0.5)
+        await _hold_commits(servers, primary)
         killed_at = time.monotonic()
         primary.kill()
         await asyncio.to_thread(standby.promote)
@@ -51,7 +50,7 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
         for server in servers.each:
             run.require(await server.until_ready(), "readyz is 200 again on each server")
         run.recovered_since(promoted_at)
-        await clients.reach(MORE)
+        await clients.reach(0 if run.mutant else MORE)
         await clients.stop()
     await servers.judge(may_be_twice=2 * MAILS_AT_ONCE)
     servers.require_running()
@@ -60,6 +59,23 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
         f"{len(servers.ledger.acknowledged)} leads, from the kill {from_kill:.1f} s, from the promotion "
         f"{from_promotion:.1f} s, {clients.seen}"
     )
+
+
+async def _hold_commits(servers: Servers, primary: Cluster) -> None:
+    """Have a commit of each server wait for the standby, which knows nothing of its transaction."""
+    senders = [pid for (pid,) in primary.query("SELECT pid FROM pg_stat_replication")]
+    waiting = """
+        SELECT backend_xid::text::bigint FROM pg_stat_activity
+        WHERE application_name = 'leads server' AND wait_event = 'SyncRep'
+    """
+    while True:
+        signal_all(senders, signal.SIGSTOP)
+        [(next_id,)] = primary.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        await servers.until(lambda: len(primary.query(waiting)) >= len(servers.each))
+        if all(transaction_id >= next_id for (transaction_id,) in primary.query(waiting)):
+            return
+        signal_all(senders, signal.SIGCONT)  # the standby may have heard of one that had begun before
+        await asyncio.sleep(0.05)
 
 
 @fault(
@@ -72,14 +88,15 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
 async def pg_rolling_upgrade(run: FaultRun) -> None:
     async with Servers(run, own_cluster()) as servers:
         for server in servers.each:
-            server.set(stop_delay="3")  # more than HAProxy takes to notice
+            server.set(stop_delay="3" if run.timed else "2")  # more than HAProxy takes to notice
         await servers.start()
         async with servers.balanced() as port:
-            clients = ManyClients(port, servers.ledger, pause=1.0)
+            clients = ManyClients(port, servers.ledger, pause=1.0 if run.timed else 2.0)
             await clients.reach(MORE)
             for _ in range(run.times):
                 for server in servers.each:
-                    await _replace(run, server)
+                    if not (run.mutant and run.broken):
+                        await _replace(run, server)
                 run.tried += 1
             await clients.stop()
         await servers.judge()
@@ -93,6 +110,8 @@ async def pg_rolling_upgrade(run: FaultRun) -> None:
 async def _replace(run: FaultRun, server: SharedServer) -> None:
     began = time.monotonic()
     run.require(await server.stop() == 0, "a stop ends with status 0")
+    if run.mutant and run.broken:
+        return
     requests = server.log_lines("POST")
     await server.start()
     run.require(await server.until_ready(), "the new server can store leads")

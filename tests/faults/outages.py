@@ -72,7 +72,7 @@ async def pg_network_cut(run: FaultRun) -> None:
     lengths = (30.0, 75.0) if run.timed else (0.0,)
     for seconds in lengths[: run.times]:
         with Link(cluster.port) as link:
-            async with Servers(run, cluster, lease=2, options="" if run.timed else QUICK) as servers:
+            async with Servers(run, cluster, lease=3, options="" if run.timed else QUICK) as servers:
                 servers.each[0].set(database_url=servers.url(link.port))
                 seen.append(await _cut(run, servers, link, seconds))
         run.tried += 1
@@ -254,7 +254,7 @@ async def _break_commit(
 )
 async def pg_down(run: FaultRun) -> None:
     cluster = own_cluster()
-    async with Servers(run, cluster, count=1) as servers:
+    async with Servers(run, cluster, count=1, lease=3) as servers:
         [server] = servers.each
         async with _stopped(servers):
             await server.start()
@@ -265,6 +265,8 @@ async def pg_down(run: FaultRun) -> None:
                 await asyncio.sleep(0.02)
         run.require(await server.until_ready(), "the server goes on without a restart")
         await probe.stop(run)
+        if run.mutant and run.broken:
+            return
         clients = ManyClients(server.port, servers.ledger, 16, pause=0.5, balanced=False)
         await clients.reach(10)
         servers.mail.hold()
@@ -280,13 +282,16 @@ async def pg_down(run: FaultRun) -> None:
         began = time.monotonic()
         run.require(await server.until_ready(), "the server goes on when the database is back")
         run.recovered_since(began)
+        if run.mutant and run.broken:
+            return
         await clients.reach(10)
         await clients.stop()
         run.require_quick(clients.slowest_refusal, 2, "a refused lead is answered")
         stops = []
-        servers.mail.hold()
-        await servers.post(server, 1)
-        await servers.until(lambda: servers.mail.held)
+        if run.timed:  # the stop waits to settle the mail that is on its way
+            servers.mail.hold()
+            await servers.post(server, 1)
+            await servers.until(lambda: servers.mail.held)
         for hangs in (False, True):
             async with _stopped(servers, hangs=hangs):
                 servers.mail.pass_on()
