@@ -10,13 +10,14 @@ import hmac
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from models.clock import Clock, utc_text
 from models.files import make_private, sync_folder
+from models.setting_values import ENCODED_KEY, MIN_SECRET_BYTES
 from models.settings import SettingError
 
 log = logging.getLogger("leads.server")
@@ -152,9 +153,35 @@ def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> bool:
         _write_file(path, copied)
         return True
     present = _read_file(path)
-    known = {key.value for key in present}
-    _write_file(path, [*present, *_retired((key for key in copied if key.value not in known), now)])
+    _write_file(path, [*present, *_retired(_without(present, copied), now)])
     return True
+
+
+def stored_keys(data_dir: Path, now: datetime) -> tuple[bytes, ...]:
+    """Return the keys in the folder's file that count now, the newest first; () without a file.
+
+    Raises SettingError if it can't be read, or is damaged.
+    """
+    path = data_dir / FILE_NAME
+    return tuple(key.value for key in _still_used(_read_file(path), now)) if path.exists() else ()
+
+
+def store_keys(data_dir: Path, keys: Sequence[bytes], now: datetime) -> None:
+    """Make these keys, the newest first, the folder's secret. All others verify for a day.
+
+    Raises SettingError if the file can't be written.
+    """
+    path = data_dir / FILE_NAME
+    _put_damaged_aside(path, now)
+    present = _read_file(path) if path.exists() else []
+    newest, *earlier = map(_StoredKey, keys)
+    others = [*present, *_without(present, earlier)]
+    _write_file(path, [newest, *_retired(_without([newest], others), now)])
+
+
+def setting_of(keys: Iterable[bytes]) -> str:
+    """Return these keys as the setting `secret` takes them."""
+    return ", ".join(ENCODED_KEY + base64.b64encode(key).decode() for key in keys)
 
 
 def copy_secret(data_dir: Path, target: Path) -> None:
@@ -193,6 +220,11 @@ def _retired(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
     return [replace(key, retired_at=key.retired_at or now) for key in keys]
 
 
+def _without(known: Iterable[_StoredKey], keys: Iterable[_StoredKey]) -> list[_StoredKey]:
+    values = {key.value for key in known}
+    return [key for key in keys if key.value not in values]
+
+
 def _still_used(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
     return [key for key in keys if key.retired_at is None or now - key.retired_at < VERIFIES_FOR]
 
@@ -221,7 +253,7 @@ def _read_file(path: Path) -> list[_StoredKey]:
 def _parse(line: str) -> _StoredKey:
     value, *rest = line.split()
     key = base64.b64decode(value, validate=True)  # binascii.Error is a ValueError
-    if len(key) < KEY_BYTES or (rest and (len(rest) != 2 or rest[0] != _RETIRED)):
+    if len(key) < MIN_SECRET_BYTES or (rest and (len(rest) != 2 or rest[0] != _RETIRED)):
         raise ValueError
     return _StoredKey(key, datetime.fromisoformat(rest[1]) if rest else None)
 

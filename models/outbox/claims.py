@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from peewee import fn
 
@@ -149,9 +150,15 @@ def open_outbox(configured: frozenset[str], missing: Mapping[str, str] = NO_DEST
     lack for the others.
     """
     configure_destinations(configured, missing)
-    sending = state_is(SENDING)
+    put_back(Delivery.select(Delivery.id).where(state_is(SENDING)))
+
+
+def put_back(ids: Any) -> None:
+    """Move deliveries from `sending` to `pending`, as the outcome of their attempt is unknown.
+
+    ids: a list or a query. When the content was first sent is kept, so the next mail is the same.
+    """
     DeliveryAttempt.update(outcome=CUT_OFF).where(
-        DeliveryAttempt.delivery.in_(Delivery.select(Delivery.id).where(sending)),
-        DeliveryAttempt.outcome.is_null(),
+        DeliveryAttempt.delivery.in_(ids), DeliveryAttempt.outcome.is_null()
     ).execute()
-    Delivery.update(state=PENDING).where(sending).execute()
+    Delivery.update(state=PENDING, claimed_by=None, claimed_until=None).where(Delivery.id.in_(ids)).execute()

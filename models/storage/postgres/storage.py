@@ -26,6 +26,8 @@ Params = ParamSpec("Params")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
+
 
 class PostgresStorage:
     """`ServerStorage` on a PostgreSQL database."""
@@ -50,7 +52,7 @@ class PostgresStorage:
 
         Raises DatabaseUnusable, and StorageError if the server can't be reached now.
         """
-        use_database(self._url, "leads server")
+        use_database(self._url, SERVER_NAME)
         self.reopen()
 
     def reopen(self) -> None:

@@ -50,7 +50,7 @@ def transact(work: Callable[[], Result]) -> Result:
             if isinstance(error, StorageError) or not is_storage_failure(error):
                 raise
             raise StorageError(storage_reason(error)) from error
-        if _commit(connection, transaction_id):
+        if commit(connection, transaction_id):
             return result
     raise StorageError("other transactions were in the way again and again")
 
@@ -71,7 +71,7 @@ def _measure_clock(connection: Connection) -> None:
     database.clock.measured(row[0], sent, time.monotonic())
 
 
-def _commit(connection: Connection, transaction_id: int | None) -> bool:
+def commit(connection: Connection, transaction_id: int | None) -> bool:
     """Commit. Return False if nothing is stored and the work can be repeated.
 
     transaction_id: None if the transaction has written nothing. Raises StorageError and OutcomeUnknown.
