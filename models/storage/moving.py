@@ -115,13 +115,14 @@ def copy_database(source: Source, target: Target, progress: Progress) -> dict[st
 
     Raises DatabaseUnusable if the two differ in a table, a column or a row; StorageError.
     """
-    tables = _tables(source, target)
+    here = target.tables()
+    tables = _tables(source.tables(), here)
     try:
         copied = _copy(source, target, tables, progress)
         target.continue_ids(source.last_ids())
         _compare(source, target, tables, copied, progress)
     except RowsRefused as error:
-        found = list(islice(source.refused_rows(target.tables()), MOST_NAMED + 1))
+        found = list(islice(source.refused_rows(here), MOST_NAMED + 1))
         if not found:
             raise
         more = " (and more)" if len(found) > MOST_NAMED else ""
@@ -129,9 +130,8 @@ def copy_database(source: Source, target: Target, progress: Progress) -> dict[st
     return copied
 
 
-def _tables(source: Source, target: Target) -> Tables:
-    """Return the tables to copy, each after those that it refers to."""
-    there, here = source.tables(), target.tables()
+def _tables(there: Tables, here: Tables) -> Tables:
+    """Return the tables of the source, each after those that it refers to. here: the tables of the target."""
     for name, table in there.items():
         if name not in here:
             raise DatabaseUnusable(

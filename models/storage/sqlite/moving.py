@@ -10,7 +10,7 @@ import apsw
 from peewee import DatabaseError
 
 from models.files import make_private, sync_file, sync_folder
-from models.storage import DatabaseUnusable, StorageError, rows
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, rows
 from models.storage.moving import Row, RowsRefused, Table, Tables, in_batches, quoted
 from models.storage.sqlite.backup import read_back
 from models.storage.sqlite.connection import (
@@ -147,7 +147,8 @@ class SqliteTarget(_SqlitePlace):
         make_private(self._partial)
         use_file(self._partial)
         database.connect()
-        migrate()
+        with _undone():
+            migrate()
         for name, value in (("journal_mode", "off"), ("synchronous", "off"), ("foreign_keys", "off")):
             self._connection.pragma(name, value)
         self._connection.pragma("cache_size", -CACHE_KILOBYTES)
@@ -179,7 +180,7 @@ class SqliteTarget(_SqlitePlace):
             close_database()
             database.connect()  # with the journal and the checks of every connection
         rows.database.initialize(database)
-        with transaction():
+        with _undone(), transaction():
             function()
 
     def seal(self) -> None:
@@ -233,6 +234,15 @@ def sqlite_target(data_dir: Path) -> Iterator[SqliteTarget]:
         finally:
             close_database()
             _remove(partial)
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    """Raise StorageError in place of OutcomeUnknown: whatever is in the new file, it is removed."""
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise StorageError(str(error)) from error
 
 
 def _remove(file: Path) -> None:
