@@ -15,7 +15,7 @@ from models.installation import Installation, check_secret
 from models.outbox.actions import pause_after_move, pause_moved
 from models.outbox.claims import put_back
 from models.outbox.delivery import SENDING, Delivery, state_is
-from models.secret import SecretKeys, store_keys, stored_keys
+from models.secret import read_keys, store_keys
 from models.setting_values import masked_database_url
 from models.settings import Settings
 from models.storage import DatabaseUnusable, StorageError
@@ -50,14 +50,14 @@ def move_to_postgres(settings: Settings, url: str, actor: Actor, now: datetime, 
     """
     if missing := missing_database(settings):
         raise NotFound(missing, "no_database")
-    keys = settings.secret or stored_keys(settings.data_dir, now)
-    places = _Places(str(settings.data_dir), masked_database_url(url), bool(keys))
+    keys = read_keys(settings.data_dir, settings.secret)
+    places = _Places(str(settings.data_dir), masked_database_url(url), keys is not None)
 
     def prepare() -> None:
         _prepare(actor, places.source, now)
         Installation.update(secret_check=None).execute()
-        if keys:
-            check_secret(SecretKeys(keys))
+        if keys is not None:
+            check_secret(keys)
 
     postgres = _postgres()
     with postgres.postgres_target(url) as target, sqlite_source(settings.data_dir) as source:
@@ -75,13 +75,13 @@ def move_to_folder(
     DatabaseUnusable, StorageError and SettingError.
     """
     url = settings.database_url
-    keys = settings.secret or stored_keys(settings.data_dir, now)
-    places = _Places(masked_database_url(url), str(folder), bool(keys))
+    keys = read_keys(settings.data_dir, settings.secret)
+    places = _Places(masked_database_url(url), str(folder), keys is not None)
 
     def prepare() -> None:
         _prepare(actor, places.source, now)
         Installation.update(secret_check=None).execute()  # no server shares it
-        if keys:
+        if keys is not None:
             store_keys(folder, keys, now)
 
     postgres = _postgres()

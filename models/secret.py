@@ -10,7 +10,7 @@ import hmac
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -125,6 +125,17 @@ class InstallationSecret:
         self._expires_at = min(ends, default=None)
 
 
+def read_keys(data_dir: Path, given: tuple[bytes, ...] = ()) -> SecretKeys | None:
+    """Return the keys of the setting, or else of the folder's file; None if there is none. Changes nothing.
+
+    given: the keys of the setting. Raises SettingError if the file can't be read, or is damaged.
+    """
+    if given:
+        return SecretKeys(given)
+    path = data_dir / FILE_NAME
+    return SecretKeys(tuple(key.value for key in _read_file(path))) if path.exists() else None
+
+
 def rotate_secret(data_dir: Path, now: datetime) -> Path:
     """Make a new key, which signs from now on; the earlier one verifies for a day. Return the file's path.
 
@@ -157,31 +168,22 @@ def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> bool:
     return True
 
 
-def stored_keys(data_dir: Path, now: datetime) -> tuple[bytes, ...]:
-    """Return the keys in the folder's file that count now, the newest first; () without a file.
-
-    Raises SettingError if it can't be read, or is damaged.
-    """
-    path = data_dir / FILE_NAME
-    return tuple(key.value for key in _still_used(_read_file(path), now)) if path.exists() else ()
-
-
-def store_keys(data_dir: Path, keys: Sequence[bytes], now: datetime) -> None:
-    """Make these keys, the newest first, the folder's secret. All others verify for a day.
+def store_keys(data_dir: Path, keys: SecretKeys, now: datetime) -> None:
+    """Make these keys the folder's secret. All others verify for a day.
 
     Raises SettingError if the file can't be written.
     """
     path = data_dir / FILE_NAME
     _put_damaged_aside(path, now)
     present = _read_file(path) if path.exists() else []
-    newest, *earlier = map(_StoredKey, keys)
+    newest, *earlier = map(_StoredKey, keys.keys)
     others = [*present, *_without(present, earlier)]
     _write_file(path, [newest, *_retired(_without([newest], others), now)])
 
 
-def setting_of(keys: Iterable[bytes]) -> str:
+def setting_of(keys: SecretKeys) -> str:
     """Return these keys as the setting `secret` takes them."""
-    return ", ".join(ENCODED_KEY + base64.b64encode(key).decode() for key in keys)
+    return ", ".join(ENCODED_KEY + base64.b64encode(key).decode() for key in keys.keys)
 
 
 def copy_secret(data_dir: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from handlers.terminal.output import print_result
 from models.clock import utc_text
 from models.errors import Conflict, NotFound
 from models.secret import FILE_NAME as SECRET_FILE
-from models.secret import VERIFIES_FOR, rotate_secret, setting_of, stored_keys
+from models.secret import VERIFIES_FOR, read_keys, rotate_secret, setting_of
 from models.storage.sqlite.connection import FILE_NAME
 from models.storage.sqlite.folder import has_database
 
@@ -27,8 +27,8 @@ def _show(context: CommandContext) -> None:
     data_dir = context.settings.data_dir
     if context.settings.secret:
         raise Conflict(f"the secret is set by {context.settings.origin('secret')}, and stands there")
-    keys = stored_keys(data_dir, context.clock.now())
-    if not keys:
+    keys = read_keys(data_dir)
+    if keys is None:
         raise NotFound(f"there is no {SECRET_FILE} in {data_dir}", "no_database")
     print_result({"secret": setting_of(keys)}, context.args.json, setting_of(keys))
 

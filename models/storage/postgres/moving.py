@@ -46,12 +46,9 @@ SELECT c.relname, a.attname, pg_get_serial_sequence(quote_ident(c.relname), a.at
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE c.relnamespace = to_regnamespace(quote_ident(current_schema())) AND a.attidentity <> ''
 """
-# The role's own name for its sessions counts, too: the URL may give one to all of them.
 _SERVERS = """
-SELECT DISTINCT coalesce(host(client_addr), 'a socket') FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-    AND application_name IN (%s, CASE current_setting('application_name') WHEN %s THEN %s
-        ELSE current_setting('application_name') END)
+SELECT DISTINCT coalesce(host(client_addr), 'this machine') FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = %s
 """
 _NO_TIMEOUTS = """
 SELECT set_config(name, '0', true) FROM pg_settings
@@ -237,7 +234,7 @@ def _identifiers(tables: Tables) -> sql.Composed:
 
 def _refuse_servers(connection: Connection) -> None:
     with storage_errors():
-        found = connection.execute(_SERVERS, [SERVER_NAME, NAME, SERVER_NAME]).fetchall()
+        found = connection.execute(_SERVERS, [SERVER_NAME]).fetchall()
     if found:
         hosts = ", ".join(sorted(host for (host,) in found))
         raise DatabaseUnusable(f"servers use the PostgreSQL database (from {hosts}); stop them first")
