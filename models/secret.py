@@ -264,6 +264,7 @@ def _write_file(path: Path, keys: Iterable[_StoredKey]) -> None:
     lines = [base64.b64encode(key.value).decode() + _retirement(key) + "\n" for key in keys]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # with PostgreSQL nothing else is in it
         partial.unlink(missing_ok=True)  # a crash may have left it
         make_private(partial, (_HEADING + "".join(lines)).encode())
         os.replace(partial, path)

@@ -58,8 +58,7 @@ class PostgresStorage:
     def reopen(self) -> None:
         """As `open`, for another attempt, in any thread."""
         try:
-            with storage_errors():
-                migrate(usable_connection())
+            migrate(usable_connection())
         finally:
             close_database()
 
@@ -161,8 +160,7 @@ def command_storage(url: str) -> Iterator[PostgresCommandStorage]:
     """
     use_database(url, "leads command")
     try:
-        with storage_errors():
-            migrate(usable_connection())
+        migrate(usable_connection())
         yield PostgresCommandStorage()
     finally:
         close_database()
