@@ -1,4 +1,4 @@
-"""Moving the database between the data folder and a PostgreSQL, with its secret, and without a second mail."""
+"""Moving a database between the data folder and PostgreSQL: with its secret, and with no mail sent twice."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -125,8 +125,8 @@ def _move(
         target.commit()
     except (StorageError, OSError) as error:
         raise DatabaseUnusable(
-            f"the last step failed, and may be done or not: {error}; the outbox of {places.source} is paused. "
-            "Move again: if the target is not empty then, it was done"
+            f"the last step failed, and may be done or not: {error}; the outbox of {places.source} is "
+            "paused. Move again: if the target is not empty then, it was done"
         ) from error
     return Moved(places.source, places.target, tables, seconds, places.has_secret)
 

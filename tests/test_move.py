@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -257,7 +258,7 @@ def test_a_row_that_the_target_changes_is_found(folder: Path, url: str) -> None:
     for statement in (
         "DELETE FROM audit_entry",
         "CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$BEGIN IF NEW.id = 3 THEN NEW.message = coalesce(NEW.message, '') || ' '; END IF; RETURN NEW; END$$",
+        "$$BEGIN IF NEW.id = 3 THEN NEW.message = concat(NEW.message, ' '); END IF; RETURN NEW; END$$",
         "CREATE TRIGGER change BEFORE INSERT ON lead FOR EACH ROW EXECUTE FUNCTION change()",
     ):
         in_postgres(url, statement)
@@ -548,3 +549,33 @@ def test_a_wrong_password_or_database_names_the_flag(folder: Path, url: str) -> 
     missing = url.replace("leads_", "nowhere_")
     with_flag = Commands(folder).refusal("move", "--to", missing)
     assert "does not exist; make it with CREATE DATABASE …, or correct --to" in with_flag
+
+
+def test_the_guide_moves_there_and_back(tmp_path: Path, url: str) -> None:
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    section = text.partition("\n### Moving to PostgreSQL and back\n")[2].partition("\n### ")[0]
+    blocks = re.findall(r"(?ms)^```shell\n(.*?)^```$", section)
+    assert len(blocks) == 4
+    commands = Commands(tmp_path / "data")
+    commands.leads({}, {})
+    with started("serve", data_dir=str(commands.data_dir)):
+        pass  # which makes the secret
+    (tmp_path / "leads.toml").write_text('data_dir = "data"\n')
+    script = "\n".join(["set -euo pipefail", *blocks])
+    for old, new in (
+        (".venv/bin/python server.py", f"{sys.executable} {ROOT / 'server.py'}"),
+        ("postgresql://leads@db.example.com/leads", url.replace(":correct-horse@", "@")),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    variables = environment(config="leads.toml")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 leads, ") == 3  # the backup, and both moves
+    assert done.stdout.count("email: ") == 3 and "paused since all leads were moved here" in done.stdout
+    assert len(Commands(tmp_path / "data-again").rows("lead", "list")) == 2
+    assert (tmp_path / "data" / "leads.secret").read_text().splitlines()[1:] == (
+        tmp_path / "data-again" / "leads.secret"
+    ).read_text().splitlines()[1:]

@@ -39,8 +39,8 @@ def add_command(nouns: Nouns) -> None:
         type=_place,
         required=True,
         metavar="PLACE",
-        help="postgresql://user@host/database, or a folder. Anyone on this machine can see a flag, so leave the "
-        "password to PGPASSWORD or ~/.pgpass",
+        help="postgresql://user@host/database, or a folder. Anyone on this machine can see a flag, so leave "
+        "the password to PGPASSWORD or ~/.pgpass",
     )
     add_settings(parser, "data_dir", "database_url", "secret")
     add_json(parser)
@@ -97,10 +97,9 @@ def _refuse_folder_to_folder(settings: Settings) -> None:
 def _refuse_postgres_to_postgres(settings: Settings) -> None:
     if settings.database_url:
         raise Conflict(
-            "both places are PostgreSQL: "
-            f"{settings.origin('database_url')} says that the source is "
-            f"{masked_database_url(settings.database_url)}; to move the data folder {settings.data_dir}, leave "
-            "it out or give --database-url ''"
+            f"both places are PostgreSQL: {settings.origin('database_url')} says that the source is "
+            f"{masked_database_url(settings.database_url)}; to move the data folder {settings.data_dir}, "
+            "leave it out or give --database-url ''"
         )
 
 

@@ -135,7 +135,7 @@ def _tables(there: Tables, here: Tables) -> Tables:
     for name, table in there.items():
         if name not in here:
             raise DatabaseUnusable(
-                f"the table {name} is none of this program's; move it elsewhere, as nothing may be left behind"
+                f"the table {name} is none of this program's; move it elsewhere: nothing may be left behind"
             )
         if differing := table.types.keys() ^ here[name].types.keys():
             raise DatabaseUnusable(f"the column {name}.{min(differing)} is in one of the two databases only")

@@ -172,7 +172,7 @@ class PostgresTarget(_PostgresPlace):
 
 @contextmanager
 def postgres_source(url: str) -> Iterator[PostgresSource]:
-    """Open a database that is to be moved, and lock it. A schema that is not the newest is upgraded first.
+    """Open a database that is to be moved, and lock it. An older schema is upgraded first.
 
     Raises DatabaseUnusable if servers use it or it is none of this program's; StorageError.
     """

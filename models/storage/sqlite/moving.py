@@ -200,7 +200,7 @@ class SqliteTarget(_SqlitePlace):
 
 @contextmanager
 def sqlite_source(data_dir: Path) -> Iterator[SqliteSource]:
-    """Open the database of this folder, and lock the folder. A schema that is not the newest is upgraded first.
+    """Open the database of this folder, and lock the folder. An older schema is upgraded first.
 
     Raises DatabaseUnusable if a server or a command uses it, or it can't be opened.
     """
