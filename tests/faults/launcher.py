@@ -2,9 +2,9 @@
 
 Environment: FAULT_FOLDER (orders, record and clock), FAULT_DISK ("plain" or "recorded"), FAULT_MUTANT (its
 name), FAULT_RETRY_SECONDS (the first retry delay), FAULT_CHECKPOINT_PAGES, FAULT_LOG_BYTES (that may wait for
-the log's reader), FAULT_STRANGERS (if set, only 127.0.0.1 is local), FAULT_LEASE_SECONDS (of a claim). Every address of this machine is local
-otherwise, and a local client may hold any number of connections, as a proxy may. So no client of a run would
-have a share of them.
+the log's reader), FAULT_LEASE_SECONDS (of a claim), FAULT_STRANGERS (if set, only 127.0.0.1 is local). Every
+address of this machine is local otherwise, and a local client may hold any number of connections, as a proxy
+may. So no client of a run would have a share of them.
 """
 
 import os

@@ -111,7 +111,10 @@ async def _cut(run: FaultRun, servers: Servers, link: Link, seconds: float) -> s
         await clients.stop()
     await servers.judge(may_be_twice=MAILS_AT_ONCE)
     servers.require_running()
-    return f"cut for {mended_at - cut_at:.0f} s: {clients.seen}; cut off: {probe.refusals} x 503, slowest {probe.slowest:.1f} s"
+    return (
+        f"cut for {mended_at - cut_at:.0f} s: {clients.seen}; "
+        f"cut off: {probe.refusals} x 503, slowest answer {probe.slowest:.1f} s"
+    )
 
 
 # Each lead sleeps at its commit, before the record of the commit is written, for the seconds in the table.

@@ -119,16 +119,17 @@ class PostgresDatabase(PostgresqlDatabase):
             raise
         return connection
 
-    def give_up(self, thread: int) -> None:
-        """Break the connection of a thread, which may be waiting for it. thread: its id."""
+    def give_up(self, thread: int) -> bool:
+        """Break the connection of a thread, which waits for it. thread: its id. Return False without one."""
         connection = self._latest.get(thread)
         if connection is None or connection.closed:
-            return
+            return False
         try:  # on a copy of the descriptor, as the thread still waits for the connection
             with socket.socket(fileno=os.dup(connection.pgconn.socket)) as opened:
                 opened.shutdown(socket.SHUT_RDWR)
         except (OSError, psycopg.Error):
-            pass  # it was closed meanwhile
+            return False  # it was closed meanwhile
+        return True
 
     def own_connection(self) -> Connection:
         """Return this thread's connection, which is open."""

@@ -12,21 +12,21 @@ from models.storage import Operation, StorageError, WriteCallback, operation_of,
 from models.storage.postgres.connection import (
     close_database,
     database,
-    reading,
     storage_errors,
     usable_connection,
     use_database,
 )
 from models.storage.postgres.migrations.migrate import check_rights, migrate
+from models.storage.postgres.reader import PostgresReader
 from models.storage.postgres.transaction import transact
 from models.storage.postgres.writer import PostgresWriter
-from models.storage.reader import Reader
 from models.storage.storage_check import write_check
 
 Params = ParamSpec("Params")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+QUICK_SECONDS, SLOW_SECONDS = 10.0, 120.0  # that a query may take
 DISK_FULL_SECONDS = 5.0  # how long a write that found no room counts
 SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
 
@@ -43,9 +43,8 @@ class PostgresStorage:
         self.failed = asyncio.Event()  # never set: the writer finds out the outcome of a commit by itself
         self.writer = PostgresWriter()
         # Two, so that a slow listing does not delay the look-up of an origin.
-        # Again on a new connection: the last one may be of a server that has ended.
-        self._quick_reader = Reader("reader", reading, close_database, attempts=2)
-        self._slow_reader = Reader("slow reader", reading, close_database, attempts=2)
+        self._quick_reader = PostgresReader("reader", QUICK_SECONDS)
+        self._slow_reader = PostgresReader("slow reader", SLOW_SECONDS)
 
     def lock(self) -> None:
         """Do nothing: several servers may use the database."""

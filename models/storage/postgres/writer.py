@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,16 @@ import psycopg
 from models.storage import StorageError, WriteResult
 from models.storage.postgres.connection import RECONNECT_SECONDS, close_database, database, usable_connection
 from models.storage.postgres.failures import causes
+from models.storage.postgres.stall_timer import StallTimer
 from models.storage.postgres.transaction import transact
 from models.storage.write_queue import Request, WriteQueue, apply_operations
+from models.storage.writer_thread import ThreadCallback
 
 log = logging.getLogger("leads.writer")
 
 # After so long a batch's connection is given up: a server that hangs keeps it open and answers nothing. It is
 # longer than the wait for a lock, or for a cut cable to be noticed.
 STALLED_SECONDS = 10.0
-GIVE_UP_AGAIN_SECONDS = 2.0  # for each connection that the batch makes after that
 
 
 class PostgresWriter(WriteQueue):
@@ -30,7 +31,6 @@ class PostgresWriter(WriteQueue):
     """
 
     disk_full_at = float("-inf")  # by the monotonic clock: when PostgreSQL last had no room for a batch
-    _stalled: asyncio.TimerHandle | None = None
     _reconnecting: asyncio.TimerHandle | None = None
     _lost: str | None = None  # why there is no connection; None if there is one, or none was needed yet
 
@@ -47,11 +47,8 @@ class PostgresWriter(WriteQueue):
             self._complete([WriteResult(error=StorageError(self._lost))] * len(self._batch))
             return
         results: list[WriteResult[Any]] = []
-        self._stalled = self._loop.call_later(STALLED_SECONDS, self._give_up_connection)
 
         def written(error: Exception | None) -> None:
-            if self._stalled is not None:
-                self._stalled.cancel()
             if error is None:
                 self._complete(results)
                 return
@@ -60,7 +57,16 @@ class PostgresWriter(WriteQueue):
                 error = error.cause
             self._fail(error)
 
-        self._thread.run(partial(self._transact, self._batch, results), written)
+        self._run(partial(self._transact, self._batch, results), written)
+
+    def _run(self, task: Callable[[], object], callback: ThreadCallback) -> None:
+        timer = StallTimer(STALLED_SECONDS, lambda: self._thread.id)
+
+        def done(error: Exception | None) -> None:
+            timer.cancel()
+            callback(error)
+
+        self._thread.run(task, done)
 
     def _transact(self, batch: Sequence[Request], results: list[WriteResult[Any]]) -> None:
         began = time.monotonic()
@@ -86,11 +92,6 @@ class PostgresWriter(WriteQueue):
                 return [WriteResult(error=error)]
             return transact(partial(apply_operations, batch, database.savepoint))
 
-    def _give_up_connection(self) -> None:
-        log.error("PostgreSQL does not answer; the connection is given up")
-        database.give_up(self._thread.id)
-        self._stalled = self._loop.call_later(GIVE_UP_AGAIN_SECONDS, self._give_up_connection)
-
     # Without a connection.
 
     def _lose_connection(self, error: StorageError) -> None:
@@ -99,7 +100,7 @@ class PostgresWriter(WriteQueue):
         self._reconnect()
 
     def _reconnect(self) -> None:
-        self._thread.run(usable_connection, self._reconnected)
+        self._run(usable_connection, self._reconnected)
 
     def _reconnected(self, error: Exception | None) -> None:
         if error is None:
