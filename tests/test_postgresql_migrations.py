@@ -258,6 +258,10 @@ def catalogue_of_sqlite(file: Path) -> Catalogue:
     return columns, {index for index in indexes if index[1:4] != (None, ("id",), True)}
 
 
+# For what the other servers have sent lately; on SQLite there are none.
+ONLY_ON_POSTGRESQL = {("delivery", "delivery_sent", ("sent_at",), False, "sent_at IS NOT NULL")}
+
+
 def test_both_databases_have_the_same_tables_and_indexes(empty: str, tmp_path: Path) -> None:
     assert NEWEST == NEWEST_ON_SQLITE
     upgrade(empty)
@@ -266,4 +270,5 @@ def test_both_databases_have_the_same_tables_and_indexes(empty: str, tmp_path: P
     columns, indexes = catalogue_of_postgresql(empty)
     columns_of_sqlite, indexes_of_sqlite = catalogue_of_sqlite(tmp_path / "data" / "leads.db")
     assert columns == columns_of_sqlite and len(columns) > 100
-    assert indexes == indexes_of_sqlite and len(indexes) > 20
+    assert indexes - indexes_of_sqlite == ONLY_ON_POSTGRESQL and len(indexes) > 20
+    assert indexes_of_sqlite <= indexes
