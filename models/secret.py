@@ -17,6 +17,7 @@ from pathlib import Path
 
 from models.clock import Clock, utc_text
 from models.files import make_private, sync_folder
+from models.setting_values import ENCODED_KEY, MIN_SECRET_BYTES
 from models.settings import SettingError
 
 log = logging.getLogger("leads.server")
@@ -163,9 +164,26 @@ def add_keys_of(backup: Path, data_dir: Path, now: datetime) -> bool:
         _write_file(path, copied)
         return True
     present = _read_file(path)
-    known = {key.value for key in present}
-    _write_file(path, [*present, *_retired((key for key in copied if key.value not in known), now)])
+    _write_file(path, [*present, *_retired(_without(present, copied), now)])
     return True
+
+
+def store_keys(data_dir: Path, keys: SecretKeys, now: datetime) -> None:
+    """Make these keys the folder's secret. All others verify for a day.
+
+    Raises SettingError if the file can't be written.
+    """
+    path = data_dir / FILE_NAME
+    _put_damaged_aside(path, now)
+    present = _read_file(path) if path.exists() else []
+    newest, *earlier = map(_StoredKey, keys.keys)
+    others = [*present, *_without(present, earlier)]
+    _write_file(path, [newest, *_retired(_without([newest], others), now)])
+
+
+def setting_of(keys: SecretKeys) -> str:
+    """Return these keys as the setting `secret` takes them."""
+    return ", ".join(ENCODED_KEY + base64.b64encode(key).decode() for key in keys.keys)
 
 
 def copy_secret(data_dir: Path, target: Path) -> None:
@@ -204,6 +222,11 @@ def _retired(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
     return [replace(key, retired_at=key.retired_at or now) for key in keys]
 
 
+def _without(known: Iterable[_StoredKey], keys: Iterable[_StoredKey]) -> list[_StoredKey]:
+    values = {key.value for key in known}
+    return [key for key in keys if key.value not in values]
+
+
 def _still_used(keys: Iterable[_StoredKey], now: datetime) -> list[_StoredKey]:
     return [key for key in keys if key.retired_at is None or now - key.retired_at < VERIFIES_FOR]
 
@@ -232,7 +255,7 @@ def _read_file(path: Path) -> list[_StoredKey]:
 def _parse(line: str) -> _StoredKey:
     value, *rest = line.split()
     key = base64.b64decode(value, validate=True)  # binascii.Error is a ValueError
-    if len(key) < KEY_BYTES or (rest and (len(rest) != 2 or rest[0] != _RETIRED)):
+    if len(key) < MIN_SECRET_BYTES or (rest and (len(rest) != 2 or rest[0] != _RETIRED)):
         raise ValueError
     return _StoredKey(key, datetime.fromisoformat(rest[1]) if rest else None)
 

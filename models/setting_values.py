@@ -10,6 +10,7 @@ from models.email_address import normal_form
 from models.origin import origin_of
 
 MIN_SECRET_BYTES = 16
+ENCODED_KEY = "base64:"  # begins a key of LEADS_SECRET that is no text
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -233,11 +234,20 @@ def parse_count(text: str) -> int:
 
 
 def parse_secret(text: str) -> tuple[bytes, ...]:
-    """'new, old' → the keys; '' → (). Raises ValueError for a key under 16 characters."""
-    keys = tuple(part.strip().encode() for part in text.split(",") if part.strip())
+    """'new, old' → the keys; '' → (). Raises ValueError for a key under 16 characters.
+
+    A key is its text in UTF-8. Behind 'base64:' it is what that decodes to: the key of a file leads.secret.
+    """
+    keys = tuple(_secret_key(part.strip()) for part in text.split(",") if part.strip())
     if any(len(key) < MIN_SECRET_BYTES for key in keys):
         raise ValueError
     return keys
+
+
+def _secret_key(text: str) -> bytes:
+    if not text.startswith(ENCODED_KEY):
+        return text.encode()
+    return base64.b64decode(text.removeprefix(ENCODED_KEY), validate=True)  # binascii.Error is a ValueError
 
 
 def parse_log_format(text: str) -> str:

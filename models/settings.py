@@ -131,7 +131,7 @@ class Settings:
     secret: tuple[bytes, ...] = _setting(
         "",
         parse_secret,
-        "16 or more random characters; after a rotation 'new, old'",
+        "16 or more random characters, or base64:…; after a rotation 'new, old'",
         "the installation's secret, in place of the file leads.secret in the data folder",
         secret=True,
     )

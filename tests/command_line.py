@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from databases import opened
-from program_forks import run_forked
+from program_forks import Fork, run_forked
 from server_process import ROOT, environment
 
 from models.audit import COMMAND_LINE, Actor
@@ -65,15 +65,13 @@ class Commands:
 
     def on_terminal(self, *args: object, typed: str = "", columns: int = 80) -> tuple[int, str]:
         """Run a command on a terminal; return its exit status and all output."""
-        command, variables = self.arguments(*args)
+        _, variables = self.arguments(*args)
         ours, theirs = pty.openpty()
-        process = subprocess.Popen(
-            command,
-            env={**variables, "COLUMNS": str(columns)},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=self.data_dir.parent,
+        command = Fork(
+            list(map(str, args)),
+            {**variables, "COLUMNS": str(columns)},
+            self.data_dir.parent,
+            [theirs] * 3,
         )
         os.close(theirs)
         os.write(ours, typed.encode())
@@ -84,7 +82,7 @@ class Commands:
             except OSError:  # the process has closed its end
                 break
         os.close(ours)
-        return process.wait(), shown.decode()
+        return command.wait(), shown.decode()
 
     @contextmanager
     def database(self) -> Iterator[None]:

@@ -34,15 +34,22 @@ pytest_plugins = ["leads_sandbox", "browsing", "real_mail_servers"]
 
 DATABASE_FIXTURES = {"harness", "start_harness", "commands"}
 LEADS = "/api/v1/website_leads"
+LEFT_OUT = pytest.StashKey[int]()  # how many tests use no database
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which programs are missing, and so what was not tested."""
+    """Say which programs are missing and so what was not tested, and what was left out on PostgreSQL."""
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = {report.longrepr[2] for report in skipped if isinstance(report.longrepr, tuple)}
     for reason in sorted(reason for reason in reasons if "not found" in reason):
         terminalreporter.write_line(f"NOT TESTED: {reason.removeprefix('Skipped: ')}", red=True, bold=True)
+    if databases.IS_POSTGRESQL:
+        ran = sum(len(terminalreporter.stats.get(outcome, [])) for outcome in ("passed", "failed"))
+        terminalreporter.write_line(
+            f"On PostgreSQL: {ran} tests ran, {len(skipped)} are about SQLite or were skipped, and "
+            f"{terminalreporter.config.stash.get(LEFT_OUT, 0)} use no database and were left out."
+        )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,9 +60,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if not uses_database(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if uses_database(item)]
+        config.stash[LEFT_OUT] = len(left_out)
         for item in items:
             if marker := item.get_closest_marker("sqlite"):
                 item.add_marker(pytest.mark.skip(reason=f"SQLite only: {marker.args[0]}"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = node.workeroutput.get("left_out", 0)  # each worker collects all tests
 
 
 def uses_database(item: pytest.Item) -> bool:

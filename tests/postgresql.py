@@ -18,6 +18,10 @@ import pytest
 from free_ports import free_ports
 from process_folder import ProcessFolder, signal_all
 
+from models.storage.moving import copy_database
+from models.storage.postgres.moving import postgres_target
+from models.storage.sqlite.moving import sqlite_source
+
 NOT_FOUND = "PostgreSQL not found; install it with .ci/postgresql"
 SUPERUSER = "postgres"
 ROLE, PASSWORD = "leads", "correct-horse"  # the owner of each database, which has no other right
@@ -242,6 +246,32 @@ def database_url(folder: Path) -> str:
         cluster.create_database(name)
         _names[folder] = name
     return cluster.url(_names[folder])
+
+
+def copy_folder(folder: Path, url: str) -> None:
+    """Copy every row of a data folder into an empty database. A schema that is not the newest is upgraded."""
+    with postgres_target(url) as target, sqlite_source(folder) as source:
+        copy_database(source, target, lambda step: None)
+        target.seal()
+        target.commit()
+
+
+def dump(url: str) -> str:
+    """Return a database as SQL that any role can run. The same database is always the same text."""
+    programs = binaries()
+    assert programs is not None
+    options = ["--no-owner", "--no-privileges", "--inserts"]
+    done = subprocess.run(
+        [programs / "pg_dump", *options, "-d", url], capture_output=True, text=True, check=True
+    )
+    # Versions, and what psql alone understands, with a random key.
+    return re.sub(r"(?m)^(-- Dumped (from|by) .*|\\(un)?restrict .*)\n", "", done.stdout)
+
+
+def load(url: str, text: str) -> None:
+    """Run what `dump` returned in an empty database."""
+    with psycopg.connect(url) as connection:
+        connection.execute(text.encode())
 
 
 def forget(folder: Path) -> None:

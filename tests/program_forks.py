@@ -33,14 +33,42 @@ def run_forked(
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
-        status = _parent().run(
-            {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd)},
-            [given.fileno(), out.fileno(), err.fileno()],
-            timeout,
-        )
+        streams = [given.fileno(), out.fileno(), err.fileno()]
+        status = Fork(arguments, environment, cwd, streams).wait(timeout)
         for file in (out, err):
             file.seek(0)
         return subprocess.CompletedProcess(list(arguments), status, out.read().decode(), err.read().decode())
+
+
+class Fork:
+    """A started command. streams: the descriptors of its standard input, output and error."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        streams: Sequence[int],
+    ) -> None:
+        request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd)}
+        answers, theirs = os.pipe()
+        self._answers = open(answers, "rb", buffering=0)
+        try:
+            _parent().send(json.dumps(request).encode(), [*streams, theirs])
+        finally:
+            os.close(theirs)
+        self._process = int(self._answers.read(20).split()[0])
+
+    def wait(self, timeout: float = 60) -> int:
+        """Return the exit status, as `subprocess` has it. Raises TimeoutExpired, once the command has ended."""
+        with self._answers as answers:
+            has_ended = bool(select.select([answers], [], [], timeout)[0])
+            if not has_ended:
+                os.kill(self._process, signal.SIGKILL)
+            status = int(answers.read(20))
+        if not has_ended:
+            raise subprocess.TimeoutExpired("a command", timeout)
+        return status
 
 
 class _Parent:
@@ -57,21 +85,9 @@ class _Parent:
                 pass_fds=[theirs.fileno()],
             )
 
-    def run(self, request: Mapping[str, object], streams: Sequence[int], timeout: float) -> int:
-        """Return the exit status of a command with these standard streams. Raises TimeoutExpired."""
-        answers, theirs = os.pipe()
-        with open(answers, "rb", buffering=0) as answer:
-            try:
-                with self._lock:
-                    socket.send_fds(self._requests, [json.dumps(request).encode()], [*streams, theirs])
-            finally:
-                os.close(theirs)
-            process = int(answer.read(20).split()[0])
-            if not select.select([answer], [], [], timeout)[0]:
-                os.kill(process, signal.SIGKILL)
-                answer.read()
-                raise subprocess.TimeoutExpired(str(request["arguments"]), timeout)
-            return int(answer.read(20))
+    def send(self, request: bytes, descriptors: Sequence[int]) -> None:
+        with self._lock:
+            socket.send_fds(self._requests, [request], descriptors)
 
     def close(self) -> None:
         self._requests.close()
@@ -111,6 +127,13 @@ def _serve(requests: socket.socket) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # As Python makes them at its start.
+    sys.stdin = open(0, encoding=sys.stdin.encoding, errors=sys.stdin.errors, closefd=False)
+    lines_or_blocks = 1 if os.isatty(1) else -1
+    sys.stdout = open(
+        1, "w", lines_or_blocks, encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False
+    )
+    sys.stderr = open(2, "w", 1, encoding=sys.stderr.encoding, errors=sys.stderr.errors, closefd=False)
     given = json.loads(request)
     os.chdir(given["cwd"])
     os.environ.clear()

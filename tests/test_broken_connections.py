@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that break or hang: what is repeated, what is given up, and what is never told."""
+"""Connections to PostgreSQL that break or hang: what is repeated, what is given up, what is never told."""
 
 import asyncio
 import threading

@@ -77,6 +77,7 @@ async def refusals(harness: ServerHarness) -> int:
 # ---- over the socket
 
 
+@pytest.mark.sqlite("the disk of PostgreSQL may be another machine's")
 async def test_C32_small_disk_nearly_full_keeps_room_for_others(tmp_path: Path) -> None:
     with ExitStack() as stack:
         try:
@@ -362,6 +363,7 @@ def test_doctor_warns_no_later_than_leads_are_refused(total: int) -> None:
     assert (enough.state == WARNING) == ("the server refuses leads" in enough.found)
 
 
+@pytest.mark.sqlite("the doctor on PostgreSQL is tested in test_postgresql_doctor.py")
 async def test_doctor_names_refused_leads_and_the_low_disk(tmp_path: Path, io_loop: object) -> None:
     commands = Commands(tmp_path / "data")
     commands.leads({})

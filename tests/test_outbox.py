@@ -254,6 +254,7 @@ async def test_stop_lets_running_deliveries_finish(harness: ServerHarness) -> No
     assert len(harness.mail.mails) == 1
 
 
+@pytest.mark.sqlite("on PostgreSQL another server may be sending it, until its lease ends")
 async def test_delivery_left_sending_by_a_crash_is_sent_at_start(harness: ServerHarness) -> None:
     await harness.lead(token="maple")
     await harness.settled()
@@ -379,6 +380,7 @@ async def test_one_mail_always_answered_421_does_not_block_others(
     assert (await harness.deliveries())[0]["state"] == "failed"
 
 
+@pytest.mark.sqlite("the clock is that of PostgreSQL, which no server may take for set")
 async def test_clock_set_back_an_hour_delays_nothing(harness: ServerHarness, clock: SteppedClock) -> None:
     monitor = ClockMonitor(
         clock, harness.server.storage, harness.server.dispatcher.wake, harness.server._reschedule_jobs

@@ -338,7 +338,7 @@ def test_commands_are_refused_during_a_restore(commands: Commands) -> None:
     commands.leads({})
     with restore_lock(commands.data_dir):
         said = commands.refusal("building", "add", "--name", "Oak")
-    assert said == f"a restore into {commands.data_dir} is under way; let it come to its end"
+    assert said == f"a restore into {commands.data_dir}, or a move, is under way; let it come to its end"
 
 
 def test_database_is_refused_as_its_own_backup(commands: Commands) -> None:

@@ -126,6 +126,7 @@ PARTNER_SECRETS = ("hunter2", "k3y", "fr4gment")
 PARTNER_URL = "https://june:hunter2@june.test/leads?key=k3y&k3y#fr4gment"
 
 
+@pytest.mark.database
 def test_secrets_of_the_partner_url_are_shown_nowhere(tmp_path: Path) -> None:
     given = {"june_homes_url": PARTNER_URL, "june_homes_secret": SECRET, "data_dir": str(tmp_path)}
     file = tmp_path / "leads.toml"
@@ -418,6 +419,7 @@ def test_a_service_link_in_place_of_the_port_leaves_the_file(tmp_path: Path) -> 
         load({}, {"LEADS_PORT": "http"})
 
 
+@pytest.mark.database
 def test_a_command_warns_of_foreign_variables_on_stderr_alone(tmp_path: Path) -> None:
     foreign = {"token": "hunter2", "smtp_service_host": "10.0.0.2", "port": "tcp://10.0.0.1:8080"}
     for command in (("config", "show"), ("config", "show", "--json"), ("building", "add", "--name", "Oak")):

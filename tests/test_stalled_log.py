@@ -21,6 +21,8 @@ from server_process import ROOT, environment
 from handlers import background_file
 from handlers.background_file import BackgroundFile
 
+pytestmark = pytest.mark.sqlite("the log is the same with either database")
+
 LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z [A-Z]+ .+")
 
 

@@ -5,7 +5,19 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers.terminal import backup, building, config, customer, doctor, lead, openapi, outbox, secret, token
+from handlers.terminal import (
+    backup,
+    building,
+    config,
+    customer,
+    doctor,
+    lead,
+    move,
+    openapi,
+    outbox,
+    secret,
+    token,
+)
 from handlers.terminal.arguments import CommandContext, Nouns, add_settings, flags_of, unix_user
 from handlers.terminal.hints import with_hint
 from handlers.terminal.output import note, prepare_output
@@ -101,6 +113,7 @@ def make_parser(programs: Mapping[str, Program], run_checks: doctor.RunChecks) -
         command.set_defaults(run=lambda context, program=program: program(context.settings), logs=True)
     for noun in NOUNS:
         noun.add_commands(nouns)
+    move.add_command(nouns)
     doctor.add_command(nouns, run_checks)
     openapi.add_command(nouns)
     return parser

@@ -1,4 +1,4 @@
-"""The command about the installation's secret."""
+"""The commands about the installation's secret."""
 
 from handlers.terminal.arguments import CommandContext, Noun, Nouns
 from handlers.terminal.output import print_result
@@ -6,13 +6,13 @@ from models.clock import utc_text
 from models.database import missing_database
 from models.errors import Conflict, NotFound
 from models.secret import FILE_NAME as SECRET_FILE
-from models.secret import VERIFIES_FOR, rotate_secret
+from models.secret import VERIFIES_FOR, read_keys, rotate_secret, setting_of
 
 HOURS = VERIFIES_FOR.total_seconds() / 3600
 
 
 def add_commands(nouns: Nouns) -> None:
-    """Add `secret` and its command to the parser."""
+    """Add `secret` and its commands to the parser."""
     noun = Noun(nouns, "secret", "manage the installation's secret")
     noun.plain_command(
         "rotate",
@@ -20,6 +20,19 @@ def add_commands(nouns: Nouns) -> None:
         "replace the installation's secret by a new one",
         *("data_dir", "database_url", "secret"),
     )
+    noun.plain_command(
+        "show", _show, "print the secret of the data folder as LEADS_SECRET takes it", "data_dir", "secret"
+    )
+
+
+def _show(context: CommandContext) -> None:
+    data_dir = context.settings.data_dir
+    if context.settings.secret:
+        raise Conflict(f"the secret is set by {context.settings.origin('secret')}, and stands there")
+    keys = read_keys(data_dir)
+    if keys is None:
+        raise NotFound(f"there is no {SECRET_FILE} in {data_dir}", "no_database")
+    print_result({"secret": setting_of(keys)}, context.args.json, setting_of(keys))
 
 
 def _rotate(context: CommandContext) -> None:

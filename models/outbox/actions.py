@@ -124,3 +124,19 @@ def pause_after_restore(actor: Actor, now: datetime) -> None:
     record_action(actor, "backup.restore", "backup", None, now)
     for kind in KINDS:
         pause(actor, kind, now, f"by a restore at {now:%Y-%m-%d %H:%M}Z: what waits may have left already")
+
+
+def pause_moved(actor: Actor, target: str, now: datetime) -> None:
+    """Pause every kind in a database that was moved: what waits leaves from the target."""
+    _pause_all(actor, now, f"since all leads were moved to {target} at {now:%Y-%m-%d %H:%M}Z")
+
+
+def pause_after_move(actor: Actor, source: str, now: datetime) -> None:
+    """Pause every kind in the database that a move has made, until the operator resumes it."""
+    _pause_all(actor, now, f"since all leads were moved here from {source} at {now:%Y-%m-%d %H:%M}Z")
+
+
+def _pause_all(actor: Actor, now: datetime, reason: str) -> None:
+    record_action(actor, "database.move", "database", None, now)
+    for kind in KINDS:
+        pause(actor, kind, now, reason)

@@ -4,8 +4,9 @@ Run it once, with the released program, from the project's root:
 
     .venv/bin/python tests/schemas/make.py
 
-It writes schema-N.db and schema-N.jsonl, which never change afterwards. tests/test_migrations.py upgrades the
-database and compares it with the export.
+It writes schema-N.db, schema-N.jsonl and schema-N.sql, which never change afterwards: the SQLite file, its
+export, and a dump of a PostgreSQL with the same rows. tests/test_migrations.py and
+tests/test_postgresql_migrations.py upgrade the databases and compare them with what they had.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from command_line import ACTOR  # noqa: E402
 from conftest import ServerHarness, SteppedClock, running_harness  # noqa: E402
+from postgresql import Cluster, copy_folder, dump  # noqa: E402
 
 from models.building_actions import issue_token, remove_building, update_building  # noqa: E402
 from models.customer import flag_spam  # noqa: E402
@@ -94,3 +96,7 @@ if __name__ == "__main__":
         close_database(checkpoint=True)
         (HERE / f"schema-{NEWEST}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         shutil.copyfile(folder / "leads.db", HERE / f"schema-{NEWEST}.db")
+        with Cluster() as cluster:
+            url = cluster.create_database("leads")
+            copy_folder(folder, url)
+            (HERE / f"schema-{NEWEST}.sql").write_text(dump(url), encoding="utf-8")

@@ -58,7 +58,7 @@ def transact(work: Callable[[], Result]) -> Result:
             if (of_row := row_error(error)) is not None:
                 raise of_row from None
             raise
-        if _commit(connection, transaction_id):
+        if commit(connection, transaction_id):
             return result
     raise StorageError("other transactions were in the way again and again")
 
@@ -82,7 +82,7 @@ def _measure_clock(connection: Connection) -> None:
     database.clock.measured(row[0], sent, time.monotonic())
 
 
-def _commit(connection: Connection, transaction_id: int | None) -> bool:
+def commit(connection: Connection, transaction_id: int | None) -> bool:
     """Commit. Return False if nothing is stored and the work can be repeated.
 
     transaction_id: None if the transaction has written nothing. Raises StorageError and OutcomeUnknown.

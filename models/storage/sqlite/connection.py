@@ -107,6 +107,11 @@ def wal_file(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
+def with_companions(path: Path) -> tuple[Path, ...]:
+    """Return the database file, and the files that SQLite may keep beside it."""
+    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
+
+
 def size_with_wal(path: Path) -> int:
     """Return how many bytes the database takes with its WAL; 0 if there is none."""
     return sum(file.stat().st_size for file in (path, wal_file(path)) if file.exists())

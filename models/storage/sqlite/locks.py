@@ -1,4 +1,4 @@
-"""Locks of the data folder: one server alone runs on it, and no command while a restore does."""
+"""Locks of the data folder: one server alone runs on it, and no command while a restore or a move does."""
 
 import fcntl
 import os
@@ -91,7 +91,7 @@ def server_lock(data_dir: Path, otherwise: str = ", or give another LEADS_DATA_D
 
 def command_lock(data_dir: Path) -> FolderLock:
     """Return the lock that each running command holds, beside a server and other commands."""
-    refusal = f"a restore into {data_dir} is under way; let it come to its end"
+    refusal = f"a restore into {data_dir}, or a move, is under way; let it come to its end"
     return FolderLock(data_dir / USE_LOCK, shared=True, refusal=refusal)
 
 

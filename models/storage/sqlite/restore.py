@@ -14,7 +14,14 @@ from models.secret import add_keys_of
 from models.storage import DatabaseUnusable, StorageError
 from models.storage.sqlite.backup import Backup, Progress, copy_database, read_back, verify_backup
 from models.storage.sqlite.backup_files import AT, secret_file
-from models.storage.sqlite.connection import FILE_NAME, close_database, database, transaction, use_file
+from models.storage.sqlite.connection import (
+    FILE_NAME,
+    close_database,
+    database,
+    transaction,
+    use_file,
+    with_companions,
+)
 from models.storage.sqlite.failures import storage_reason
 from models.storage.sqlite.inspect import QUICK_CHECK, RESTORING, ReadOnlyDatabase, ask_to_recover
 from models.storage.sqlite.locks import restore_lock, server_lock
@@ -79,7 +86,7 @@ def restore_backup(
 
 
 def _remove(database_file: Path) -> None:
-    for file in _with_companions(database_file):
+    for file in with_companions(database_file):
         file.unlink(missing_ok=True)
 
 
@@ -146,7 +153,7 @@ def _put_in_place(data_dir: Path, prepared: Path, now: datetime) -> Path | None:
     os.replace(prepared, restoring)
     sync_folder(data_dir)
     replaced: Path | None = None
-    old = [file for file in _with_companions(path) if file.exists()]
+    old = [file for file in with_companions(path) if file.exists()]
     if old:
         replaced = _new_folder(data_dir, f"replaced-{now:{AT}}")
         for file in old:
@@ -167,7 +174,3 @@ def _new_folder(parent: Path, name: str) -> Path:
             continue
         return folder
     raise DatabaseUnusable(f"{parent} has a thousand folders named {name}; remove some")
-
-
-def _with_companions(path: Path) -> tuple[Path, ...]:
-    return tuple(path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal"))
