@@ -22,7 +22,7 @@ from models.outbox.claims import CUT_OFF, LEASE, Claim, Claimed, claim, open_out
 from models.outbox.delivery import ERASED, Delivery
 from models.outbox.destination import EMAIL, JUNE_HOMES, Destination
 from models.outbox.digests import form_digests
-from models.outbox.leases import NOT_BEGUN, give_up, renew, take_over
+from models.outbox.leases import NOT_BEGUN, give_up, give_up_unknown, renew, take_over
 from models.outbox.outcomes import LOST, Failure, FailureKind, Outcome, settle
 from models.storage import BlockingStorage
 from models.storage.write_queue import Request, apply_operations
@@ -101,6 +101,18 @@ def test_only_claims_of_a_dead_server_are_taken_over(storage: BlockingStorage) -
     [again] = claimed(storage, B, now=LATER)
     assert (again.delivery_id, again.attempt, again.sent_at) == (1, 2, dead.sent_at)  # the same Date
     assert ledger(storage) == [(CUT_OFF, None, False), (None, None, False)]
+
+
+def test_a_claim_of_unknown_outcome_is_put_back(storage: BlockingStorage) -> None:
+    add_leads(storage, 3)
+    lost = Claim(EMAIL, 2, NOW, A)
+    storage.write(claim, [lost])
+    [known] = claimed(storage, A, now=NOW + timedelta(seconds=1))
+    assert storage.write(give_up_unknown, [lost, Claim(EMAIL, 9, NOW, B)], NOW) == [1, 2]
+    assert storage.write(give_up_unknown, [lost], NOW) == []
+    assert (row(storage).state, row(storage).sent_at, row(storage, 3).claimed_by) == ("pending", None, A)
+    assert ledger(storage) == [(NOT_BEGUN, None, True)]
+    assert settled(storage, delivered(known)) == ["delivered"]
 
 
 def test_a_claim_without_a_lease_is_taken_over(storage: BlockingStorage) -> None:
