@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TypedDict
 from urllib.parse import urlsplit
 
-from peewee import JOIN, fn
+from peewee import JOIN, SQL, fn
 
 from models.building import Building, list_websites, origins_of
 from models.lead import Lead
@@ -49,7 +49,9 @@ def list_unregistered_origins(since: datetime) -> list[UnregisteredOrigin]:
     Of each day at most ORIGINS_A_DAY count. Leads of removed buildings don't.
     """
     # Both stay text, as they are stored.
-    day, last_at = fn.substr(Lead.created_at, 1, 10).coerce(False), fn.max(Lead.created_at).coerce(False)
+    # In the text, as PostgreSQL takes the parameters for numbers of another type than its function has.
+    day = fn.substr(Lead.created_at, SQL("1"), SQL("10")).coerce(False)
+    last_at = fn.max(Lead.created_at).coerce(False)
     count = fn.count(Lead.id)
     rows = (
         Lead.select(day, Lead.unregistered_origin, Lead.building, count, last_at)
