@@ -60,7 +60,7 @@ class Fork:
         self._process = int(self._answers.read(20).split()[0])
 
     def wait(self, timeout: float = 60) -> int:
-        """Return the exit status, as `subprocess` has it. Raises TimeoutExpired, once the command has ended."""
+        """Return the exit status, as of `subprocess`. Raises TimeoutExpired, once the command has ended."""
         with self._answers as answers:
             has_ended = bool(select.select([answers], [], [], timeout)[0])
             if not has_ended:
