@@ -336,7 +336,7 @@ async def running_harness(data_dir: Path, clock: Clock, **options: str) -> Async
         try:
             yield harness
         finally:
-            await harness.server.stop()
+            await harness.server.stop(finish_seconds=0.5)  # some tests leave a mail that is never answered
     finally:
         harness.client.close()
         await harness.partner.stop()

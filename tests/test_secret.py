@@ -88,7 +88,6 @@ async def test_a_secret_by_setting_is_rotated_by_naming_both(start_harness: Star
         with pytest.raises(SettingError, match="another secret"):
             await harness.restart(secret="a-third-secret-is-this")
         await harness.start(secret="another-long-secret")
-        assert id_of(await harness.post(LEAD, **KEY)) == 1
     else:
         await harness.restart(secret="a-third-secret-is-this")
         assert id_of(await harness.post(LEAD, **KEY)) == 2
