@@ -19,6 +19,7 @@ from server_process import ROOT, Program, run, started
 
 StartServers = Callable[..., "Servers"]
 
+pytestmark = pytest.mark.sqlite("a balancer knows no database")
 LIMIT = 5
 CLIENTS = [f"203.0.113.{number}" for number in range(1, 13)]
 HASHING = {"haproxy": r"balance hash .*", "nginx": r"hash \$client consistent;"}
