@@ -258,6 +258,6 @@ def test_C30_doctor_names_three_of_many_proxies(commands: Commands) -> None:
     assert "10.0.0.1, 10.0.0.2, 10.0.0.3 and 1 more, undeclared" in proxy_row(commands)["found"]
 
 
-@pytest.mark.database
+@pytest.mark.sqlite("it is about a folder without a file")
 def test_C30_doctor_without_a_database_knows_no_proxy(tmp_path: Path) -> None:
     assert proxy_row(Commands(tmp_path / "data"), status=0)["state"] == "ok"
