@@ -131,6 +131,7 @@ def test_sigterm_lets_requests_in_flight_finish(data_dir: str) -> None:
         assert server.process.wait(30) == 0
 
 
+@pytest.mark.database
 def test_stop_delay_takes_leads_while_readyz_is_503(data_dir: str) -> None:
     with started("serve", data_dir=data_dir, stop_delay="600") as server:
         assert status_of(server.url + "/readyz") == 200
