@@ -198,6 +198,14 @@ def place_of(operation: Operation) -> int:
     return getattr(operation, "place", ACTIONS)
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and its causes: Peewee reports a driver's error as one of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def operation_of(action: Callable[[], Any]) -> Operation:
     """Return an operation for one action alone: a set of its own, so that its failure is its own as well."""
 

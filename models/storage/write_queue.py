@@ -102,6 +102,10 @@ class WriteQueue(ABC):
         else:
             self._schedule_batch()
 
+    @abstractmethod
+    async def close(self) -> None:
+        """Write what is queued, end the thread, and close the connection."""
+
     async def drain(self) -> None:
         """Return once everything is written that was queued."""
         while self.unanswered or self._busy:

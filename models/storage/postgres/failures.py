@@ -1,10 +1,11 @@
 """Which of PostgreSQL's errors mean that storage failed, and which that a transaction met another one."""
 
 import re
-from collections.abc import Iterator
 
 import psycopg
 from psycopg import errors
+
+from models.storage import causes
 
 STORAGE_FAILURES = (
     psycopg.OperationalError,  # connections, locks, resources, shutdowns
@@ -21,14 +22,6 @@ _FRAME = re.compile(
     r"- host: '[^']*', port: '[^']*', hostaddr: '[^']*': |connection (?:failed|is bad): "
     r"|\s+Is the server running .*|LINE \d+: .*|\s*\^"
 )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes: Peewee raises errors of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def is_storage_failure(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from models.clock import Clock
-from models.storage import Operation, StorageError, WriteCallback, operation_of, submit_and_wait
+from models.storage import StorageError
 from models.storage.postgres.connection import (
     close_database,
     database,
@@ -20,6 +20,7 @@ from models.storage.postgres.migrations.migrate import check_rights, migrate
 from models.storage.postgres.reader import PostgresReader
 from models.storage.postgres.transaction import transact
 from models.storage.postgres.writer import PostgresWriter
+from models.storage.queued_storage import QueuedStorage
 from models.storage.storage_check import write_check
 
 Params = ParamSpec("Params")
@@ -31,20 +32,23 @@ DISK_FULL_SECONDS = 5.0  # how long a write that found no room counts
 SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
 
 
-class PostgresStorage:
+class PostgresStorage(QueuedStorage):
     """`ServerStorage` on a PostgreSQL database."""
 
     is_shared = True
+    writer: PostgresWriter
+    _quick_reader: PostgresReader
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         """clock: in place of the database's."""
+        super().__init__(
+            PostgresWriter(),
+            PostgresReader("reader", QUICK_SECONDS),
+            PostgresReader("slow reader", SLOW_SECONDS),
+        )
         self._url = url
         self.clock = clock or database.clock
         self.failed = asyncio.Event()  # never set: the writer finds out the outcome of a commit by itself
-        self.writer = PostgresWriter()
-        # Two, so that a slow listing does not delay the look-up of an origin.
-        self._quick_reader = PostgresReader("reader", QUICK_SECONDS)
-        self._slow_reader = PostgresReader("slow reader", SLOW_SECONDS)
 
     def lock(self) -> None:
         """Do nothing: several servers may use the database."""
@@ -68,51 +72,6 @@ class PostgresStorage:
         """Undo `lock` and `open`, after a start that failed."""
         close_database()
 
-    def start(self) -> None:
-        """Start the writer on the running loop."""
-        self.writer.start()
-
-    @property
-    def waited_seconds(self) -> float:
-        """As `Storage.waited_seconds`."""
-        return self.writer.waited_seconds
-
-    def submit(
-        self,
-        operation: Operation,
-        item: object,
-        callback: WriteCallback,
-        *,
-        linger: bool = False,
-        alone: bool = False,
-    ) -> None:
-        """As `Submitter.submit`."""
-        self.writer.submit(operation, item, callback, linger=linger, alone=alone)
-
-    def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:
-        """As `Submitter.after_commit`."""
-        self.writer.after_commit(operation, callback)
-
-    async def write(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.write`."""
-        operation = operation_of(partial(function, *args, **kwargs))
-        result: Result = await submit_and_wait(self.writer, operation, None)
-        return result
-
-    async def read(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.read`."""
-        return await self._quick_reader.read(function, *args, **kwargs)
-
-    async def read_slowly(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.read_slowly`."""
-        return await self._slow_reader.read(function, *args, **kwargs)
-
     async def check(self) -> None:
         """As `Storage.check`."""
         await self.write(write_check, self.clock.now())
@@ -120,12 +79,6 @@ class PostgresStorage:
         # So little may still fit where a lead doesn't.
         if time.monotonic() - self.writer.disk_full_at < DISK_FULL_SECONDS:
             raise StorageError("the disk of PostgreSQL was full a moment ago")
-
-    async def close(self) -> None:
-        """Write what is queued, and close every connection."""
-        await self._quick_reader.close()
-        await self._slow_reader.close()
-        await self.writer.close()
 
 
 def _check_rights() -> None:

@@ -63,14 +63,11 @@ def transact(work: Callable[[], Result]) -> Result:
     raise StorageError("other transactions were in the way again and again")
 
 
-def _roll_back(connection: Connection) -> bool:
-    """Return False if the connection is broken: the server rolls the transaction back then."""
+def _roll_back(connection: Connection) -> None:
     try:
         connection.execute("ROLLBACK")
-        return True
-    except psycopg.Error:
+    except psycopg.Error:  # the server rolls back what has lost its connection
         close_database()
-        return False
 
 
 def _measure_clock(connection: Connection) -> None:

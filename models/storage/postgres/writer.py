@@ -9,9 +9,8 @@ from typing import Any
 
 import psycopg
 
-from models.storage import StorageError, WriteResult
+from models.storage import StorageError, WriteResult, causes
 from models.storage.postgres.connection import RECONNECT_SECONDS, close_database, database, usable_connection
-from models.storage.postgres.failures import causes
 from models.storage.postgres.stall_timer import StallTimer
 from models.storage.postgres.transaction import transact
 from models.storage.write_queue import Request, WriteQueue, apply_operations

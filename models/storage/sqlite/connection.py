@@ -8,8 +8,8 @@ from typing import Any
 import apsw
 from playhouse.apsw_ext import APSWDatabase
 
-from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, rows
-from models.storage.sqlite.failures import causes, is_storage_failure, storage_errors, storage_reason
+from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError, causes, rows
+from models.storage.sqlite.failures import is_storage_failure, storage_errors, storage_reason
 
 FILE_NAME = "leads.db"
 APPLICATION_ID = 0x4C454144  # "LEAD", in the file's header: tells our files from any other SQLite file

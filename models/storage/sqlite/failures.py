@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from models.storage import StorageError
+from models.storage import StorageError, causes
 
 STORAGE_FAILURES = (
     apsw.FullError,
@@ -19,14 +19,6 @@ STORAGE_FAILURES = (
     apsw.NoMemError,
     apsw.ProtocolError,
 )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and its causes: Peewee reports a disk error as 'cannot rollback'."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def is_storage_failure(error: BaseException) -> bool:

@@ -1,19 +1,12 @@
 """The storage of a running server on SQLite: one writer, readers beside it, one folder that it alone has."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from models.clock import Clock
-from models.storage import (
-    Operation,
-    WriteCallback,
-    operation_of,
-    submit_and_wait,
-)
+from models.storage.queued_storage import QueuedStorage
 from models.storage.reader import Reader
 from models.storage.sqlite.connection import close_database, reading, transaction
 from models.storage.sqlite.failures import storage_errors
@@ -29,20 +22,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class SqliteStorage:
+class SqliteStorage(QueuedStorage):
     """`ServerStorage` on the SQLite file of one data folder."""
 
     is_shared = False
 
     def __init__(self, data_dir: Path, clock: Clock | None = None) -> None:
         """clock: in place of the machine's."""
+        writer = Writer()
+        super().__init__(
+            writer,
+            Reader("reader", reading, close_database),
+            Reader("slow reader", reading, close_database),
+        )
         self._data_dir = data_dir
         self.clock = clock or Clock()
+        self.failed = writer.broken
         self._lock = server_lock(data_dir)
-        self.writer = Writer()
-        # Two, so that a slow listing does not delay the look-up of an origin.
-        self._quick_reader = Reader("reader", reading, close_database)
-        self._slow_reader = Reader("slow reader", reading, close_database)
 
     def lock(self) -> None:
         """Take the folder for this server alone. Raises DatabaseUnusable if another server has it."""
@@ -61,65 +57,13 @@ class SqliteStorage:
         close_database()
         self._lock.release()
 
-    def start(self) -> None:
-        """Start the writer on the running loop."""
-        self.writer.start()
-
-    @property
-    def failed(self) -> asyncio.Event:
-        """Set once only a new start can tell what is stored."""
-        return self.writer.broken
-
-    @property
-    def waited_seconds(self) -> float:
-        """How long the loop has waited for commits, in all."""
-        return self.writer.waited_seconds
-
-    def submit(
-        self,
-        operation: Operation,
-        item: object,
-        callback: WriteCallback,
-        *,
-        linger: bool = False,
-        alone: bool = False,
-    ) -> None:
-        """As `Submitter.submit`."""
-        self.writer.submit(operation, item, callback, linger=linger, alone=alone)
-
-    def after_commit(self, operation: Operation, callback: Callable[[], None]) -> None:
-        """As `Submitter.after_commit`."""
-        self.writer.after_commit(operation, callback)
-
-    async def write(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.write`."""
-        operation = operation_of(partial(function, *args, **kwargs))
-        result: Result = await submit_and_wait(self.writer, operation, None)
-        return result
-
-    async def read(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.read`."""
-        return await self._quick_reader.read(function, *args, **kwargs)
-
-    async def read_slowly(
-        self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
-    ) -> Result:
-        """As `Storage.read`, for a query that may take long: a listing, a search, a report."""
-        return await self._slow_reader.read(function, *args, **kwargs)
-
     async def check(self) -> None:
         """As `Storage.check`."""
         await self.write(check_storage, self.clock.now())
 
     async def close(self) -> None:
         """Write what is queued, close every connection, and release the folder."""
-        await self._quick_reader.close()
-        await self._slow_reader.close()
-        await self.writer.close()
+        await super().close()
         self._lock.release()
 
 
