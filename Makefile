@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --req
 LINE   := 110
 DIST   := dist
 DATABASE ?= sqlite
+# Else each of the many programs that the tests start compiles all modules again.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE
 CODE   := server.py integrations handlers jobs models tests bench docs
 
 .DEFAULT_GOAL := help
@@ -25,10 +27,10 @@ serve: $(VENV)/.runtime ## run the server on LEADS_DATA_DIR, by default ./data
 	@$(BIN)/python server.py serve
 
 test: $(VENV)/.dev ## run the tests; DATABASE=postgresql on a PostgreSQL that they start
-	@DATABASE=$(DATABASE) $(BIN)/python -m pytest -n auto --dist loadfile
+	@DATABASE=$(DATABASE) $(COMPILED) $(BIN)/python -m pytest -n auto --dist loadfile
 
 faults: $(VENV)/.dev ## run faults against the server, and print a table; FAULT=kill-9 for one row
-	@$(BIN)/python tests/faults/runner.py $(FAULT)
+	@$(COMPILED) $(BIN)/python tests/faults/runner.py $(FAULT)
 
 bench: $(VENV)/.dev ## measure the server beside bare Tornado; ROW=lone for one row, AGAINST=DIR for another checkout
 	@$(BIN)/python bench/run.py $(ROW) $(if $(AGAINST),--against $(AGAINST))

@@ -62,20 +62,32 @@ async def _fail_over(run: FaultRun, servers: Servers, primary: Cluster, standby:
 
 
 async def _hold_commits(servers: Servers, primary: Cluster) -> None:
-    """Have a commit of each server wait for the standby, which knows nothing of its transaction."""
+    """Have a commit of leads of each server wait for the standby, which knows nothing of its transaction."""
     senders = [pid for (pid,) in primary.query("SELECT pid FROM pg_stat_replication")]
     waiting = """
-        SELECT backend_xid::text::bigint FROM pg_stat_activity
-        WHERE application_name = 'leads server' AND wait_event = 'SyncRep'
+        SELECT backend_xid::text::bigint, EXISTS (
+            SELECT FROM pg_locks
+            WHERE pg_locks.pid = pg_stat_activity.pid AND relation = 'lead'::regclass AND mode = 'RowExclusiveLock'
+        )
+        FROM pg_stat_activity WHERE application_name = 'leads server' AND wait_event = 'SyncRep'
     """
-    while True:
-        signal_all(senders, signal.SIGSTOP)
-        [(next_id,)] = primary.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-        await servers.until(lambda: len(primary.query(waiting)) >= len(servers.each))
-        if all(transaction_id >= next_id for (transaction_id,) in primary.query(waiting)):
-            return
-        signal_all(senders, signal.SIGCONT)  # the standby may have heard of one that had begun before
-        await asyncio.sleep(0.05)
+
+    def held() -> list[tuple[int, bool]]:
+        return [(row[0], row[1]) for row in primary.query(waiting, database=servers.database)]
+
+    try:
+        while True:
+            signal_all(senders, signal.SIGSTOP)
+            [(next_id,)] = primary.query("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+            await servers.until(lambda: len(held()) >= len(servers.each))
+            if all(transaction_id >= next_id and of_leads for transaction_id, of_leads in held()):
+                return
+            # The standby may have heard of a transaction that had begun before, or one is of mails.
+            signal_all(senders, signal.SIGCONT)
+            await asyncio.sleep(0.05)
+    except BaseException:
+        signal_all(senders, signal.SIGCONT)  # without them nothing is committed any more
+        raise
 
 
 @fault(

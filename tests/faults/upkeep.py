@@ -45,7 +45,7 @@ async def count_operations(server: LaunchedServer, folder: Path, *command: str) 
 @fault(
     "upgrade-killed",
     "kill -9 and power cuts during an upgrade of the schema",
-    short=20,
+    short=8,
     long=200,
     mutants=("upgrades without a transaction",),
 )
@@ -65,9 +65,10 @@ async def upgrade_killed(run: FaultRun) -> None:
         count = await count_operations(server, run.folder, "lead", "list")
         new = schema_and_leads(database)
         run.require(new[0] == NEWEST and new[2] == old[2], "an upgrade changes no lead")
-        # Most operations are of the backup before the upgrade, and the last few of the schema's steps.
-        last = [count - 1 - before_end for before_end in spread(run.times, count // 4)]
-        for after in sorted({*spread(run.times, count), *last}):
+        # The backup before the upgrade comes first, and the schema's steps at the end.
+        names = [event[1] if len(event) > 1 else "" for event in read_record(run.folder)]
+        steps = [names.index("leads.db-wal") + at for at in spread(run.times, count - names.index("leads.db-wal"))]
+        for after in sorted({*spread(run.times, count), *steps}):
             start_over()
             give_order(run.folder, die=after)
             status, _ = await server.command("lead", "list")
