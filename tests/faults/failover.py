@@ -66,8 +66,8 @@ async def _hold_commits(servers: Servers, primary: Cluster) -> None:
     senders = [pid for (pid,) in primary.query("SELECT pid FROM pg_stat_replication")]
     waiting = """
         SELECT backend_xid::text::bigint, EXISTS (
-            SELECT FROM pg_locks
-            WHERE pg_locks.pid = pg_stat_activity.pid AND relation = 'lead'::regclass AND mode = 'RowExclusiveLock'
+            SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid
+            AND relation = 'lead'::regclass AND mode = 'RowExclusiveLock'
         )
         FROM pg_stat_activity WHERE application_name = 'leads server' AND wait_event = 'SyncRep'
     """

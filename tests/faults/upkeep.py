@@ -67,7 +67,8 @@ async def upgrade_killed(run: FaultRun) -> None:
         run.require(new[0] == NEWEST and new[2] == old[2], "an upgrade changes no lead")
         # The backup before the upgrade comes first, and the schema's steps at the end.
         names = [event[1] if len(event) > 1 else "" for event in read_record(run.folder)]
-        steps = [names.index("leads.db-wal") + at for at in spread(run.times, count - names.index("leads.db-wal"))]
+        first = names.index("leads.db-wal")
+        steps = [first + at for at in spread(run.times, count - first)]
         for after in sorted({*spread(run.times, count), *steps}):
             start_over()
             give_order(run.folder, die=after)
