@@ -15,7 +15,6 @@ from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from tornado.httputil import HTTPServerConnectionDelegate
-from tornado.netutil import bind_sockets
 
 from handlers import AppContext, make_router, terminal
 from handlers.access_log import AccessLog
@@ -28,18 +27,17 @@ from handlers.api.undeclared_proxies import UndeclaredProxies
 from handlers.background_file import in_background
 from handlers.connection_shares import ConnectionShares
 from handlers.health import Readiness
-from handlers.http_server import BACKLOG, LimitedHTTPServer, max_connections_allowed
+from handlers.http_server import LimitedHTTPServer, listen, max_connections_allowed
 from handlers.log import LogHandler, configure
-from jobs.adapter import Adapter
+from jobs.adapters import configured_adapters
+from jobs.attention import log_what_waits
 from jobs.backup import NightlyBackup
 from jobs.clock_monitor import monitor_clock
 from jobs.daily_counter import FLUSH_SECONDS, DailyCounter
 from jobs.disk_monitor import CHECK_SECONDS, DiskMonitor
 from jobs.dispatcher import Dispatcher
 from jobs.doctor import run_checks
-from jobs.email.adapter import EmailAdapter
-from jobs.june_homes import JuneHomesAdapter
-from models.building import list_buildings, registered_origins, show_building
+from models.building import registered_origins, show_building
 from models.clock import Clock
 from models.database import server_storage
 from models.disk_space import SpaceBudget, measure_disk
@@ -48,9 +46,8 @@ from models.installation import check_secret
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
-from models.outbox.destination import EMAIL, JUNE_HOMES, missing_settings
+from models.outbox.destination import missing_settings
 from models.outbox.digests import MailRates
-from models.outbox.listing import list_destinations
 from models.secret import InstallationSecret
 from models.settings import SettingError, Settings
 from models.spam import forget_texts
@@ -98,68 +95,58 @@ class Server:
         While a PostgreSQL can't be reached, the server listens and refuses leads, and goes on once it can be.
         Raises DatabaseUnusable, or SettingError for an address that can't be listened on.
         """
-        sockets, unreachable = self._open()
+        sockets = self._open()
         self.build()
         self.storage.start()
-        if unreachable is None:
-            try:
-                await self._prepare()
-            except StorageError as error:
-                if not self.storage.is_shared:
-                    raise
-                unreachable = error
-        if unreachable is not None:
-            log.error("waiting for the database", extra={"reason": str(unreachable)})
-            self._preparing = asyncio.create_task(self._prepare_later())
+        try:
+            await self._prepare()
+        except StorageError as error:
+            if not self.storage.is_shared:
+                raise
+            self._preparing = asyncio.create_task(self._prepare_later(str(error)))
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening", extra={"url": self.url})
 
-    def _open(self) -> tuple[list[socket.socket], StorageError | None]:
-        """Return the sockets, and why the database can't be reached; None if it can."""
+    def _open(self) -> list[socket.socket]:
         self.storage.lock()
         sockets: list[socket.socket] = []
-        unreachable: StorageError | None = None
         try:
-            sockets = _bind(self._settings)  # before a database is made where none was meant to be
-            try:
-                self.storage.open()
-            except StorageError as error:
-                if not self.storage.is_shared:
-                    raise
-                unreachable = error
+            # Before a database is made where none was meant to be.
+            sockets = listen(self._settings.host, self._settings.port)
+            self.storage.open()
             self._secret.open()
         except BaseException:
             for listener in sockets:
                 listener.close()
             self.storage.abandon()
             raise
-        return sockets, unreachable
+        return sockets
 
     async def _prepare(self) -> None:
         """Bring the open database into the state that the parts expect, and start them."""
-        storage, now = self.storage, self._clock.now()
+        storage = self.storage
+        await asyncio.to_thread(storage.upgrade)
         if storage.is_shared:
             await storage.write(check_secret, self._secret.keys())
         await storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
         await storage.write(key_old_records, self._secret.keys())
         await storage.write(forget_texts)
-        await storage.write(cap_due_times, now)
-        await self._log_what_needs_attention()
+        await storage.write(cap_due_times, self._clock.now())
+        await log_what_waits(storage, self._settings, self._clock.now())
         self.dispatcher.start()
         self._scheduler.start()
         self._clock_monitor = asyncio.create_task(
             monitor_clock(self._clock, storage, self.dispatcher.wake, self._reschedule_jobs)
         )
 
-    async def _prepare_later(self) -> None:
+    async def _prepare_later(self, reason: str) -> None:
         """Wait until the database can be used, and prepare it. Each new reason for the wait is logged."""
-        reason = ""
+        log.error("waiting for the database", extra={"reason": reason})
         while True:
             await asyncio.sleep(REOPEN_SECONDS)
             try:
-                await asyncio.to_thread(self.storage.reopen)
                 await self._prepare()
                 break
             except (StorageError, DatabaseUnusable, SettingError) as error:
@@ -172,7 +159,7 @@ class Server:
     def build(self) -> None:
         """Make the parts and connect them; nothing runs yet."""
         settings, clock, storage = self._settings, self._clock, self.storage
-        self._adapters = _adapters(settings, clock)
+        self._adapters = configured_adapters(settings, clock)
         self.dispatcher = Dispatcher(self._adapters, storage, clock, _mail_rates(settings))
         storage.after_commit(record_leads, self.dispatcher.lead_committed)
         self._scheduler = AsyncIOScheduler(
@@ -223,24 +210,6 @@ class Server:
             max_body_size=MAX_BODY_BYTES,
         )
 
-    async def _log_what_needs_attention(self) -> None:
-        now = self._clock.now()
-        if not await self.storage.read(list_buildings, now):
-            log.warning(
-                "no building is registered, so nobody is told of leads; is it the right folder?",
-                extra={
-                    "data_dir": str(self._settings.data_dir.absolute()),
-                    "register_one_by": "building add",
-                },
-            )
-        lacks_sender = self._settings.smtp_url is not None and self._settings.sender_fault is not None
-        for destination in await self.storage.read(list_destinations, now):
-            if destination["waits_because"] and (destination["pending"] or destination["kind"] == EMAIL):
-                facts = {name: destination[name] for name in ("kind", "pending", "waits_because")}
-                # A mail server is set, so the operator takes mail for sent.
-                is_error = destination["kind"] == EMAIL and lacks_sender
-                log.log(logging.ERROR if is_error else logging.WARNING, "the outbox waits", extra=facts)
-
     async def _check(self) -> None:
         """Raise StorageError unless a lead could be stored now."""
         if self._preparing is not None:
@@ -289,28 +258,6 @@ class Server:
             await self.counter.flush()
         await self.storage.close()
         log.info("stopped", extra={"cut_off_requests": cut_off})
-
-
-def _bind(settings: Settings) -> list[socket.socket]:
-    try:
-        return bind_sockets(settings.port, settings.host or None, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "that is no host name"
-        raise SettingError(
-            f"can't listen on {settings.host} port {settings.port}: {reason}; "
-            "choose another with --host or --port, or LEADS_HOST or LEADS_PORT"
-        ) from None
-
-
-def _adapters(settings: Settings, clock: Clock) -> dict[str, Adapter]:
-    """Return the adapter of each kind that the settings have all for; deliveries of the others wait."""
-    adapters: dict[str, Adapter] = {}
-    missing = missing_settings(settings)
-    if settings.smtp_url is not None and EMAIL not in missing:
-        adapters[EMAIL] = EmailAdapter(settings.smtp_url, settings.mail_from, clock=clock)
-    if JUNE_HOMES not in missing:
-        adapters[JUNE_HOMES] = JuneHomesAdapter(settings.june_homes_url, settings.june_homes_secret, clock)
-    return adapters
 
 
 def _mail_rates(settings: Settings) -> MailRates | None:

@@ -16,10 +16,12 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.netutil import bind_sockets
 
 from handlers.client_stream import ClientStream
 from handlers.connection_shares import ConnectionShares, Holder
 from handlers.http_connection import LimitedConnection
+from models.settings import SettingError
 
 log = logging.getLogger("leads.http")
 
@@ -258,3 +260,15 @@ class _IncomingRequest(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         self._server.stop_timeout(self._stream)
         self._delegate.on_connection_close()
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen there. host: empty for each interface. Raises SettingError."""
+    try:
+        return bind_sockets(port, host or None, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "that is no host name"
+        raise SettingError(
+            f"can't listen on {host} port {port}: {reason}; "
+            "choose another with --host or --port, or LEADS_HOST or LEADS_PORT"
+        ) from None

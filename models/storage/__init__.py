@@ -132,13 +132,13 @@ class ServerStorage(Storage, Protocol):
         """Take the database for this server, if it can't be shared. Raises DatabaseUnusable."""
 
     def open(self) -> None:
-        """Open the locked database; make or upgrade its tables if need be.
+        """Open the locked database. Raises DatabaseUnusable. One that is shared need not be reachable yet."""
 
-        Raises DatabaseUnusable, and StorageError if it can't be reached now: then `reopen` may succeed.
+    def upgrade(self) -> None:
+        """Make or upgrade the tables of the open database if need be, in any thread.
+
+        Raises DatabaseUnusable, and StorageError if it can't be reached now: another call may succeed.
         """
-
-    def reopen(self) -> None:
-        """Try again what `open` failed at, in any thread. Raises the same."""
 
     def abandon(self) -> None:
         """Undo `lock` and `open`, after a start that failed."""

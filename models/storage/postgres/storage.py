@@ -54,15 +54,11 @@ class PostgresStorage(QueuedStorage):
         """Do nothing: several servers may use the database."""
 
     def open(self) -> None:
-        """Connect, and make or upgrade the tables if need be.
-
-        Raises DatabaseUnusable, and StorageError if the server can't be reached now.
-        """
+        """Take the database of the URL for this process's; nothing is connected yet."""
         use_database(self._url, SERVER_NAME)
-        self.reopen()
 
-    def reopen(self) -> None:
-        """As `open`, for another attempt, in any thread."""
+    def upgrade(self) -> None:
+        """As `ServerStorage.upgrade`."""
         try:
             migrate(usable_connection())
         finally:

@@ -49,8 +49,8 @@ class SqliteStorage(QueuedStorage):
         open_database(self._data_dir, locked=True)
         recover_wal()
 
-    def reopen(self) -> None:
-        """Do nothing: a folder is opened at the first attempt, or not at all."""
+    def upgrade(self) -> None:
+        """Do nothing: `open` did."""
 
     def abandon(self) -> None:
         """Undo `lock` and `open`, after a start that failed."""
