@@ -32,7 +32,7 @@ from handlers.log import LogHandler, configure
 from jobs.adapters import configured_adapters
 from jobs.attention import log_what_waits
 from jobs.backup import NightlyBackup
-from jobs.clock_monitor import monitor_clock
+from jobs.clock_monitor import cap_all_due_times, monitor_clock
 from jobs.daily_counter import FLUSH_SECONDS, DailyCounter
 from jobs.disk_monitor import CHECK_SECONDS, DiskMonitor
 from jobs.dispatcher import Dispatcher
@@ -40,12 +40,12 @@ from jobs.doctor import run_checks
 from models.building import registered_origins, show_building
 from models.clock import Clock
 from models.database import server_storage
+from models.database_url import masked_database_url
 from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
 from models.installation import check_secret
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
-from models.outbox.clock_changes import cap_due_times
 from models.outbox.destination import missing_settings
 from models.outbox.digests import MailRates
 from models.secret import InstallationSecret
@@ -60,6 +60,7 @@ SLOW_CLIENT_SECONDS = 15  # how long a client may take for its headers, and agai
 REOPEN_SECONDS = 1  # how often a database that can't be reached is tried
 TICK_SECONDS = 1  # how late a retry may be
 BACKUP_CHECK_MINUTES = 1  # how often the server looks whether a backup is due
+SECRET_CHECK_SECONDS = 60  # how often the secret is compared with the database's
 FINISH_SECONDS = 10.0  # how long a stop waits for the requests in flight, and again for deliveries
 EXIT_DISK_FAILED = 74  # EX_IOERR: only a new start can tell what is on the disk
 DISK_FAILED = "the disk failed a commit; stopping, to be started anew"
@@ -88,6 +89,7 @@ class Server:
         self._preparing: asyncio.Task[None] | None = None  # while the database can't be reached
         self._secret = InstallationSecret(settings.data_dir, self._clock, settings.secret)
         self.url = ""
+        self._unready = ""  # why the last check failed
 
     async def start(self) -> None:
         """Open the database, start the parts, listen; `url` is then where.
@@ -103,6 +105,7 @@ class Server:
         except StorageError as error:
             if not self.storage.is_shared:
                 raise
+            self._secret.open()  # for the requests that are refused meanwhile
             self._preparing = asyncio.create_task(self._prepare_later(str(error)))
         self._http.add_sockets(sockets)
         host, port = sockets[0].getsockname()[:2]
@@ -116,7 +119,6 @@ class Server:
             # Before a database is made where none was meant to be.
             sockets = listen(self._settings.host, self._settings.port)
             self.storage.open()
-            self._secret.open()
         except BaseException:
             for listener in sockets:
                 listener.close()
@@ -128,12 +130,15 @@ class Server:
         """Bring the open database into the state that the parts expect, and start them."""
         storage = self.storage
         await asyncio.to_thread(storage.upgrade)
+        self._secret.open()  # not before, as a start that is refused leaves no secret behind
         if storage.is_shared:
             await storage.write(check_secret, self._secret.keys())
+            # A rotation is noted before the earlier key is forgotten.
+            self._scheduler.add_job(self._check_secret, "interval", seconds=SECRET_CHECK_SECONDS)
         await storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
         await storage.write(key_old_records, self._secret.keys())
         await storage.write(forget_texts)
-        await storage.write(cap_due_times, self._clock.now())
+        await cap_all_due_times(storage, self._clock)
         await log_what_waits(storage, self._settings, self._clock.now())
         self.dispatcher.start()
         self._scheduler.start()
@@ -153,6 +158,10 @@ class Server:
                 if str(error) != reason:
                     reason = str(error)
                     log.error("still waiting for the database", extra={"reason": reason})
+            except Exception as error:
+                if repr(error) != reason:
+                    reason = repr(error)
+                    log.exception("still waiting for the database")
         self._preparing = None
         log.info("the database can be used")
 
@@ -214,13 +223,31 @@ class Server:
         """Raise StorageError unless a lead could be stored now."""
         if self._preparing is not None:
             raise StorageError("the server waits for the database; its log says why")
-        await self.storage.check()
+        try:
+            await self.storage.check()
+        except StorageError as error:
+            if not self.storage.is_shared:
+                raise
+            # /readyz may be public, and need not name the database's host.
+            if str(error) != self._unready:
+                self._unready = str(error)
+                log.error("no lead can be stored", extra={"reason": str(error)})
+            raise StorageError("the database can't be used; the server's log says why") from error
+        self._unready = ""
 
     def _record_lead(self, submission: Submission, callback: StoredCallback) -> None:
         if self._preparing is not None:  # even if it can be reached, it may belong to another secret
             callback(WriteResult(error=StorageError("the server waits for the database")))
             return
         self.storage.submit(record_leads, submission, callback, alone=self._http.has_single_client)
+
+    async def _check_secret(self) -> None:
+        try:
+            await self.storage.write(check_secret, self._secret.keys())
+        except SettingError as error:
+            log.error("the secret is not that of the database", extra={"reason": str(error)})
+        except StorageError:
+            pass  # the writer has logged it
 
     def _reschedule_jobs(self) -> None:
         # The clock was set back, so each job is due at a time that is far off now.
@@ -329,7 +356,8 @@ def serve(settings: Settings) -> int:
         except OutcomeUnknown:
             log.critical(DISK_FAILED, extra={"status": EXIT_DISK_FAILED})
             return EXIT_DISK_FAILED
-        print(f"Website leads at {server.url} (data in {settings.data_dir.absolute()})", flush=True)
+        place = masked_database_url(settings.database_url) or settings.data_dir.absolute()
+        print(f"Website leads at {server.url} (data in {place})", flush=True)
         return await _run(server, stop_requested)
 
     return asyncio.run(run())

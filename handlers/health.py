@@ -39,7 +39,7 @@ class Readiness:
         try:
             return await asyncio.wait_for(asyncio.shield(running), CHECK_TIMEOUT_SECONDS)
         except TimeoutError:
-            return "the disk does not answer"
+            return "the database does not answer"
 
     async def _run(self) -> str | None:
         try:

@@ -19,6 +19,11 @@ async def log_what_waits(storage: Storage, settings: Settings, now: datetime) ->
             "no building is registered, so nobody is told of leads; is it the right folder?",
             extra={"data_dir": str(settings.data_dir.absolute()), "register_one_by": "building add"},
         )
+    if storage.is_shared and not settings.secret:
+        log.warning(
+            "LEADS_SECRET is not set: servers on other machines need the one of this data folder",
+            extra={"data_dir": str(settings.data_dir.absolute()), "print_it_by": "secret show"},
+        )
     lacks_sender = settings.smtp_url is not None and settings.sender_fault is not None
     for destination in await storage.read(list_destinations, now):
         if destination["waits_because"] and (destination["pending"] or destination["kind"] == EMAIL):

@@ -36,6 +36,12 @@ async def monitor_clock(
             log.exception("the clock monitor failed")
 
 
+async def cap_all_due_times(storage: Storage, clock: Clock) -> None:
+    """Make every delivery due now that waits longer than its backoff. Raises StorageError."""
+    while await storage.write(cap_due_times, clock.now()):
+        pass
+
+
 class ClockMonitor:
     """Compares the time of day with the monotonic clock, from one check to the next."""
 
@@ -61,7 +67,7 @@ class ClockMonitor:
         self._wake()
         if self._unapplied:
             if self._storage.is_shared:
-                await self._storage.write(cap_due_times, self._clock.now())
+                await cap_all_due_times(self._storage, self._clock)
             else:
                 await self._storage.write(shift_due_times, self._unapplied, self._clock.now())
             self._unapplied = timedelta(0)

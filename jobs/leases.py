@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 
 from models.clock import Clock
 from models.outbox.claims import LEASE, Claim, Claimed
-from models.outbox.leases import give_up, give_up_unknown, renew, take_over
+from models.outbox.leases import Lease, give_up, give_up_unknown, renew, take_over
 from models.storage import Storage, StorageError
 
 log = logging.getLogger("leads.outbox")
 
 # How often leases are renewed, and those of other servers are looked at. So a claim of a dead server is taken
-# over within this and a lease.
+# over within a lease and twice this.
 LOOK_SECONDS = 5.0
 LEASE_NS = int(LEASE.total_seconds() * 1e9)
 
@@ -30,6 +30,7 @@ class Leases:
         self._ends_ns: dict[Claimed, int] = {}  # by the monotonic clock
         self._begun: set[Claimed] = set()
         self._unknown: list[Claim] = []  # may have been committed
+        self._over: set[Lease] = set()  # leases of other servers, at the last look
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -104,7 +105,7 @@ class Leases:
             if await self._storage.write(give_up_unknown, unknown, self._clock.now()):
                 self._wake()
             del self._unknown[: len(unknown)]
-        ids = await self._storage.write(take_over, self._clock.now())
+        ids, self._over = await self._storage.write(take_over, self._over, self._clock.now())
         if ids:
             log.warning("deliveries of a server that stopped are taken over", extra={"deliveries": ids})
             self._wake()

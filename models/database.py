@@ -69,3 +69,10 @@ def missing_database(settings: Settings) -> str | None:
     if settings.database_url or has_database(settings.data_dir):
         return None
     return f"there is no {FILE_NAME} in {settings.data_dir}"
+
+
+def move_ids_on() -> None:
+    """In the PostgreSQL that is open, give no id that the restored database may have given out later on."""
+    from models.storage.postgres.restored import move_ids_on
+
+    move_ids_on()

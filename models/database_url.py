@@ -78,6 +78,16 @@ def without_password(text: str) -> str:
     return f"{scheme}{mark}{login}{address}{'?' if kept else ''}{'&'.join(kept)}"
 
 
+def with_database(text: str, name: str) -> str:
+    """Return a PostgreSQL URL that names this database. name: needs no encoding."""
+    scheme, mark, rest = text.partition("://")
+    user, password, address, question, query = _parts(rest)
+    login = f"{user}{':' if password else ''}{password}@" if user or password else ""
+    kept = [each for each in query.split("&") if each and not each.startswith("dbname=")]
+    hosts = address.partition("/")[0]
+    return f"{scheme}{mark}{login}{hosts}/{name}{'?' if kept else ''}{'&'.join(kept)}"
+
+
 def _parts(rest: str) -> tuple[str, str, str, str, str]:
     """Return user, password, hosts with the database, the question mark, and the query of a URL.
 
@@ -103,7 +113,9 @@ def _parameters(query: str) -> dict[str, str]:
         if name not in (*PARAMETERS, *SECRETS):
             if has_secret:  # the name may be the rest of a password with an &
                 raise UnusableValue(f"it has a parameter that libpq does not know; {_ENCODE}")
-            meant = meant_name(name, PARAMETERS)
+            if name == "ssl":
+                raise UnusableValue("libpq has no parameter 'ssl'; write sslmode=require, or verify-full")
+            meant = meant_name(name, (*PARAMETERS, *SECRETS))
             hint = f"; did you mean {meant}?" if meant else ""
             raise UnusableValue(f"libpq has no parameter {name[:40]!r}{hint}")
         parameters[name] = value

@@ -1,9 +1,11 @@
 """The installation: one row, which says that its servers have the same secret."""
 
 import hashlib
+from datetime import datetime
 
 from peewee import TextField
 
+from models.audit import Actor, record_action
 from models.secret import SecretKeys
 from models.settings import SettingError
 from models.storage.rows import Row, locked
@@ -27,11 +29,20 @@ def check_secret(secret: SecretKeys) -> None:
     checks = secret_checks(secret, installation.id)
     if installation.secret_check not in (None, *checks):
         raise SettingError(
-            "the servers on this database have another secret; set LEADS_SECRET, the same one for each"
+            "the servers on this database have another secret; set LEADS_SECRET, the same one for each, or "
+            "have them take this one by 'secret adopt'"
         )
     if installation.secret_check != checks[0]:
         installation.secret_check = checks[0]
         installation.save()
+
+
+def adopt_secret(actor: Actor, secret: SecretKeys, now: datetime) -> None:
+    """Take this secret for that of the servers on the database, in place of the one that they had."""
+    installation = locked(Installation.select()).get()
+    installation.secret_check = secret_checks(secret, installation.id)[0]
+    installation.save()
+    record_action(actor, "secret.adopt", "installation", None, now)
 
 
 def secret_checks(secret: SecretKeys, installation_id: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Two servers behind the samples of `deploy/` for HAProxy and nginx, run by the real programs."""
 
 import asyncio
+import re
 import shutil
 import signal
 import sqlite3
@@ -258,6 +259,40 @@ async def test_post_that_was_sent_is_never_sent_again(balancer: Balancer) -> Non
             for count, address in enumerate(CLIENTS, start=1):
                 assert (await BalancedClient(port, address).post(lead_body(new_email()))).status == 502
                 assert len(requests) == count
+        finally:
+            await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+@asynccontextmanager
+async def unready_server() -> AsyncIterator[int]:
+    """A server whose database is down; gives its port."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        writer.write(
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Type: application/json\r\n"
+            b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
+        )
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_C32_answer_of_the_servers_passes_while_none_is_ready(balancer: Balancer) -> None:
+    async with unready_server() as first, unready_server() as second:
+        context = balancer.run([first, second])
+        _, port = await asyncio.to_thread(context.__enter__)
+        try:
+            output = balancer.folder / f"{balancer.name}.output"
+            while balancer.name == "haproxy" and output.read_text().count(" is DOWN") < 2:
+                await asyncio.sleep(0.05)
+            for address in CLIENTS:
+                answer = await BalancedClient(port, address).post(lead_body(new_email()))
+                assert (answer.status, answer.headers["retry-after"]) == (503, "2")
         finally:
             await asyncio.to_thread(context.__exit__, None, None, None)
 

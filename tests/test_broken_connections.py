@@ -54,9 +54,8 @@ def note(text: str) -> None:
 
 
 def sessions(cluster: Cluster, condition: str = "true") -> list[int]:
-    rows = cluster.query(
-        f"SELECT pid FROM pg_stat_activity WHERE application_name = 'leads server' AND {condition}"
-    )
+    is_ours = "starts_with(application_name, 'leads server')"
+    rows = cluster.query(f"SELECT pid FROM pg_stat_activity WHERE {is_ours} AND {condition}")
     return [pid for (pid,) in rows]
 
 

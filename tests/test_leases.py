@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from command_line import ACTOR, NOW, submission
+from databases import take_over_seen
 from postgresql import database_url, forget
 
 from models import settings
@@ -95,12 +96,24 @@ def test_only_claims_of_a_dead_server_are_taken_over(storage: BlockingStorage) -
     [alive] = claimed(storage, B, 1)
     renewed_at = NOW + timedelta(seconds=30)
     assert storage.write(renew, B, [alive], renewed_at) == {2}
-    assert storage.write(take_over, NOW + LEASE - timedelta(seconds=1)) == []
-    assert storage.write(take_over, LATER) == [1]
-    assert storage.write(take_over, LATER) == []
+    assert storage.write(take_over_seen, NOW + LEASE - timedelta(seconds=1)) == []
+    assert storage.write(take_over_seen, LATER) == [1]
+    assert storage.write(take_over_seen, LATER) == []
     [again] = claimed(storage, B, now=LATER)
     assert (again.delivery_id, again.attempt, again.sent_at) == (1, 2, dead.sent_at)  # the same Date
     assert ledger(storage) == [(CUT_OFF, None, False), (None, None, False)]
+
+
+def test_a_lease_that_is_renewed_after_a_look_is_kept(storage: BlockingStorage) -> None:
+    add_leads(storage, 2)
+    [alive] = claimed(storage, A, 1)
+    [dead] = claimed(storage, B, 1)
+    after_step = NOW + timedelta(minutes=5)  # of the database's clock, which server A has not seen yet
+    ids, over = storage.write(take_over, set(), after_step)
+    assert (ids, over) == ([], {(1, NOW + LEASE), (2, NOW + LEASE)})
+    storage.write(renew, A, [alive], NOW + timedelta(seconds=5))
+    assert storage.write(take_over, over, after_step) == ([2], {(1, NOW + timedelta(seconds=5) + LEASE)})
+    assert settled(storage, delivered(alive)) == ["delivered"]
 
 
 def test_a_claim_of_unknown_outcome_is_put_back(storage: BlockingStorage) -> None:
@@ -119,13 +132,13 @@ def test_a_claim_without_a_lease_is_taken_over(storage: BlockingStorage) -> None
     add_leads(storage, 1)
     claimed(storage, A)
     storage.write(lambda: Delivery.update(claimed_by=None, claimed_until=None).execute())
-    assert storage.write(take_over, NOW) == [1]
+    assert storage.write(take_over_seen, NOW) == [1]
 
 
 def test_a_late_outcome_leaves_the_new_attempt_alone(storage: BlockingStorage) -> None:
     add_leads(storage, 1)
     [slow] = claimed(storage, A)
-    storage.write(take_over, LATER)
+    storage.write(take_over_seen, LATER)
     [again] = claimed(storage, B, now=LATER)
     assert settled(storage, failed(slow, FailureKind.PERMANENT)) == [LOST]
     assert (row(storage).state, row(storage).claimed_by, row(storage).failures) == ("sending", B, 0)
@@ -138,7 +151,7 @@ def test_a_late_outcome_leaves_the_new_attempt_alone(storage: BlockingStorage) -
 def test_a_late_failure_leaves_what_followed_alone(storage: BlockingStorage) -> None:
     add_leads(storage, 1)
     [slow] = claimed(storage, A)
-    storage.write(take_over, LATER)
+    storage.write(take_over_seen, LATER)
     [again] = claimed(storage, B, now=LATER)
     settled(storage, delivered(again, now=LATER))
     assert settled(storage, failed(slow, FailureKind.UNREACHABLE)) == [LOST]
@@ -150,7 +163,7 @@ def test_a_late_failure_leaves_what_followed_alone(storage: BlockingStorage) -> 
 def test_a_server_that_claims_anew_has_lost_its_first_claim(storage: BlockingStorage) -> None:
     add_leads(storage, 1)
     [slow] = claimed(storage, A)
-    storage.write(take_over, LATER)
+    storage.write(take_over_seen, LATER)
     [again] = claimed(storage, A, now=LATER)
     assert storage.write(renew, A, [slow], LATER) == set()
     assert settled(storage, failed(slow)) == [LOST]
@@ -162,7 +175,7 @@ def test_a_server_that_claims_anew_has_lost_its_first_claim(storage: BlockingSto
 def test_mail_that_was_accepted_late_is_not_sent_again(storage: BlockingStorage) -> None:
     add_leads(storage, 1)
     [slow] = claimed(storage, A)
-    storage.write(take_over, LATER)
+    storage.write(take_over_seen, LATER)
     assert settled(storage, delivered(slow)) == ["delivered"]
     assert (row(storage).state, claimed(storage, B, now=LATER)) == ("delivered", [])
     assert ledger(storage) == [("delivered", "250 queued as 1A", True)]
@@ -171,7 +184,7 @@ def test_mail_that_was_accepted_late_is_not_sent_again(storage: BlockingStorage)
 def test_a_late_success_does_not_undo_a_skip(storage: BlockingStorage) -> None:
     add_leads(storage, 1)
     [slow] = claimed(storage, A)
-    storage.write(take_over, LATER)
+    storage.write(take_over_seen, LATER)
     storage.write(actions.skip_deliveries, ACTOR, [1], LATER)
     assert settled(storage, delivered(slow)) == [LOST]
     assert row(storage).state == "skipped"
@@ -185,7 +198,7 @@ def test_an_outcome_after_an_erasure_keeps_no_answer(
     add_leads(storage, 1)
     [claim] = claimed(storage, A)
     if late:
-        storage.write(take_over, LATER)
+        storage.write(take_over_seen, LATER)
         [again] = claimed(storage, B, now=LATER)
         settled(storage, delivered(again, now=LATER))
     storage.write(erase_customer, ACTOR, 1, LATER)
@@ -219,7 +232,7 @@ def test_a_start_puts_back_what_no_other_server_can_be_sending(storage: Blocking
     storage.write(open_outbox, frozenset({EMAIL, JUNE_HOMES}))
     is_shared = "Postgres" in type(storage).__name__
     assert row(storage).state == ("sending" if is_shared else "pending")
-    assert len(storage.write(take_over, LATER)) == is_shared
+    assert len(storage.write(take_over_seen, LATER)) == is_shared
 
 
 def test_a_digest_is_claimed_and_taken_over_as_one(storage: BlockingStorage) -> None:
@@ -228,7 +241,7 @@ def test_a_digest_is_claimed_and_taken_over_as_one(storage: BlockingStorage) -> 
     storage.write(form_digests, NOW)
     assert [c.delivery_id for c in claimed(storage, A, 1)] == [1, 2, 3, 4, 5]
     assert claimed(storage, B) == []
-    assert storage.write(take_over, LATER) == [1, 2, 3, 4, 5]
+    assert storage.write(take_over_seen, LATER) == [1, 2, 3, 4, 5]
     assert {c.digest for c in claimed(storage, B, 1, LATER)} == {1}
 
 
@@ -249,7 +262,7 @@ def test_a_dead_probe_is_followed_by_another(storage: BlockingStorage) -> None:
     settled(storage, failed(first, FailureKind.UNREACHABLE))
     assert len(claimed(storage, A, now=LATER)) == 1
     assert claimed(storage, B, now=LATER + LEASE) == []
-    assert len(storage.write(take_over, LATER + LEASE)) == 1
+    assert len(storage.write(take_over_seen, LATER + LEASE)) == 1
     assert len(claimed(storage, B, now=LATER + LEASE)) == 1
 
 

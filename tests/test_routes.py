@@ -236,7 +236,7 @@ async def test_readiness_check_is_cached_shared_and_times_out() -> None:
     try:
         answers = await asyncio.gather(readiness.failure(), readiness.failure())
         clock.step(5)
-        assert [*answers, await readiness.failure()] == ["the disk does not answer"] * 3
+        assert [*answers, await readiness.failure()] == ["the database does not answer"] * 3
         assert len(asked) == 1
         gate.set()
         await asyncio.sleep(0)

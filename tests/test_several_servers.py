@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from command_line import ACTOR, NOW, submission
+from databases import take_over_seen
 from postgresql import NOT_FOUND, binaries, database_url, forget
 
 from models import settings
@@ -31,7 +32,7 @@ from models.outbox.claims import LEASE, Claim, claim, open_outbox
 from models.outbox.delivery import Delivery, lock_deliveries
 from models.outbox.destination import EMAIL, JUNE_HOMES, Destination, trip
 from models.outbox.digests import MailRates, form_digests
-from models.outbox.leases import renew, take_over
+from models.outbox.leases import renew
 from models.outbox.outcomes import Failure, FailureKind, Outcome, settle
 from models.secret import SecretKeys
 from models.spam import RecentText
@@ -255,7 +256,7 @@ def test_servers_never_claim_a_part_of_a_digest(storage: BlockingStorage) -> Non
                 if claims:
                     ids = [c.delivery_id for c in claims]
                     claimed.append((len(ids), min(ids), max(ids)))
-                storage.write(take_over, NOW + LEASE)
+                storage.write(take_over_seen, NOW + LEASE)
             is_over.set()
 
         return run
@@ -341,7 +342,7 @@ def test_actions_and_servers_that_meet_leave_no_deadlock(storage: BlockingStorag
                     for c in claims
                 ]
                 storage.write(settle, [[outcome] for outcome in outcomes])
-                storage.write(take_over, NOW)
+                storage.write(take_over_seen, NOW)
 
         return run
 

@@ -2,12 +2,16 @@
 
 import shlex
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from handlers.terminal.arguments import CommandContext, Noun, Nouns, Run
+from handlers.terminal.arguments import CommandContext, DatabaseContext, Noun, Nouns, Run
 from handlers.terminal.output import Columns, list_rows, moment, note, print_result, progress
-from models.database_url import without_password
+from models.audit import Actor
+from models.clock import utc_text
+from models.database import move_ids_on
+from models.database_url import with_database, without_password
 from models.errors import Conflict
 from models.outbox.actions import pause_after_restore
 from models.settings import Settings
@@ -15,6 +19,13 @@ from models.storage.sqlite.backup import Backup, create_backup, verify_backup
 from models.storage.sqlite.backup_files import list_backups, new_path
 from models.storage.sqlite.restore import restore_backup
 
+AFTER_RESTORE = (
+    "Nothing leaves until you say so, since what waits may have left already:",
+    "look at 'outbox list --state pending', take out with 'outbox skip' what is not to leave,",
+    "then say 'outbox resume email' and 'outbox resume june_homes'.",
+    "Customers who were erased after the backup was made are back: erase them again.",
+)
+SQLITE_HEADER = b"SQLite format 3\0"
 COLUMNS: Columns = {"made": moment("made_at"), "why": "why", "bytes": "bytes", "file": "path"}
 
 
@@ -37,6 +48,11 @@ def add_commands(nouns: Nouns) -> None:
         "restore", _of_files(_restore, _pg_restore), "restore a backup; stop the server first", *SETTINGS
     )
     restore.add_argument("file", type=Path, metavar="FILE")
+    noun.command(
+        "restored",
+        _restored,
+        "pause the mail and give no id twice, once PostgreSQL's own programs have restored the database",
+    )
 
 
 SETTINGS = ("data_dir", "backup_dir", "database_url")
@@ -58,7 +74,11 @@ def _of_files(run: Callable[[CommandContext], None], instead: Callable[[CommandC
 def _pg_dump(context: CommandContext) -> str:
     output = context.args.output or "leads.dump"
     command = f"pg_dump --format=custom --file={shlex.quote(str(output))} {_quoted_url(context)}"
-    return f"run {command}; for one to any moment use pgBackRest, or archive its WAL"
+    return (
+        f"its own programs make its backups. Run\n\n    {command}\n\n"
+        "after 'umask 077', as it holds renters' data, and keep LEADS_SECRET elsewhere. "
+        "To be able to restore any moment, use pgBackRest."
+    )
 
 
 def _pgbackrest(context: CommandContext) -> str:
@@ -72,8 +92,22 @@ def _pg_restore_list(context: CommandContext) -> str:
 
 def _pg_restore(context: CommandContext) -> str:
     file = shlex.quote(str(context.args.file))
-    command = f"pg_restore --exit-on-error --no-owner --dbname={_quoted_url(context)} {file}"
-    return f"name a new, empty database there, run {command}, and 'outbox pause' before a server starts"
+    if _is_of_folder(context.args.file):
+        return f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"
+    new = shlex.quote(with_database(without_password(context.settings.database_url), "restored"))
+    return (
+        "make a new, empty database, such as 'restored', and run\n\n"
+        f"    pg_restore --exit-on-error --no-owner --dbname={new} {file}\n\n"
+        "Then name it in that setting, and run 'backup restored' before a server starts."
+    )
+
+
+def _is_of_folder(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(SQLITE_HEADER)) == SQLITE_HEADER
+    except OSError:
+        return False
 
 
 def _quoted_url(context: CommandContext) -> str:
@@ -144,11 +178,26 @@ def _restore(context: CommandContext) -> None:
         f"What was there{_count(restored.leads_replaced)} is kept in {replaced}."
         if replaced
         else "There was nothing to replace.",
-        "Nothing leaves until you say so, since what waits may have left already:",
-        "look at 'outbox list --state pending', take out with 'outbox skip' what is not to leave,",
-        "then say 'outbox resume email' and 'outbox resume june_homes'.",
-        "Customers who were erased after the backup was made are back: erase them again.",
+        *AFTER_RESTORE,
     )
     _warn_of_no_checksum(restored.backup)
     if not (restored.has_secret or settings.secret):
         note("note: there was no usable .secret beside it, so retries of forms before now make new leads")
+
+
+def _restored(context: DatabaseContext) -> None:
+    if not context.settings.database_url:
+        raise Conflict("this is for a PostgreSQL; 'backup restore' does it for the data folder")
+    now = context.clock.now()
+    context.storage.write(_prepare_restored, context.actor, now)
+    print_result(
+        {"noted_at": utc_text(now)},
+        context.args.json,
+        "New leads get ids that none had before.",
+        *AFTER_RESTORE,
+    )
+
+
+def _prepare_restored(actor: Actor, now: datetime) -> None:
+    move_ids_on()
+    pause_after_restore(actor, now)

@@ -57,7 +57,7 @@ SELECT current_database() AS name, current_setting('server_version_num')::int / 
     pg_database_size(current_database())::float8 AS size
 """
 _ROLE = """
-SELECT current_user AS name, rolsuper AS is_superuser,
+SELECT current_user AS name, quote_ident(current_user) AS quoted, rolsuper AS is_superuser,
     has_schema_privilege(current_schema(), 'CREATE') AS may_create
 FROM pg_roles WHERE rolname = current_user
 """
@@ -161,12 +161,12 @@ def check_role(database: "PostgresInspection") -> list[CheckResult]:
     tables = list(database.rows(_TABLES, list(database.tables))) if database.schema else []
     results = []
     if locked := [table["relname"] for table in tables if not table["may_write"]]:
-        fix = f"GRANT ALL ON ALL TABLES IN SCHEMA … TO {role['name']}, or use the role that owns them"
+        fix = f"GRANT ALL ON ALL TABLES IN SCHEMA … TO {role['quoted']}, or use the role that owns them"
         found = f"{role['name']} may not write to {', '.join(locked[:3])}{', …' if locked[3:] else ''}"
         results.append(CheckResult(ROLE, PROBLEM, found, fix))
     if not role["may_create"]:
         found = f"{role['name']} may not create tables, so the next upgrade would fail"
-        results.append(CheckResult(ROLE, WARNING, found, f"GRANT CREATE ON SCHEMA … TO {role['name']}"))
+        results.append(CheckResult(ROLE, WARNING, found, f"GRANT CREATE ON SCHEMA … TO {role['quoted']}"))
     elif others := {table["owner"] for table in tables if not table["is_own"]}:
         found = f"tables belong to {', '.join(sorted(others))}, so an upgrade by {role['name']} would fail"
         results.append(CheckResult(ROLE, WARNING, found, "ALTER TABLE … OWNER TO …, or use their owner"))
@@ -179,10 +179,17 @@ def check_role(database: "PostgresInspection") -> list[CheckResult]:
 def check_encryption(database: "PostgresInspection") -> CheckResult:
     """Check that a connection to another machine is encrypted."""
     encrypted, version = database.value("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
-    if encrypted:
-        return CheckResult(ENCRYPTION, OK, f"the connection to {database.host} has {version}")
     if _is_this_machine(database.host):
         return CheckResult(ENCRYPTION, OK, "not needed: the connection stays on this machine")
+    if encrypted and database.is_host_verified:
+        return CheckResult(ENCRYPTION, OK, f"the connection to {database.host} has {version}")
+    if encrypted:
+        return CheckResult(
+            ENCRYPTION,
+            WARNING,
+            f"the connection to {database.host} has {version}, but any machine on the way may answer for it",
+            "add sslmode=verify-full and sslrootcert to LEADS_DATABASE_URL",
+        )
     return CheckResult(
         ENCRYPTION,
         WARNING,

@@ -1,7 +1,6 @@
 """Checks of the sessions of a PostgreSQL: old transactions, connections, and the servers that share it."""
 
 from datetime import timedelta
-from math import ceil
 
 from jobs.doctor.units import duration_text
 from models.check_result import CONNECTIONS, OK, PROBLEM, SERVERS, TRANSACTIONS, WARNING, CheckResult
@@ -13,7 +12,6 @@ from models.storage.inspected import InspectedDatabase
 LONG_TRANSACTION = timedelta(minutes=5)
 OLD_TRANSACTION_ID, OLDEST_TRANSACTION_ID = 10**9, 1_600_000_000  # PostgreSQL stops at 2.1 billion
 MOST_CONNECTIONS_USED = 0.8
-CONNECTIONS_OF_A_SERVER = 3  # at most: its writer's, and those of two readers
 
 _OLDEST_TRANSACTION = """
 SELECT pid::text AS id, coalesce(nullif(application_name, ''), 'no name') AS name, state,
@@ -35,9 +33,10 @@ SELECT (SELECT sum(numbackends)::int FROM pg_stat_database) AS used,
     (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user) AS most_of_role
 """
 _SERVERS = """
-SELECT coalesce(host(client_addr), 'this host''s socket') AS host, count(*) AS connections
+SELECT coalesce(host(client_addr), 'this host''s socket') AS host,
+    count(DISTINCT application_name)::int AS servers
 FROM pg_stat_activity
-WHERE application_name = 'leads server' AND datname = current_database()
+WHERE starts_with(application_name, 'leads server') AND datname = current_database()
 GROUP BY 1 ORDER BY 1
 """
 
@@ -89,12 +88,12 @@ def check_connections(database: InspectedDatabase) -> CheckResult:
 def check_servers(database: InspectedDatabase, settings: Settings) -> list[CheckResult]:
     """Name the servers that are connected, and check that their secret is that of these settings."""
     hosts = list(database.rows(_SERVERS))
-    servers = sum(ceil(host["connections"] / CONNECTIONS_OF_A_SERVER) for host in hosts)
+    servers = sum(host["servers"] for host in hosts)
     names = ", ".join(host["host"] for host in hosts)
     found = f"{servers or 'none'} connected" + (f", from {names}" if hosts else "")
     if servers > 1:
         found = (
-            f"at least {found}; each counts a client's requests by itself, so have the balancer hash by "
+            f"{found}; each counts a client's requests by itself, so have the balancer hash by "
             "source address: see deploy/"
         )
     if problem := _other_secret(database, settings):

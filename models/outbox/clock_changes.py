@@ -11,6 +11,8 @@ from models.outbox.destination import JITTER, KINDS, shift_breakers
 from models.outbox.outcomes import RETRY_DELAYS
 from models.storage.cached_query import CachedQuery
 
+CAPPED_AT_ONCE = 10_000
+
 
 def shift_due_times(set_back_by: timedelta, now: datetime) -> None:
     """Move due times and open circuit breakers back, because the clock was set back to `now`."""
@@ -19,12 +21,17 @@ def shift_due_times(set_back_by: timedelta, now: datetime) -> None:
     shift_breakers(-set_back_by)
 
 
-def cap_due_times(now: datetime) -> None:
-    """Make deliveries due now that wait longer than their backoff: the clock was ahead when they failed."""
+def cap_due_times(now: datetime) -> bool:
+    """Make deliveries due now that wait longer than their backoff: the clock was ahead when they failed.
+
+    Return True if there may be more: one transaction changes so many that it takes few seconds.
+    """
     longest = [timedelta(0), *(delay * (1 + JITTER) for delay in RETRY_DELAYS)]  # by failures
     cases = [(_literal(failures), _literal(utc_text(now + d))) for failures, d in enumerate(longest)]
     latest = Case(Delivery.failures, cases)
-    Delivery.update(due_at=now).where(_is_due_after(now), Delivery.due_at > latest).execute()
+    too_late = Delivery.select(Delivery.id).where(_is_due_after(now), Delivery.due_at > latest)
+    capped = Delivery.update(due_at=now).where(Delivery.id.in_(too_late.limit(CAPPED_AT_ONCE))).execute()
+    return bool(capped == CAPPED_AT_ONCE)
 
 
 _MOVE = CachedQuery(lambda due_at, row_id: Delivery.update(due_at=due_at).where(Delivery.id == row_id))

@@ -11,6 +11,8 @@ from models.outbox.claims import LEASE, Claim, Claimed, put_back
 from models.outbox.delivery import SENDING, Delivery, DeliveryAttempt, state_is
 from models.storage.rows import is_exclusive, locked
 
+Lease = tuple[int, datetime | None]  # of a delivery, and until when
+
 NOT_BEGUN = "not begun: the server stopped, or was too slow"
 
 
@@ -68,20 +70,26 @@ def give_up_unknown(claims: Sequence[Claim], now: datetime) -> list[int]:
     return ids
 
 
-def take_over(now: datetime) -> list[int]:
-    """Put deliveries back whose lease is over, as their server stopped or is too slow. Return their ids.
+def take_over(seen: Collection[Lease], now: datetime) -> tuple[list[int], set[Lease]]:
+    """Put deliveries back whose lease is over, as their server stopped or is too slow.
 
-    One server at a time does, and waits for locks, so that a digest is put back as a whole.
+    seen: the leases that were over at an earlier look. One that is over for the first time may be so because
+    the database's clock was set forward; its server renews it before the next look.
+
+    Return the ids of the deliveries, and the other leases that are over. One server at a time does, and waits
+    for locks, so that a digest is put back as a whole.
     """
     if not is_exclusive("take over"):
-        return []
+        return [], set(seen)
     # Without a lease: the database was moved here, and the server that sent them has stopped.
     is_over = Delivery.claimed_until.is_null() | (Delivery.claimed_until <= now)
-    rows = Delivery.select(Delivery.id).where(state_is(SENDING), is_over).order_by(Delivery.id)
-    ids = [row_id for (row_id,) in locked(rows).tuples()]
+    rows = Delivery.select(Delivery.id, Delivery.claimed_until).where(state_is(SENDING), is_over)
+    leases: set[Lease] = set(locked(rows.order_by(Delivery.id)).tuples())
+    over = {lease for lease in leases if lease in seen or lease[1] is None}
+    ids = sorted(row_id for row_id, _ in over)
     if ids:
         put_back(ids)
-    return ids
+    return ids, leases - over
 
 
 def _claims_of(server: str, claims: Collection[Claimed]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from peewee import Field, Value
 
 from models.clock import utc_text
-from models.storage.rows import JsonField, Row, UtcDateTimeField, database
+from models.storage.rows import JsonField, Row, UtcDateTimeField, database, when_opened
 
 LARGEST_INSERT = 64  # rows to a statement
 Rows = list[tuple[Any, ...]]
@@ -27,7 +27,8 @@ class CachedQuery:
 
     def __init__(self, build: Callable[..., Any]) -> None:
         self._build = build
-        self._written: dict[tuple[object, ...], _Statement] = {}
+        self._written: dict[tuple[int, ...], _Statement] = {}
+        when_opened(lambda _: self._written.clear())  # each database has its own text
 
     def run(self, *arguments: object) -> Rows:
         """Run the query with these values and lists of values, and return all rows.
@@ -52,7 +53,7 @@ class CachedQuery:
             else:
                 values.append(utc_text(argument) if isinstance(argument, datetime) else argument)
                 sizes.append(-1)
-        key = (database.param, *sizes)  # each database has its own sign for a parameter
+        key = tuple(sizes)
         statement = self._written.get(key)
         if statement is None:
             statement = self._written[key] = _write(self._build, sizes)
@@ -93,7 +94,8 @@ class CachedInsert:
             for position, field in enumerate(fields)
             if isinstance(field, UtcDateTimeField | JsonField)
         ]
-        self._written: dict[tuple[object, int], _Statement] = {}
+        self._written: dict[int, _Statement] = {}  # by the number of rows
+        when_opened(lambda _: self._written.clear())  # each database has its own text
 
     def run(self, rows: Sequence[tuple[Any, ...]]) -> Rows:
         """Insert rows, and return the `returning` fields of each, in no particular order."""
@@ -111,10 +113,9 @@ class CachedInsert:
         values = [value for row in rows for value in row]
         for position, convert in self._conversions:
             values[position::width] = map(convert, values[position::width])
-        key = (database.param, len(rows))
-        statement = self._written.get(key)
+        statement = self._written.get(len(rows))
         if statement is None:
-            statement = self._written[key] = _write(self._build, (len(rows) * width,))
+            statement = self._written[len(rows)] = _write(self._build, (len(rows) * width,))
         return statement.run(values)
 
     def _build(self, places: list[Any]) -> Any:
@@ -129,6 +130,7 @@ class _Statement:
 
     def __init__(self, text: str, parameters: Sequence[Any]) -> None:
         self.text: str = database.native(text)
+        self._run: Callable[[str, Sequence[Any]], Rows] = database.run  # without the proxy, which is slow
         self._parameters = list(parameters)
         self._places = [(at, p.number) for at, p in enumerate(parameters) if isinstance(p, Placeholder)]
         self._in_order = [number for _, number in self._places] == list(range(len(parameters)))
@@ -140,8 +142,7 @@ class _Statement:
                 filled[at] = values[number]
             values = filled
         # Peewee's execute_sql takes longer than a small statement does. Errors here are the driver's own.
-        rows: Rows = database.run(self.text, values)
-        return rows
+        return self._run(self.text, values)
 
 
 class Placeholder:

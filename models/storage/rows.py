@@ -4,7 +4,7 @@ The locks are for a database that several servers share. SQLite has one writer a
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,20 @@ from models.clock import utc_text_or_none
 # `run(statement, values)`: all rows of a statement, without what Peewee does to them;
 # `is_shared`: True if several servers may write to it; and then `lock(keys)` and `try_lock(key)`.
 database = DatabaseProxy()
+_is_shared = False  # as the database says: a look through the proxy takes longer than all that follows
+
+
+def when_opened(callback: Callable[[Any], None]) -> None:
+    """Call back with the database each time one is put behind the proxy."""
+    database.attach_callback(callback)  # type: ignore[no-untyped-call]
+
+
+def _note_database(opened: Any) -> None:
+    global _is_shared
+    _is_shared = opened.is_shared
+
+
+when_opened(_note_database)
 
 
 class Row(Model):
@@ -34,7 +48,7 @@ def locked(query: Any, *, skip: bool = False, of: Any = None) -> Any:
 
     skip: leave out rows that another transaction has locked. of: the table to lock, of several joined ones.
     """
-    if not database.is_shared:
+    if not _is_shared:
         return query
     # NO KEY: rows that refer to these, such as a new lead to its building, may be stored meanwhile.
     return query.for_update("FOR NO KEY UPDATE", of=of, skip_locked=skip or None)
@@ -45,13 +59,13 @@ def lock_names(purpose: str, names: Iterable[str | bytes]) -> None:
 
     For rows that may not exist yet. purpose: keeps apart what is named.
     """
-    if database.is_shared:
+    if _is_shared:
         database.lock(sorted({_lock_key(purpose, name) for name in names}))
 
 
 def is_exclusive(name: str) -> bool:
     """Return True if this transaction alone does what is named; else another server is at it."""
-    return not database.is_shared or database.try_lock(_lock_key("exclusive", name))
+    return not _is_shared or database.try_lock(_lock_key("exclusive", name))
 
 
 def _lock_key(purpose: str, name: str | bytes) -> int:

@@ -89,7 +89,7 @@ class WriteQueue(ABC):
         returns. Raises Overloaded if the queue is full.
         """
         if self.unanswered >= self._queue_size:
-            raise Overloaded("too many writes are waiting for the disk")
+            raise Overloaded("too many writes are waiting")
         self._queue.append(Request(operation, item, callback))
         policy = self._policy
         policy.urgent = policy.urgent or not linger

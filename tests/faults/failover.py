@@ -69,7 +69,7 @@ async def _hold_commits(servers: Servers, primary: Cluster) -> None:
             SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid
             AND relation = 'lead'::regclass AND mode = 'RowExclusiveLock'
         )
-        FROM pg_stat_activity WHERE application_name = 'leads server' AND wait_event = 'SyncRep'
+        FROM pg_stat_activity WHERE starts_with(application_name, 'leads server') AND wait_event = 'SyncRep'
     """
 
     def held() -> list[tuple[int, bool]]:

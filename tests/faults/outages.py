@@ -163,7 +163,7 @@ class Commits:
         """Return the processes whose commit waits."""
         sql = """
             SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-            AND application_name = 'leads server' AND wait_event IN ('PgSleep', 'SyncRep')
+            AND starts_with(application_name, 'leads server') AND wait_event IN ('PgSleep', 'SyncRep')
         """
         return [pid for (pid,) in self._servers.rows(sql)]
 

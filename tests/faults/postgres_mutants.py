@@ -35,7 +35,7 @@ def commits_on_the_primary_alone(patch: Patch) -> None:
 def believes_another_timeline(patch: Patch) -> None:
     ask = _transaction()._ask_outcome
 
-    class AnyTimeline(str):
+    class AnyHistory(str):
         __slots__ = ()
 
         def __ne__(self, other: object) -> bool:
@@ -43,8 +43,8 @@ def believes_another_timeline(patch: Patch) -> None:
 
         __hash__ = str.__hash__
 
-    def asked(transaction_id: int, timeline: str, error: Exception) -> Any:
-        return ask(transaction_id, AnyTimeline(timeline), error)
+    def asked(transaction_id: int, history: str, error: Exception) -> Any:
+        return ask(transaction_id, AnyHistory(history), error)
 
     patch.setattr(_transaction(), "_ask_outcome", asked)
 
@@ -59,7 +59,7 @@ def ends_at_once_when_it_is_told_to_stop(patch: Patch) -> None:
 
 @mutant
 def takes_over_no_claim(patch: Patch) -> None:
-    patch.setattr(jobs.leases, "take_over", lambda now: [])
+    patch.setattr(jobs.leases, "take_over", lambda seen, now: ([], set()))
 
 
 @mutant

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from models.clock import Clock
 
+LONGEST_SECONDS = 1.0  # that the answer to a measurement may take
+
 
 class DatabaseClock(Clock):
     """The database's time of day: measured now and then, and carried on by the machine's monotonic clock.
@@ -20,8 +22,11 @@ class DatabaseClock(Clock):
     def measured(self, epoch: float, sent: float, received: float) -> None:
         """Take note of the database's time in seconds since 1970.
 
-        sent, received: when it was asked for and when it came, by the monotonic clock.
+        sent, received: when it was asked for and when it came, by the monotonic clock. If that took long, the
+        time is not known well, and an earlier measurement stays.
         """
+        if received - sent > LONGEST_SECONDS and self.measured_at > float("-inf"):
+            return
         self._offset = epoch - (sent + received) / 2
         self.measured_at = received
 

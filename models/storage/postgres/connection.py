@@ -5,7 +5,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,27 +23,35 @@ OLDEST_VERSION = 14
 
 # What the connection takes unless the URL says otherwise. A cut cable is noticed within six seconds.
 DEFAULTS: dict[str, str | int | None] = {
-    "connect_timeout": 4,  # for each host
-    "target_session_attrs": "read-write",
     "keepalives_idle": 3,
     "keepalives_interval": 1,
     "keepalives_count": 3,
     "tcp_user_timeout": 6_000,
-    "sslmode": "prefer",
 }
+# The same, unless libpq's variable or a service says otherwise.
+DEFAULTS_WITH_VARIABLE: dict[str, tuple[str, str | int]] = {
+    "connect_timeout": ("PGCONNECT_TIMEOUT", 4),  # for each host
+    "target_session_attrs": ("PGTARGETSESSIONATTRS", "read-write"),
+}
+NOT_DURABLE = (
+    "synchronous_commit is off, so PostgreSQL could lose leads that were acknowledged; "
+    "turn it on for this role: ALTER ROLE … SET synchronous_commit = on"
+)
 PREPARED_STATEMENTS = 500  # that a connection keeps: one for each size of each list
 RECONNECT_SECONDS = 0.5  # how long a failed connection is not tried again
 
 _PREPARE = """
-SELECT set_config('lock_timeout', '5s', false),
-    set_config('idle_in_transaction_session_timeout', '10s', false),
+SELECT set_config('lock_timeout', '5s', false), set_config('statement_timeout', '0', false),
+    -- Less than the wait for a lock, so that a server that stalls costs the others no lead.
+    set_config('idle_in_transaction_session_timeout', '3s', false),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
     set_config('tcp_keepalives_count', '2', false),
     -- A commit that did not wait for the standby is told by a warning alone.
     set_config('client_min_messages', 'warning', false), current_setting('synchronous_commit'),
-    current_setting('server_version_num')::int / 10000, pg_is_in_recovery(),
+    pg_is_in_recovery(), current_setting('default_transaction_read_only')::bool,
     current_setting('server_encoding'), extract(epoch from clock_timestamp())::float8,
-    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
+        || (SELECT stats_reset::text FROM pg_stat_wal),
     (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())
 """
 _END_SESSION = """
@@ -52,13 +60,15 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backen
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection that knows its server's timeline, which is another one after a standby was promoted.
+    """A connection that knows its server's history.
 
+    history: the timeline, which is another one after a standby was promoted, and when the statistics began,
+    which are lost in a crash. Only within one history does the id of a transaction name one transaction.
     native: a cursor that takes PostgreSQL's own parameters. In a large insert psycopg takes longer to find
     its own than PostgreSQL to run it.
     """
 
-    timeline = ""
+    history = ""
     session: tuple[int, str] | None = None  # the process of the server, and when it began
     native: psycopg.RawCursor[Any]
 
@@ -84,7 +94,7 @@ class PostgresDatabase(PostgresqlDatabase):
         try:
             given = conninfo_to_dict(url)
             ours = {"application_name": name, "client_encoding": "UTF8"}
-            self._conninfo = make_conninfo("", **{**DEFAULTS, **given, **ours})
+            self._conninfo = make_conninfo("", **{**_defaults(given), **given, **ours})
         except (psycopg.Error, UnicodeError):  # its message may quote the password
             raise DatabaseUnusable(f"{SETTING} is no URL that PostgreSQL takes; correct it") from None
         self._failed = 0.0, StorageError()
@@ -138,27 +148,26 @@ class PostgresDatabase(PostgresqlDatabase):
 
     def _prepare(self, connection: Connection) -> None:
         connection.adapters.register_dumper(int, Int8Dumper)  # one type, so one prepared statement
-        sent = time.monotonic()
-        row = connection.execute(_PREPARE).fetchone()
-        assert row is not None
-        durability, version, is_standby, encoding, now, timeline, began = row[6:]
+        version = connection.info.server_version // 10_000
         if version < OLDEST_VERSION:
             raise DatabaseUnusable(
                 f"PostgreSQL {version} is too old; use {OLDEST_VERSION} or later for LEADS_DATABASE_URL"
             )
+        sent = time.monotonic()
+        row = connection.execute(_PREPARE).fetchone()
+        assert row is not None
+        durability, is_standby, is_read_only, encoding, now, history, began = row[7:]
         if encoding != "UTF8":
             raise DatabaseUnusable(
                 f"the database's encoding is {encoding}; make one with CREATE DATABASE … ENCODING 'UTF8'"
             )
         if durability == "off":
-            raise DatabaseUnusable(
-                "synchronous_commit is off, so PostgreSQL could lose leads that were acknowledged; "
-                "turn it on for this role: ALTER ROLE … SET synchronous_commit = on"
-            )
-        if is_standby:
-            raise StorageError("PostgreSQL is a standby, and can't be written to")
+            raise DatabaseUnusable(NOT_DURABLE)
+        if is_standby or is_read_only:
+            reason = f"PostgreSQL is {'a standby' if is_standby else 'read-only'}, and can't be written to"
+            raise StorageError(f"{reason}; {advice(reason)}")
         self.clock.measured(now, sent, time.monotonic())
-        connection.timeline = timeline
+        connection.history = history
         connection.session = connection.info.backend_pid, began
         connection.native = psycopg.RawCursor(connection)
         connection.prepared_max = PREPARED_STATEMENTS
@@ -187,6 +196,17 @@ class PostgresDatabase(PostgresqlDatabase):
 
 
 database = PostgresDatabase()
+
+
+def _defaults(given: Mapping[str, object]) -> dict[str, str | int | None]:
+    if "service" in given or "PGSERVICE" in os.environ:
+        return DEFAULTS
+    unset = {
+        name: value
+        for name, (variable, value) in DEFAULTS_WITH_VARIABLE.items()
+        if variable not in os.environ
+    }
+    return {**DEFAULTS, **unset}
 
 
 def use_database(url: str, name: str) -> None:

@@ -41,6 +41,12 @@ class PostgresInspection:
         return self._connection.info.port
 
     @property
+    def is_host_verified(self) -> bool:
+        """True if the connection is encrypted, and its certificate was checked."""
+        used = {option.keyword: option.val for option in self._connection.pgconn.info}
+        return used.get(b"sslmode") in (b"verify-ca", b"verify-full")
+
+    @property
     def schema(self) -> int:
         """The schema's version: 0 if the database is empty."""
         return self._schema

@@ -1,9 +1,9 @@
 """Connections that PostgreSQL refuses: what the operator has to correct, and what passes by itself."""
 
-import os
 import re
 import select
 import socket
+import tempfile
 import time
 
 import psycopg
@@ -33,7 +33,12 @@ _OF_LIBPQ = (
     ),
     ("response to SSL|unsupported protocol", f"correct host and port in {SETTING}: no PostgreSQL answers"),
     ("not read-only|not in hot standby", f"take target_session_attrs=read-write in {SETTING}"),
-    ("invalid |bad value|service|could not match|must |not supported", f"correct {SETTING}"),
+    ("invalid |bad value|service|could not match|must |not supported|may not be used", f"correct {SETTING}"),
+    # Where libpq can't trace, these are all that is known of what the server said.
+    (
+        "password authentication failed|(role|database) .* does not exist|no pg_hba.conf entry",
+        f"correct {SETTING}, or make what is missing on the database's host",
+    ),
 )
 # The same of what the server says, by its SQLSTATE, as its words may be in another language.
 _OF_SERVER = (
@@ -49,12 +54,17 @@ _OF_SERVER = (
     ("3D000", "", f"make it with CREATE DATABASE … OWNER … ENCODING 'UTF8', or correct {SETTING}"),
     ("42501", "", "GRANT the role CONNECT on the database, and CREATE on its schema"),
     ("42|22", "", f"correct 'options' in {SETTING}, or what ALTER ROLE and ALTER DATABASE have SET"),
-    ("08P01", "", f"correct {SETTING}; PgBouncer serves it with pool_mode = session"),
+    # PgBouncer has this state for what passes, too.
+    (
+        "08P01",
+        "startup parameter|no such|not allowed",
+        f"correct {SETTING}; PgBouncer serves it with pool_mode = session",
+    ),
 )
 # A passing state: what the operator does if it lasts.
 _PASSING = (
     ("read-only|standby|recovery", f"name the primary in {SETTING}, or all hosts with commas between"),
-    ("too many|slots", "close connections to it, or raise max_connections"),
+    ("too many|slots|no more connections", "close connections to it, or raise the limit"),
     ("", f"see that it runs and can be reached from here, or correct {SETTING}"),
 )
 _NO_SUCH_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", -5), -8)
@@ -90,25 +100,25 @@ def advice(reason: str) -> str:
 def _refusal(conninfo: str) -> tuple[str, str, str] | None:
     """Connect again; return the SQLSTATE and the words of a server's refusal, and where; None without one.
 
-    psycopg gives neither: libpq keeps the SQLSTATE of a refused connection to itself, but traces it.
+    psycopg gives neither: libpq keeps the SQLSTATE of a refused connection to itself, but traces it; on
+    Linux, that is.
     """
     try:
         connection = PGconn.connect_start(conninfo.encode())
     except psycopg.Error:
         return None
-    trace = os.memfd_create("trace")
     try:
-        connection.trace(trace)
-        _wait_for_outcome(connection)
-        host = f"{connection.host.decode()}:{connection.port.decode()}"
-        connection.untrace()
-        length = os.lseek(trace, 0, os.SEEK_END)
-        traced = os.pread(trace, length, 0).decode("utf-8", "replace")
-    except psycopg.Error:
+        with tempfile.TemporaryFile() as trace:
+            connection.trace(trace.fileno())
+            _wait_for_outcome(connection)
+            host = f"{connection.host.decode()}:{connection.port.decode()}"
+            connection.untrace()
+            trace.seek(0)
+            traced = trace.read().decode("utf-8", "replace")
+    except (psycopg.Error, OSError):
         return None
     finally:
         connection.finish()
-        os.close(trace)
     found = _REFUSAL.findall(traced)
     return (found[-1][0], " ".join(found[-1][1].split()), host) if found else None
 

@@ -1,6 +1,7 @@
 """The storage of a running server on PostgreSQL, which other servers may share."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from models.storage.postgres.reader import PostgresReader
 from models.storage.postgres.transaction import transact
 from models.storage.postgres.writer import PostgresWriter
 from models.storage.queued_storage import QueuedStorage
-from models.storage.storage_check import write_check
+from models.storage.storage_check import write_and_delete_check
 
 Params = ParamSpec("Params")
 Item = TypeVar("Item")
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 
 QUICK_SECONDS, SLOW_SECONDS = 10.0, 120.0  # that a query may take
 DISK_FULL_SECONDS = 5.0  # how long a write that found no room counts
-SERVER_NAME = "leads server"  # of a server's connections, as PostgreSQL lists them
+SERVER_NAME = "leads server"  # as PostgreSQL lists its connections; a word that is each server's own follows
 
 
 class PostgresStorage(QueuedStorage):
@@ -55,7 +56,7 @@ class PostgresStorage(QueuedStorage):
 
     def open(self) -> None:
         """Take the database of the URL for this process's; nothing is connected yet."""
-        use_database(self._url, SERVER_NAME)
+        use_database(self._url, f"{SERVER_NAME} {secrets.token_hex(3)}")
 
     def upgrade(self) -> None:
         """As `ServerStorage.upgrade`."""
@@ -70,7 +71,7 @@ class PostgresStorage(QueuedStorage):
 
     async def check(self) -> None:
         """As `Storage.check`."""
-        await self.write(write_check, self.clock.now())
+        await self.write(write_and_delete_check, secrets.randbelow(2**31), self.clock.now())
         await self.read(_check_rights)  # apart, as leads may share the batch of the write
         # So little may still fit where a lead doesn't.
         if time.monotonic() - self.writer.disk_full_at < DISK_FULL_SECONDS:

@@ -9,7 +9,13 @@ from typing import TypeVar
 import psycopg
 
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
-from models.storage.postgres.connection import Connection, close_database, database, usable_connection
+from models.storage.postgres.connection import (
+    NOT_DURABLE,
+    Connection,
+    close_database,
+    database,
+    usable_connection,
+)
 from models.storage.postgres.failures import is_conflict, is_storage_failure, row_error, storage_reason
 
 log = logging.getLogger("leads.writer")
@@ -25,6 +31,8 @@ REPEAT_SECONDS = 2.0
 # How long the outcome of a broken commit is asked for. The clients of its leads wait meanwhile.
 ASK_SECONDS = 8.0
 ASK_AGAIN_SECONDS = 0.25
+
+_BEFORE_COMMIT = "SELECT pg_current_xact_id_if_assigned(), current_setting('synchronous_commit')"
 
 
 def transact(work: Callable[[], Result]) -> Result:
@@ -43,8 +51,11 @@ def transact(work: Callable[[], Result]) -> Result:
             connection.execute("BEGIN")
             _measure_clock(connection)
             result = work()
-            found = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
-            transaction_id = found[0] if found else None
+            transaction_id, durability = connection.execute(_BEFORE_COMMIT).fetchall()[0]
+            if (
+                durability == "off" and transaction_id is not None
+            ):  # a reload changes it for this session, too
+                raise StorageError(NOT_DURABLE)
         except BaseException as error:
             _roll_back(connection)
             has_broken = connection.closed and is_storage_failure(error) and time.monotonic() < repeat_until
@@ -58,9 +69,9 @@ def transact(work: Callable[[], Result]) -> Result:
             if (of_row := row_error(error)) is not None:
                 raise of_row from None
             raise
-        if commit(connection, transaction_id):
+        if (obstacle := commit(connection, transaction_id)) is None:
             return result
-    raise StorageError("other transactions were in the way again and again")
+    raise StorageError(f"{obstacle}, {MOST_ATTEMPTS} times in a row")
 
 
 def _roll_back(connection: Connection) -> None:
@@ -79,12 +90,12 @@ def _measure_clock(connection: Connection) -> None:
     database.clock.measured(row[0], sent, time.monotonic())
 
 
-def commit(connection: Connection, transaction_id: int | None) -> bool:
-    """Commit. Return False if nothing is stored and the work can be repeated.
+def commit(connection: Connection, transaction_id: int | None) -> str | None:
+    """Commit. Return None, or why nothing is stored, if the work can be repeated.
 
     transaction_id: None if the transaction has written nothing. Raises StorageError and OutcomeUnknown.
     """
-    timeline = connection.timeline
+    history = connection.history
     notices: list[object] = []
     connection.add_notice_handler(notices.append)
     try:
@@ -92,33 +103,34 @@ def commit(connection: Connection, transaction_id: int | None) -> bool:
             raise StorageError("PostgreSQL rolled the transaction back")
         if notices:  # the wait for the standby was cancelled: the commit is not safe yet
             _wait_for_standby(connection)
-        return True
+        return None
     except psycopg.Error as error:
         # FATAL: the server ends the connection, and may have committed before.
         if error.diag.severity_nonlocalized == "ERROR" and not notices:
             _roll_back(connection)
             if is_conflict(error):
-                return False
+                return "other transactions were in the way"
             raise StorageError(storage_reason(error)) from error
         close_database()
         if transaction_id is None:
-            return True
+            return None
         log.warning("the connection broke in a commit", extra={"reason": storage_reason(error)})
-        return _ask_outcome(transaction_id, timeline, error)
+        was_made = _ask_outcome(transaction_id, history, error)
+        return None if was_made else "the connection broke in the commit"
     finally:
         connection.remove_notice_handler(notices.append)
 
 
-def _ask_outcome(transaction_id: int, timeline: str, error: Exception) -> bool:
+def _ask_outcome(transaction_id: int, history: str, error: Exception) -> bool:
     """Return whether the transaction was committed. Raises OutcomeUnknown if that can't be told.
 
-    The timeline is another one after a standby was promoted. It may have given the id to another transaction.
+    In another history, after a crash or a promotion, the id may be another transaction's.
     """
     asked_until = time.monotonic() + ASK_SECONDS
     while time.monotonic() < asked_until:
         try:
             connection = usable_connection()
-            if connection.timeline != timeline:
+            if connection.history != history:
                 break
             row = connection.execute(
                 "SELECT pg_xact_status(%s::text::xid8)", [str(transaction_id)]

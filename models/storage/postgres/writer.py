@@ -11,6 +11,7 @@ import psycopg
 
 from models.storage import StorageError, WriteResult, causes
 from models.storage.postgres.connection import RECONNECT_SECONDS, close_database, database, usable_connection
+from models.storage.postgres.failures import row_error
 from models.storage.postgres.stall_timer import StallTimer
 from models.storage.postgres.transaction import transact
 from models.storage.write_queue import Request, WriteQueue, apply_operations
@@ -89,7 +90,7 @@ class PostgresWriter(WriteQueue):
         except Exception as error:
             if len(batch) == 1:
                 return [WriteResult(error=error)]
-            return transact(partial(apply_operations, batch, database.savepoint))
+            return list(map(_without_row, transact(partial(apply_operations, batch, database.savepoint))))
 
     # Without a connection.
 
@@ -110,6 +111,11 @@ class PostgresWriter(WriteQueue):
             self._lost = str(error)
             log.error("PostgreSQL can't be used", extra={"reason": self._lost})
         self._reconnecting = self._loop.call_later(RECONNECT_SECONDS, self._reconnect)
+
+
+def _without_row(result: WriteResult[Any]) -> WriteResult[Any]:
+    of_row = result.error and row_error(result.error)
+    return WriteResult(error=of_row) if of_row else result
 
 
 class _Disconnected(Exception):

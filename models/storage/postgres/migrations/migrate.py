@@ -46,8 +46,8 @@ ORDER BY relname LIMIT 1
 def migrate(connection: "psycopg.Connection[Any]") -> None:
     """Bring the database to the newest schema. Each step and its version number are one transaction.
 
-    An advisory lock lets one server do it; the others wait. Raises DatabaseUnusable, and StorageError if the
-    server fails.
+    An advisory lock lets one server do it. Raises DatabaseUnusable, and StorageError if the server fails, or
+    another program keeps that lock for more than a few seconds.
     """
     try:
         while (version := _usable_version(connection)) < NEWEST:
@@ -84,9 +84,10 @@ def _usable_version(connection: "psycopg.Connection[Any]") -> int:
 def _take_step(connection: "psycopg.Connection[Any]", version: int) -> None:
     step = next(step for step in STEPS if step.version > version)
     with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = 0")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
-        connection.execute("SET LOCAL lock_timeout = '5s'")
+        try:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        except errors.LockNotAvailable as error:
+            raise StorageError("another server makes or upgrades the tables, or a move fills them") from error
         if schema_version(connection)[0] != version:  # another server was first
             return
         if version == 0 and (others := connection.execute(_TABLES).fetchall()):
