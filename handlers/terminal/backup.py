@@ -75,9 +75,8 @@ def _pg_dump(context: CommandContext) -> str:
     output = context.args.output or "leads.dump"
     command = f"pg_dump --format=custom --file={shlex.quote(str(output))} {_quoted_url(context)}"
     return (
-        f"its own programs make its backups. Run\n\n    {command}\n\n"
-        "after 'umask 077', as it holds renters' data, and keep LEADS_SECRET elsewhere. "
-        "To be able to restore any moment, use pgBackRest."
+        "its own programs make its backups. pgBackRest makes those that restore any moment. Keep LEADS_SECRET "
+        f"elsewhere. For a dump, after 'umask 077', run {command}"
     )
 
 
@@ -96,9 +95,9 @@ def _pg_restore(context: CommandContext) -> str:
         return f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"
     new = shlex.quote(with_database(without_password(context.settings.database_url), "restored"))
     return (
-        "make a new, empty database, such as 'restored', and run\n\n"
-        f"    pg_restore --exit-on-error --no-owner --dbname={new} {file}\n\n"
-        "Then name it in that setting, and run 'backup restored' before a server starts."
+        "make a new, empty database, such as 'restored'. Once the command that follows has filled it, name it in "
+        "that setting, and run 'backup restored' before a server starts. To fill it, run "
+        f"pg_restore --exit-on-error --no-owner --dbname={new} {file}"
     )
 
 
