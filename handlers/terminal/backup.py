@@ -75,8 +75,8 @@ def _pg_dump(context: CommandContext) -> str:
     output = context.args.output or "leads.dump"
     command = f"pg_dump --format=custom --file={shlex.quote(str(output))} {_quoted_url(context)}"
     return (
-        "its own programs make its backups. pgBackRest makes those that restore any moment. Keep LEADS_SECRET "
-        f"elsewhere. For a dump, after 'umask 077', run {command}"
+        "its own programs make its backups. pgBackRest makes those that restore any moment. Keep "
+        f"LEADS_SECRET elsewhere. For a dump, after 'umask 077', run {command}"
     )
 
 
@@ -95,8 +95,8 @@ def _pg_restore(context: CommandContext) -> str:
         return f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"
     new = shlex.quote(with_database(without_password(context.settings.database_url), "restored"))
     return (
-        "make a new, empty database, such as 'restored'. Once the command that follows has filled it, name it in "
-        "that setting, and run 'backup restored' before a server starts. To fill it, run "
+        "make a new, empty database, such as 'restored'. Once the command that follows has filled it, name it "
+        "in that setting, and run 'backup restored' before a server starts. To fill it, run "
         f"pg_restore --exit-on-error --no-owner --dbname={new} {file}"
     )
 
