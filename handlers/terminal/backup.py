@@ -95,7 +95,7 @@ def _pg_restore(context: CommandContext) -> str:
         return f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"
     new = shlex.quote(with_database(without_password(context.settings.database_url), "restored"))
     return (
-        "make a new, empty database, such as 'restored'. Once the command that follows has filled it, name it "
+        "make a new, empty database, such as 'restored'. Once the command at the end has filled it, name it "
         "in that setting, and run 'backup restored' before a server starts. To fill it, run "
         f"pg_restore --exit-on-error --no-owner --dbname={new} {file}"
     )
