@@ -133,8 +133,6 @@ class Server:
         self._secret.open()  # not before, as a start that is refused leaves no secret behind
         if storage.is_shared:
             await storage.write(check_secret, self._secret.keys())
-            # A rotation is noted before the earlier key is forgotten.
-            self._scheduler.add_job(self._check_secret, "interval", seconds=SECRET_CHECK_SECONDS)
         await storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))
         await storage.write(key_old_records, self._secret.keys())
         await storage.write(forget_texts)
@@ -183,7 +181,10 @@ class Server:
         self.counter, space_budget = DailyCounter(storage, clock), SpaceBudget()
         self.disk_monitor = DiskMonitor(partial(measure_disk, settings.data_dir), space_budget)
         self._scheduler.add_job(self.counter.flush, "interval", seconds=FLUSH_SECONDS)
-        if not storage.is_shared:
+        if storage.is_shared:
+            # A rotation is noted before the earlier key is forgotten.
+            self._scheduler.add_job(self._check_secret, "interval", seconds=SECRET_CHECK_SECONDS)
+        else:
             self._scheduler.add_job(self.disk_monitor.check, "interval", seconds=CHECK_SECONDS)
         limiter = RateLimiter(settings.rate_limit, settings.rate_limit_exceptions)
         proxies = settings.trusted_proxies
