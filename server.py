@@ -42,7 +42,7 @@ from models.clock import Clock
 from models.database import server_storage
 from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
-from models.installation import check_secret
+from models.installation import check_secret, refuse_moved
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.clock_changes import cap_due_times
@@ -128,6 +128,7 @@ class Server:
         """Bring the open database into the state that the parts expect, and start them."""
         storage = self.storage
         await asyncio.to_thread(storage.upgrade)
+        await storage.write(refuse_moved)
         if storage.is_shared:
             await storage.write(check_secret, self._secret.keys())
         await storage.write(open_outbox, frozenset(self._adapters), missing_settings(self._settings))

@@ -1,12 +1,14 @@
-"""The installation: one row, which says that its servers have the same secret."""
+"""The installation: one row, which says that its servers have the same secret, and where its leads are."""
 
 import hashlib
+from typing import Any
 
 from peewee import TextField
 
 from models.secret import SecretKeys
 from models.settings import SettingError
-from models.storage.rows import Row, locked
+from models.storage import DatabaseUnusable
+from models.storage.rows import Row, database, locked
 
 PURPOSE = "installation"
 
@@ -16,6 +18,7 @@ class Installation(Row):
 
     id = TextField(primary_key=True)
     secret_check = TextField(null=True)  # made with the secret of its servers; null: no server has shared it
+    moved_to = TextField(null=True)  # the place that all leads were moved to, without a password
 
 
 def check_secret(secret: SecretKeys) -> None:
@@ -32,6 +35,23 @@ def check_secret(secret: SecretKeys) -> None:
     if installation.secret_check != checks[0]:
         installation.secret_check = checks[0]
         installation.save()
+
+
+def refuse_moved() -> None:
+    """Raise DatabaseUnusable if all leads were moved from this database to another place."""
+    installation: Any = Installation.select()
+    if database.is_shared:  # while this transaction runs, no move begins; during a move, it waits
+        installation = installation.for_update("FOR KEY SHARE")
+    if (place := installation.get().moved_to) is not None:
+        raise moved_away(place)
+
+
+def moved_away(place: str) -> DatabaseUnusable:
+    """Return the refusal to write to a database that was moved to this place."""
+    return DatabaseUnusable(
+        f"all leads were moved from here to {place}; use that place. If it has taken no lead since, "
+        "'move --undo' makes this place the one to use again"
+    )
 
 
 def secret_checks(secret: SecretKeys, installation_id: str) -> list[str]:
