@@ -43,7 +43,7 @@ from models.database import server_storage
 from models.database_url import masked_database_url
 from models.disk_space import SpaceBudget, measure_disk
 from models.idempotency import key_old_records
-from models.installation import check_secret
+from models.installation import check_secret, refuse_moved
 from models.intake import Submission, record_leads
 from models.outbox.claims import open_outbox
 from models.outbox.destination import missing_settings
@@ -130,6 +130,7 @@ class Server:
         """Bring the open database into the state that the parts expect, and start them."""
         storage = self.storage
         await asyncio.to_thread(storage.upgrade)
+        await storage.write(refuse_moved)
         self._secret.open()  # not before, as a start that is refused leaves no secret behind
         if storage.is_shared:
             await storage.write(check_secret, self._secret.keys())

@@ -1,14 +1,16 @@
-"""The installation: one row, which says that its servers have the same secret."""
+"""The installation: one row, which says that its servers have the same secret, and where its leads are."""
 
 import hashlib
 from datetime import datetime
+from typing import Any
 
 from peewee import TextField
 
 from models.audit import Actor, record_action
 from models.secret import SecretKeys
 from models.settings import SettingError
-from models.storage.rows import Row, locked
+from models.storage import DatabaseUnusable
+from models.storage.rows import Row, database, locked
 
 PURPOSE = "installation"
 
@@ -18,6 +20,7 @@ class Installation(Row):
 
     id = TextField(primary_key=True)
     secret_check = TextField(null=True)  # made with the secret of its servers; null: no server has shared it
+    moved_to = TextField(null=True)  # the place that all leads were moved to, without a password
 
 
 def check_secret(secret: SecretKeys) -> None:
@@ -43,6 +46,23 @@ def adopt_secret(actor: Actor, secret: SecretKeys, now: datetime) -> None:
     installation.secret_check = secret_checks(secret, installation.id)[0]
     installation.save()
     record_action(actor, "secret.adopt", "installation", None, now)
+
+
+def refuse_moved() -> None:
+    """Raise DatabaseUnusable if all leads were moved from this database to another place."""
+    installation: Any = Installation.select()
+    if database.is_shared:  # while this transaction runs, no move begins; during a move, it waits
+        installation = installation.for_update("FOR KEY SHARE")
+    if (place := installation.get().moved_to) is not None:
+        raise moved_away(place)
+
+
+def moved_away(place: str) -> DatabaseUnusable:
+    """Return the refusal to write to a database that was moved to this place."""
+    return DatabaseUnusable(
+        f"all leads were moved from here to {place}; use that place. If it has taken no lead since, "
+        "'move --undo' makes this place the one to use again"
+    )
 
 
 def secret_checks(secret: SecretKeys, installation_id: str) -> list[str]:

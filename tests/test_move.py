@@ -8,9 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from postgresql import database_url, forget
 from server_process import ROOT, environment, started
 from test_backup import content, query
 
+from handlers.terminal.move import _place
 from models import settings
-from models.errors import NotFound
-from models.moving import Moved, move_to_folder, move_to_postgres
+from models.errors import Conflict, NotFound
+from models.moving import Moved, move_to_folder, move_to_postgres, undo_move
 from models.storage import DatabaseUnusable, StorageError
 from models.storage.postgres.migrations.steps import NEWEST
 from models.storage.sqlite.connection import close_database
@@ -34,6 +36,8 @@ from models.storage.sqlite.moving import MOVING
 pytestmark = pytest.mark.sqlite("it moves between both databases in each run")
 SCHEMAS = Path(__file__).parent / "schemas"
 LEADS = "/api/v1/website_leads"
+MOVED_TO = "SELECT moved_to FROM installation"
+SERVERS_SECRET = "the-secret-of-the-servers"
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
@@ -232,6 +236,7 @@ def test_a_move_to_postgresql_that_is_killed_leaves_it_empty(folder: Path, url: 
     else:
         assert now == before
     assert to_postgres(folder, url).tables["lead"].rows == len(before["lead"])
+    assert in_postgres(url, MOVED_TO) == [(None,)]
 
 
 @pytest.mark.parametrize("method", POINTS)
@@ -249,6 +254,7 @@ def test_a_move_to_a_folder_that_is_killed_leaves_no_database(
     )
     to_folder(url, back)
     assert in_folder(back)["lead"] == in_folder(folder)["lead"]
+    assert query(back / "leads.db", MOVED_TO) == [(None,)]
     assert MOVING not in content(back)
 
 
@@ -426,12 +432,127 @@ def test_a_source_can_not_be_changed_during_a_move(folder: Path, url: str, tmp_p
     move_to_postgres(configured(folder), url, ACTOR, NOW, add_building)
     assert said and set(said) == {f"a restore into {folder}, or a move, is under way; let it come to its end"}
 
+    refused: list[str] = []
+
     def add_stage(step: str) -> None:
         with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("SET lock_timeout = '10ms'")
             connection.execute("INSERT INTO pipeline_stage (position, name) VALUES (9, 'lost again')")
+        refused.append(step)
 
     move_to_folder(configured(tmp_path / "server", url), tmp_path / "back", ACTOR, NOW, add_stage)
+    assert refused == ["copying all rows", "comparing all rows"]
+
+
+@pytest.mark.parametrize("step", ["copying all rows", "comparing all rows"])
+def test_a_server_that_starts_during_a_move_stops_it(
+    folder: Path, url: str, tmp_path: Path, step: str
+) -> None:
+    to_postgres(folder, url)
+    reasons = in_postgres(url, "SELECT pause_reason FROM destination")
+    with ExitStack() as stack:
+
+        def start(now: str) -> None:
+            if now == step:
+                stack.enter_context(psycopg.connect(url, application_name="leads server"))
+
+        with pytest.raises(DatabaseUnusable, match=r"servers use the PostgreSQL database \(from 127"):
+            move_to_folder(configured(tmp_path / "server", url), tmp_path / "back", ACTOR, NOW, start)
+    assert in_postgres(url, MOVED_TO) == [(None,)]
+    assert in_postgres(url, "SELECT pause_reason FROM destination") == reasons
+    assert not (tmp_path / "back" / "leads.db").exists()
+
+
+def test_a_command_that_waited_for_a_move_is_refused(folder: Path, url: str, tmp_path: Path) -> None:
+    to_postgres(folder, url)
+    command, variables = Commands(folder, {"database_url": url}).arguments("building", "add", "--name", "Oak")
+    waiting: list[subprocess.Popen[str]] = []
+    waits = (
+        "SELECT 1 FROM pg_stat_activity WHERE application_name = 'leads command' AND wait_event_type = 'Lock'"
+    )
+
+    def start(step: str) -> None:
+        if not waiting:
+            waiting.append(
+                subprocess.Popen(command, env=variables, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+            )
+            for _ in range(1_000):
+                if in_postgres(url, waits):
+                    return
+                time.sleep(0.02)
+            raise AssertionError("it does not wait")
+
+    move_to_folder(configured(tmp_path / "server", url), tmp_path / "back", ACTOR, NOW, start)
+    _, said = waiting[0].communicate(timeout=60)
+    assert said.startswith(f"leads: all leads were moved from here to {tmp_path / 'back'}; ")
+    assert in_postgres(url, "SELECT 1 FROM building WHERE name = 'Oak'") == []
+
+
+def check_given_up(commands: Commands, target: str, leads: int) -> None:
+    """Check that what was moved can be read and not changed, until the move is undone."""
+    refusal = f"all leads were moved from here to {target}; use that place. If it has taken no lead since, "
+    for command in (
+        ["serve", "--port", "0"],
+        ["building", "add", "--name", "Oak"],
+        ["token", "rotate", "1"],
+        ["customer", "flag-spam", "1"],
+        ["lead", "assign", "1", "1"],
+        ["outbox", "resume", "email"],
+        ["outbox", "retry", "--failed"],
+    ):
+        assert commands.refusal(*command).startswith(refusal), command
+    assert len(commands.rows("lead", "list")) == leads and commands.rows("outbox", "list")
+    commands.run("customer", "erase", "1", "--yes")
+    assert commands.row("customer", "show", "1")["erased_at"]
+    done = commands.run("move", "--undo").stdout
+    assert f"Start no server on {target} any more" in done and "correct-horse" not in done
+    assert commands.refusal("move", "--undo").startswith("there is no move to undo")
+    commands.run("building", "add", "--name", "Oak")
+    assert "paused" in commands.run("outbox", "list").stdout
+    database = commands.settings.get("database_url", "")
+    with started("serve", data_dir=str(commands.data_dir), database_url=database) as server:
+        send(server.url)
+
+
+def test_a_moved_folder_takes_no_leads_until_the_move_is_undone(folder: Path, url: str) -> None:
+    masked = to_postgres(folder, url).target
+    assert query(folder / "leads.db", MOVED_TO) == [(masked,)] and "***" in masked
+    check_given_up(Commands(folder), masked, 10)
+
+
+def test_a_moved_postgresql_takes_no_leads_until_the_move_is_undone(
+    folder: Path, url: str, tmp_path: Path
+) -> None:
+    to_postgres(folder, url)
+    to_folder(url, tmp_path / "back")
+    commands = Commands(tmp_path / "server", {"database_url": url})
+    check_given_up(commands, str(tmp_path / "back"), 10)
+
+
+def test_a_moved_place_moves_only_to_the_same_target(folder: Path, url: str, tmp_path: Path) -> None:
+    to_postgres(folder, url)
+    to_folder(url, tmp_path / "back")
+    with pytest.raises(DatabaseUnusable, match=f"moved from here to {tmp_path / 'back'}; use that place"):
+        to_folder(url, tmp_path / "other")
+    assert not (tmp_path / "other" / "leads.db").exists()
+    (tmp_path / "back" / "leads.db").unlink()  # as if the last step had not been done
+    to_folder(url, tmp_path / "back")
+
+
+def test_the_place_in_a_note_holds_for_any_working_directory(folder: Path, url: str, tmp_path: Path) -> None:
+    to_postgres(folder, url)
+    commands = Commands(folder, {"database_url": url})
+    assert commands.row("move", "--to", "back")["to"] == str(tmp_path / "back")
+    assert in_postgres(url, MOVED_TO) == [(str(tmp_path / "back"),)]
+
+
+def test_an_undo_is_audited(folder: Path, url: str) -> None:
+    to_postgres(folder, url)
+    Commands(folder).run("move", "--undo")
+    assert in_folder(folder)["audit_entry"][-1][4] == "database.undo_move"
+    with Commands(folder).database(), pytest.raises(Conflict, match="there is no move to undo"):
+        undo_move(ACTOR, NOW)
+    assert "there is no leads.db" in Commands(folder.parent / "nowhere").refusal("move", "--undo")
 
 
 def test_a_full_disk_leaves_no_database(folder: Path, url: str, tmp_path: Path) -> None:
@@ -503,6 +624,28 @@ def test_a_short_secret_becomes_the_file_of_the_folder(folder: Path, url: str, t
     assert "the secret is set by LEADS_SECRET" in commands.refusal("secret", "show")
 
 
+@pytest.mark.parametrize(
+    "secret, found",
+    [("some-other-secret-of-one", "is another one"), ("", "was not found")],
+)
+def test_a_move_back_without_the_servers_secret_is_refused(
+    folder: Path, url: str, tmp_path: Path, secret: str, found: str
+) -> None:
+    to_postgres(folder, url, secret=SERVERS_SECRET)
+    in_postgres(url, "UPDATE destination SET paused = false")
+    with pytest.raises(settings.SettingError, match=f"the secret {found}: set LEADS_SECRET to that of"):
+        to_folder(url, tmp_path / "back", secret=secret)
+    assert in_postgres(url, "SELECT DISTINCT paused FROM destination") == [(False,)]
+    assert in_postgres(url, MOVED_TO) == [(None,)]
+    assert not content(tmp_path / "back").keys() & {"leads.db", "leads.secret", MOVING}
+    to_folder(url, tmp_path / "back", secret=f"the-newest-of-the-servers, {SERVERS_SECRET}")
+
+
+def test_a_secret_that_no_server_has_used_may_be_any(folder: Path, url: str, tmp_path: Path) -> None:
+    to_postgres(folder, url)
+    assert to_folder(url, tmp_path / "back", secret=SERVERS_SECRET).has_secret
+
+
 def test_the_command_says_what_to_do_next(folder: Path, url: str, tmp_path: Path) -> None:
     commands = Commands(folder)
     status, said = commands.on_terminal("move", "--to", url, columns=400)
@@ -538,18 +681,89 @@ def test_a_wrong_direction_is_refused(folder: Path, database: str, to: str, said
 
 
 @pytest.mark.parametrize(
-    "to", ["", " ", "mysql://h/leads", "postgresql://a:s3cret@x@h/leads", "postgres//:x://"]
+    "to",
+    [
+        "",
+        " ",
+        "mysql://h/leads",
+        "postgresql://a:s3cret@x@h/leads",
+        "postgres//:x://",
+        "postgresql:/leads:s3cret@h/t1",
+        "postgresql:leads",
+        "postgresql/leads",
+        "Postgres-s3cret",
+        "host=db password=s3cret",
+        "dbname=s3cret",
+        "leads:s3cret@h/t1",
+        "//leads:s3cret@h/t1",
+        "h:5432/s3cret",
+        " postgresql:/s3cret",
+        "pstgresql:/leads:s3cret%40h/t1",
+    ],
 )
 def test_a_place_that_is_none_is_wrong_usage(folder: Path, to: str) -> None:
     done = Commands(folder).run("move", "--to", to, status=2)
     assert "error: argument --to: " in done.stderr and "s3cret" not in done.stderr
-    assert Commands(folder).run("move", status=2).stderr.endswith("arguments are required: --to\n")
+    assert content(folder.parent).keys() == {"data/leads.db"}
+
+
+def test_a_move_needs_a_place_or_an_undo(folder: Path) -> None:
+    assert Commands(folder).run("move", status=2).stderr.endswith("arguments --to --undo is required\n")
+    assert "not allowed with" in Commands(folder).run("move", "--undo", "--to", "x", status=2).stderr
+
+
+@pytest.mark.parametrize("to", ["./postgres@home", "../data/host=db", "/a:b@c", "back"])
+def test_a_folder_may_have_any_name_behind_a_slash(to: str) -> None:
+    assert _place(to) == Path(to)
 
 
 def test_a_wrong_password_or_database_names_the_flag(folder: Path, url: str) -> None:
     missing = url.replace("leads_", "nowhere_")
     with_flag = Commands(folder).refusal("move", "--to", missing)
     assert "does not exist; make it with CREATE DATABASE" in with_flag and "or correct --to" in with_flag
+    unreachable = Commands(folder).refusal("move", "--to", "postgresql://leads:x@127.0.0.1:1/leads")
+    assert "or correct --to; nothing was changed" in unreachable
+    read_only = url + ("&" if "?" in url else "?") + "options=-c%20default_transaction_read_only%3Don"
+    primary = Commands(folder).refusal("move", "--to", read_only)
+    assert "name the primary in --to" in primary
+    assert "LEADS_DATABASE_URL" not in with_flag + unreachable + primary
+
+
+ENDED = """
+import os, sys
+import server
+from handlers.terminal import main
+from models.storage.sqlite.moving import SqliteTarget
+
+def end(target):
+    for number in sys.argv[1].split(","):
+        os.kill(os.getpid(), int(number))
+
+SqliteTarget.seal = end
+sys.exit(main(["move", "--to", sys.argv[2]], {}, lambda *arguments: []))
+"""
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT], [signal.SIGHUP, signal.SIGTERM, signal.SIGINT]],
+)
+def test_a_move_that_is_ended_by_a_signal_leaves_no_copy(
+    folder: Path, url: str, tmp_path: Path, signals: list[int]
+) -> None:
+    to_postgres(folder, url)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    variables = environment(data_dir=str(tmp_path / "server"), database_url=url) | {"PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, ",".join(str(int(number)) for number in signals), tmp_path / "back"],
+        env=variables,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert not [name for name in content(tmp_path / "back") if name.startswith("leads.db")]
+    assert in_postgres(url, MOVED_TO) == [(None,)]
 
 
 def test_the_guide_moves_there_and_back(tmp_path: Path, url: str) -> None:

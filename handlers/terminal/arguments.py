@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from handlers.terminal.unmoved import UnmovedStorage
 from models.audit import COMMAND_LINE, Actor
 from models.clock import Clock
 from models.database import command_storage, missing_database
@@ -66,16 +67,23 @@ class Noun:
         self._commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        self, name: str, run: DatabaseRun, help: str, creates_database: bool = False
+        self,
+        name: str,
+        run: DatabaseRun,
+        help: str,
+        creates_database: bool = False,
+        writes_to_moved: bool = False,
     ) -> argparse.ArgumentParser:
         """Add a command that runs on the open database. Return its parser, for its own arguments.
 
-        creates_database: a missing database is created; otherwise the command is refused.
+        creates_database: a missing database is created; otherwise the command is refused. writes_to_moved:
+        the command may also change a database whose leads were moved away.
         """
         parser = self._commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         add_settings(parser, "data_dir", "database_url")
         add_json(parser)
-        parser.set_defaults(run=_on_database(run, creates_database), refuse_usage=parser.error)
+        on_database = _on_database(run, creates_database, writes_to_moved)
+        parser.set_defaults(run=on_database, refuse_usage=parser.error)
         return parser
 
     def plain_command(self, name: str, run: Run, help: str, *settings: str) -> argparse.ArgumentParser:
@@ -87,11 +95,12 @@ class Noun:
         return parser
 
 
-def _on_database(run: DatabaseRun, creates_database: bool) -> Run:
+def _on_database(run: DatabaseRun, creates_database: bool, writes_to_moved: bool) -> Run:
     def run_on_database(context: CommandContext) -> int | None:
         if not creates_database and (missing := missing_database(context.settings)):
             raise NotFound(missing, "no_database")
-        with command_storage(context.settings) as storage:
+        with command_storage(context.settings) as opened:
+            storage = opened if writes_to_moved else UnmovedStorage(opened)
             try:
                 return run(
                     DatabaseContext(context.args, context.settings, storage.clock, context.actor, storage)

@@ -47,7 +47,7 @@ def add_commands(nouns: Nouns) -> None:
         ("split", _split, "move the leads of other renters that a customer holds to customers of their own"),
         ("erase", _erase, "erase a customer's data for good; asks first"),
     ):
-        command = noun.command(name, run, help)
+        command = noun.command(name, run, help, writes_to_moved=run is _erase)  # a copy is data, too
         command.add_argument("id", type=at_least_one, metavar="ID")
         if run is _erase:
             command.add_argument("--yes", action="store_true", help="erase without asking")

@@ -1,15 +1,17 @@
 """The command that moves all leads between the data folder and a PostgreSQL database."""
 
 import argparse
+import signal
 from pathlib import Path
 
 from handlers.terminal.arguments import CommandContext, Nouns, add_json, add_settings
 from handlers.terminal.output import note, print_result, progress
+from models.database import command_storage, missing_database
 from models.database_url import masked_database_url, parse_database_url
-from models.errors import Conflict
-from models.moving import Moved, move_to_folder, move_to_postgres
+from models.errors import Conflict, NotFound
+from models.moving import Moved, move_to_folder, move_to_postgres, undo_move
 from models.settings import Settings
-from models.storage import DatabaseUnusable
+from models.storage import DatabaseUnusable, StorageError
 
 HELP = "move all leads from the data folder to PostgreSQL, or back"
 DESCRIPTION = """\
@@ -20,9 +22,14 @@ Move all leads from the data folder to PostgreSQL, or back. Stop all servers fir
 
 --to names the new place, which must be empty. The source is the place that the servers used until
 now: the database of LEADS_DATABASE_URL if that is set, else the data folder. Each row is copied and
-compared. The source keeps its rows. In both places all mail is paused: say 'outbox resume' in the new
-one. Interrupted at any moment, the command leaves the new place empty.
+compared. The source keeps its rows, and no server starts there any more. In both places all mail is
+paused: say 'outbox resume' in the new one. Interrupted at any moment, the command leaves the new place
+empty. --undo, given with the settings of the source, has it used again instead of the new place.
 """
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FOLDER_BEGINS = ("./", "../", "/")
+# What a mistyped URL has, which may hold a password: it is no folder unless it begins like one.
+OF_A_URL = ":@="
 
 
 def add_command(nouns: Nouns) -> None:
@@ -34,29 +41,58 @@ def add_command(nouns: Nouns) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--to",
         type=_place,
-        required=True,
         metavar="PLACE",
         help="postgresql://user@host/database, or a folder. Anyone on this machine can see a flag, so leave "
         "the password to PGPASSWORD or ~/.pgpass",
     )
+    what.add_argument(
+        "--undo", action="store_true", help="use the source again; what the new place took is not in it"
+    )
     add_settings(parser, "data_dir", "database_url", "secret")
     add_json(parser)
-    parser.set_defaults(run=_move)
+    parser.set_defaults(run=_run)
 
 
 def _place(text: str) -> str | Path:
-    """Parse a PostgreSQL URL, or a folder."""
-    if "://" not in text:
-        if not text.strip():
-            raise argparse.ArgumentTypeError("it takes postgresql://user@host/database, or a folder")
+    """Parse a PostgreSQL URL, or a folder. No message has the text, which may hold a password."""
+    text = text.strip()
+    if text.startswith(FOLDER_BEGINS) and not text.startswith("//"):
         return Path(text)
-    try:
-        return parse_database_url(text.strip())
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"the URL can't be used: {error}") from None
+    if "://" in text:
+        try:
+            return parse_database_url(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"the URL can't be used: {error}") from None
+    if not text or text.startswith("//") or text.lower().startswith("postgres") or set(text) & set(OF_A_URL):
+        raise argparse.ArgumentTypeError(
+            "it takes postgresql://user@host/database, or a folder; write one of such a name as ./NAME"
+        )
+    return Path(text)
+
+
+def _run(context: CommandContext) -> None:
+    if context.args.undo:
+        _undo(context)
+    else:
+        _interrupt_at_each_signal()
+        _move(context)
+
+
+def _interrupt_at_each_signal() -> None:
+    """Have each signal that ends a process do what Ctrl-C does, once: the copy so far is removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # another one would end the removal
+        raise KeyboardInterrupt
+
+    handled = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]  # as nohup has it
+    for each in handled:
+        signal.signal(each, interrupt)
 
 
 def _move(context: CommandContext) -> None:
@@ -69,8 +105,8 @@ def _move(context: CommandContext) -> None:
         _refuse_postgres_to_postgres(settings)
         try:
             moved = move_to_postgres(settings, place, context.actor, now, progress)
-        except DatabaseUnusable as error:  # that tells the operator to correct the URL
-            raise DatabaseUnusable(str(error).replace("LEADS_DATABASE_URL", "--to")) from error
+        except (DatabaseUnusable, StorageError) as error:  # that tells the operator to correct the URL
+            raise type(error)(str(error).replace("LEADS_DATABASE_URL", "--to")) from error
         steps = _steps_on_postgres(settings, moved)
     print_result(
         _as_dict(moved),
@@ -78,12 +114,26 @@ def _move(context: CommandContext) -> None:
         f"All is in {moved.target}: {moved.tables['lead'].rows:,} leads, {moved.rows:,} rows in "
         f"{len(moved.tables)} tables, each compared. That took {moved.seconds:.1f} s, "
         f"{moved.rows / moved.seconds:,.0f} rows a second.",
-        f"{moved.source} keeps its rows, and its outbox is paused. Start no server there any more.",
+        f"{moved.source} keeps its rows. Its outbox is paused, and no server starts there any more.",
         "Do this now:",
         *(f"{number}. {step}" for number, step in enumerate(steps, start=1)),
     )
     if not moved.has_secret:
         note("note: no secret was found, so a retry of a lead from before now makes a second one")
+
+
+def _undo(context: CommandContext) -> None:
+    if missing := missing_database(context.settings):
+        raise NotFound(missing, "no_database")
+    with command_storage(context.settings) as storage:
+        place = storage.write(undo_move, context.actor, storage.clock.now())
+    print_result(
+        {"undone": place},
+        context.args.json,
+        "This place is the one to use again. It has no lead that the other one took.",
+        f"Start no server on {place} any more, and delete what is there: both would give out the same ids.",
+        f"Then start the server here. {RESUME}",
+    )
 
 
 def _refuse_folder_to_folder(settings: Settings) -> None:

@@ -56,7 +56,10 @@ class Place(Protocol):
         """Return the highest id that was given out, deleted rows included, of each table that counts."""
 
     def change(self, function: Callable[[], None]) -> None:
-        """Run a function on the rows of this database. Of a source, the change is committed at once."""
+        """Run a function on the rows of this database.
+
+        Of a source the change is committed at once. Raises DatabaseUnusable if a server has begun to use it.
+        """
 
 
 class Source(Place, Protocol):

@@ -1,6 +1,6 @@
 """PostgreSQL at either end of a move: one transaction, so that an interruption leaves it as it was."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -125,6 +125,7 @@ class PostgresSource(_PostgresPlace):
 
     def change(self, function: Callable[[], None]) -> None:
         """As `Place.change`."""
+        _refuse_servers(self._connection)  # again: one has started, or has a connection again
         self._change(function)
         self._commit()
 
@@ -188,7 +189,9 @@ def postgres_source(url: str) -> Iterator[PostgresSource]:
         with storage_errors():
             connection.execute("BEGIN")
             connection.execute(_NO_TIMEOUTS)
-            _lock(connection, source.tables(), "SHARE ROW EXCLUSIVE")
+            # A command or a start of a server takes this one first, so none of them is in a deadlock with it.
+            _lock(connection, ["installation"], "EXCLUSIVE")
+            _lock(connection, source.tables(), "EXCLUSIVE")
         yield source
 
 
@@ -209,6 +212,7 @@ def postgres_target(url: str) -> Iterator[PostgresTarget]:
         tables = target.tables()
         with storage_errors():
             _lock(connection, tables, "ACCESS EXCLUSIVE")
+        _refuse_servers(connection)
         _refuse_rows(connection, tables)
         with storage_errors():
             connection.execute(sql.SQL("TRUNCATE {}").format(_identifiers(tables)))
@@ -224,16 +228,17 @@ def _connected(url: str) -> Iterator[Connection]:
         close_database()
 
 
-def _lock(connection: Connection, tables: Tables, mode: str) -> None:
+def _lock(connection: Connection, tables: Iterable[str], mode: str) -> None:
     connection.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(_identifiers(tables), sql.SQL(mode)))
 
 
-def _identifiers(tables: Tables) -> sql.Composed:
+def _identifiers(tables: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, sorted(tables)))
 
 
 def _refuse_servers(connection: Connection) -> None:
     with storage_errors():
+        connection.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees what it saw first
         found = connection.execute(_SERVERS, [SERVER_NAME]).fetchall()
     if found:
         hosts = ", ".join(sorted(host for (host,) in found))

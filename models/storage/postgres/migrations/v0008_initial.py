@@ -7,7 +7,8 @@ moved. COLLATE "C" makes text order time order, and an index of keys small and q
 STATEMENTS = """
 CREATE TABLE installation (
     id TEXT PRIMARY KEY,
-    secret_check TEXT
+    secret_check TEXT,
+    moved_to TEXT
 );
 INSERT INTO installation (id) VALUES (left(md5(gen_random_uuid()::text), 8));
 
