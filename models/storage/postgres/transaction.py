@@ -35,6 +35,10 @@ ASK_AGAIN_SECONDS = 0.25
 _BEFORE_COMMIT = "SELECT pg_current_xact_id_if_assigned(), current_setting('synchronous_commit')"
 
 
+class NotCommitted(StorageError):
+    """Nothing is stored, and the work can be repeated."""
+
+
 def transact(work: Callable[[], Result]) -> Result:
     """Run work in a transaction of this thread's connection; return its result once that is durable.
 
@@ -69,9 +73,14 @@ def transact(work: Callable[[], Result]) -> Result:
             if (of_row := row_error(error)) is not None:
                 raise of_row from None
             raise
-        if (obstacle := commit(connection, transaction_id)) is None:
-            return result
-    raise StorageError(f"{obstacle}, {MOST_ATTEMPTS} times in a row")
+        try:
+            commit(connection, transaction_id)
+        except NotCommitted:
+            if attempt == MOST_ATTEMPTS:
+                raise
+            continue
+        return result
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _roll_back(connection: Connection) -> None:
@@ -90,10 +99,10 @@ def _measure_clock(connection: Connection) -> None:
     database.clock.measured(row[0], sent, time.monotonic())
 
 
-def commit(connection: Connection, transaction_id: int | None) -> str | None:
-    """Commit. Return None, or why nothing is stored, if the work can be repeated.
+def commit(connection: Connection, transaction_id: int | None) -> None:
+    """Commit. transaction_id: None if the transaction has written nothing.
 
-    transaction_id: None if the transaction has written nothing. Raises StorageError and OutcomeUnknown.
+    Raises NotCommitted, StorageError and OutcomeUnknown.
     """
     history = connection.history
     notices: list[object] = []
@@ -103,20 +112,19 @@ def commit(connection: Connection, transaction_id: int | None) -> str | None:
             raise StorageError("PostgreSQL rolled the transaction back")
         if notices:  # the wait for the standby was cancelled: the commit is not safe yet
             _wait_for_standby(connection)
-        return None
     except psycopg.Error as error:
         # FATAL: the server ends the connection, and may have committed before.
         if error.diag.severity_nonlocalized == "ERROR" and not notices:
             _roll_back(connection)
             if is_conflict(error):
-                return "other transactions were in the way"
+                raise NotCommitted("other transactions were in the way") from error
             raise StorageError(storage_reason(error)) from error
         close_database()
         if transaction_id is None:
-            return None
+            return
         log.warning("the connection broke in a commit", extra={"reason": storage_reason(error)})
-        was_made = _ask_outcome(transaction_id, history, error)
-        return None if was_made else "the connection broke in the commit"
+        if not _ask_outcome(transaction_id, history, error):
+            raise NotCommitted("the connection broke before the commit was made") from error
     finally:
         connection.remove_notice_handler(notices.append)
 
