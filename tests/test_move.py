@@ -504,6 +504,10 @@ def check_given_up(commands: Commands, target: str, leads: int) -> None:
     assert len(commands.rows("lead", "list")) == leads and commands.rows("outbox", "list")
     commands.run("customer", "erase", "1", "--yes")
     assert commands.row("customer", "show", "1")["erased_at"]
+    doctor = map(json.loads, commands.run("doctor", "--json", status=1).stdout.splitlines())
+    [outbox] = [check for check in doctor if check["id"] == "outbox"]
+    assert (outbox["state"], outbox["found"]) == ("problem", f"all leads were moved from here to {target}")
+    assert "resume" not in outbox["remedy"]
     done = commands.run("move", "--undo").stdout
     assert f"Start no server on {target} any more" in done and "correct-horse" not in done
     assert commands.refusal("move", "--undo").startswith("there is no move to undo")

@@ -40,6 +40,7 @@ LASTING_FAILURES = 5  # of a destination in a row: it has held its deliveries fo
 MOST_NAMED = 10  # customers whose ids are in a result
 MERGED_SINCE_SCHEMA = 6  # the first that has customer.merged
 ADDRESSED_MAIL_SINCE_SCHEMA = 7  # the first that has delivery.content
+MOVED_SINCE_SCHEMA = 8  # the first that has installation.moved_to
 
 RESTORE = "stop the server, keep the folder as it is, see 'backup list', then 'backup restore FILE'"
 
@@ -141,6 +142,11 @@ def check_outbox(database: InspectedDatabase, missing: Mapping[str, str], now: d
 
     missing: what the settings lack, by the kind of delivery that can't leave without it.
     """
+    if database.has_schema(MOVED_SINCE_SCHEMA) and (
+        place := database.value("SELECT moved_to FROM installation")
+    ):
+        fix = "use that place; if it has taken no lead since, 'move --undo' makes this the one to use again"
+        return [CheckResult(OUTBOX, PROBLEM, f"all leads were moved from here to {place}", fix)]
     version = database.schema or 0
     if version and not database.has_known_schema:
         return [CheckResult(OUTBOX, WARNING, "not known, as the schema is a newer one", "see 'schema'")]
