@@ -10,7 +10,7 @@ from pathlib import Path
 from load import Load, send_at_full_speed
 from processes import ROOT, Process, leads_server, register_building
 
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT), str(ROOT / "tests")]
 
 from postgresql import Cluster  # noqa: E402
 
