@@ -1,9 +1,11 @@
 """Storing leads in PostgreSQL: batches, conflicts, an outage, a hang, and the outcome of a broken commit."""
 
 import asyncio
+import functools
 import json
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -133,6 +135,32 @@ async def test_item_that_fails_takes_no_neighbour_down(writer: PostgresWriter, u
     with pytest.raises(REFUSED):
         await submit_and_wait(writer, store, None)
     assert await submit_and_wait(writer, store, "after it") == 8
+
+
+async def test_refused_row_is_not_in_its_error(
+    writer: PostgresWriter, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(url) as other:
+        other.execute("ALTER TABLE word ADD renter text")
+
+    def store_renter(items: Sequence[str]) -> Sequence[str]:
+        for renter in items:
+            rows.database.execute_sql("INSERT INTO word (text, renter) VALUES (NULL, %s)", (renter,))
+        return items
+
+    refused = functools.partial(submit_and_wait, writer, store_renter, "jane@renter.test")
+    alone = await asyncio.gather(refused(), return_exceptions=True)
+    shared = await asyncio.gather(
+        submit_and_wait(writer, store, "a"),
+        refused(),
+        submit_and_wait(writer, store, "b"),
+        return_exceptions=True,
+    )
+    assert shared[::2] == [1, 1] and words(url) == ["a", "b"]
+    for error in (alone[0], shared[1]):
+        assert isinstance(error, REFUSED) and "null value" in str(error)
+        assert "jane" not in "".join(traceback.format_exception(error))
+    assert "jane" not in caplog.text
 
 
 def find_or_store(words: Sequence[str]) -> list[str]:
