@@ -1,7 +1,5 @@
 """The doctor on a PostgreSQL: it checks server, role, replication and content, and changes nothing."""
 
-import os
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -301,23 +299,7 @@ def send_lead(url: str, token: str, *options: str) -> None:
     )
 
 
-# ---- backups
-
-
-def test_backup_commands_name_postgresql_s_own_programs(url: str, tmp_path: Path) -> None:
-    for command, words in (
-        (["create"], f"run pg_dump --format=custom --file=leads.dump {url.replace(':' + PASSWORD, '')}"),
-        (["create", "--output", "my dump"], "--file='my dump'"),
-        (["list"], "pgbackrest info"),
-        (["verify", "leads.dump"], "run pg_restore --list leads.dump"),
-        (["restore", "leads.dump"], "pg_restore --exit-on-error --no-owner --dbname="),
-    ):
-        done = run("backup", *command, database_url=url, data_dir=str(tmp_path / "data"))
-        assert done.returncode == 1 and done.stdout == ""
-        [line] = done.stderr.splitlines()
-        assert line.startswith("leads: LEADS_DATABASE_URL names a PostgreSQL: ") and words in line, line
-        assert PASSWORD not in line
-    assert not (tmp_path / "data").exists()
+# ---- what a command says
 
 
 def test_erased_customer_is_told_what_remains(url: str, tmp_path: Path) -> None:
@@ -338,21 +320,3 @@ def test_secret_is_rotated_without_a_database_file(url: str, tmp_path: Path) -> 
         one(found(url, data_dir=data_dir), "servers", OK)
     done = run("secret", "rotate", database_url=url, data_dir=data_dir, secret="0123456789abcdef")
     assert done.returncode == 1 and ", on each server; after 24 hours" in done.stderr
-
-
-def test_dump_and_restore_as_the_commands_say(cluster: Cluster, url: str, tmp_path: Path) -> None:
-    def do(command: str, database_url: str) -> None:
-        """Run what a `backup` command says."""
-        [line] = run("backup", *command.split(), database_url=database_url).stderr.splitlines()
-        program = re.search(r"run (pg_\w+ .*?)[;,]( |$)", line)
-        assert program is not None, line
-        variables = {"PATH": f"{binaries()}:{os.defpath}", "PGPASSWORD": PASSWORD}
-        subprocess.run(program[1], shell=True, check=True, cwd=tmp_path, env=variables)
-
-    do("create", url)
-    do("verify leads.dump", url)
-    restored = cluster.create_database("restored")
-    do("restore leads.dump", restored)
-    done = run("building", "list", "--json", database_url=restored)
-    assert done.returncode == 0 and '"Maple Court"' in done.stdout
-    one(found(restored), "role", OK)
