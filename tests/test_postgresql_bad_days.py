@@ -98,6 +98,17 @@ def test_server_waits_for_a_database_that_is_down(tmp_path: Path) -> None:
         assert PASSWORD not in str(lines)
 
 
+def test_server_says_in_which_database_its_leads_are(cluster: Cluster, tmp_path: Path) -> None:
+    url = cluster.create_database("leads") + "?sslpassword=hunter2"
+    try:
+        with started("serve", database_url=url, data_dir=str(tmp_path)) as server:
+            masked = url.replace(PASSWORD, "***").replace("hunter2", "***")
+            assert f"Website leads at {server.url} (data in {masked})\n" in server.output
+            assert not any(secret in line for line in said(server) for secret in (PASSWORD, "hunter2"))
+    finally:
+        cluster.drop_database("leads")
+
+
 def test_leads_are_refused_until_the_server_s_secret_is_that_of_the_others(tmp_path: Path) -> None:
     with Cluster(auth="scram-sha-256") as cluster:
         url = cluster.create_database("leads")

@@ -3,9 +3,10 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from models.check_result import OF_POSTGRESQL, OK, PROBLEM, TITLES, WARNING, Che
 from models.clock import Clock
 from models.database import command_storage
 from models.settings import load
+from models.storage.postgres.inspect import PostgresInspection
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason=NOT_FOUND)
 
@@ -212,7 +214,51 @@ def test_two_servers_are_told_to_share_by_source_address(url: str, tmp_path: Pat
         with started("serve", data_dir=str(tmp_path / "two"), database_url=url, secret=secret) as second:
             for server in (first, second):
                 run_all_readers(server.url)
-            one(found(url), "servers", OK, "at least 2 connected", "hash by source address: see deploy/")
+            one(found(url), "servers", OK, "2 connected", "hash by source address: see deploy/")
+
+
+def test_servers_are_counted_and_not_their_connections(url: str) -> None:
+    def connected(*names: str) -> str:
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(closing(psycopg.connect(url, application_name=name)))
+            return found(url)["servers"][0].found
+
+    assert connected("leads server 1a", "leads server 2b").startswith("2 connected, from 127.0.0.1; each")
+    assert connected(*["leads server 1a"] * 4) == "1 connected, from 127.0.0.1"
+    assert connected("leads command", "psql") == "none connected"
+
+
+@pytest.mark.parametrize(
+    ("host", "encrypted", "verified", "state", "words"),
+    [
+        ("db.example", True, True, OK, "the connection to db.example has TLSv1.3"),
+        ("db.example", True, False, WARNING, "add sslmode=verify-full and sslrootcert"),
+        ("db.example", False, False, WARNING, "sslmode"),
+        ("192.0.2.7", True, False, WARNING, "any machine on the way may answer for it"),
+        ("127.0.0.1", False, False, OK, "stays on this machine"),
+        ("/run/postgresql", False, False, OK, "stays on this machine"),
+    ],
+)
+def test_encryption_to_another_machine_must_be_verified(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    encrypted: bool,
+    verified: bool,
+    state: str,
+    words: str,
+) -> None:
+    value = PostgresInspection.value
+
+    def answer(inspection: PostgresInspection, statement: str, *values: object) -> Any:
+        of_tls = (encrypted, "TLSv1.3" if encrypted else None)
+        return of_tls if "pg_stat_ssl" in statement else value(inspection, statement, *values)
+
+    monkeypatch.setattr(PostgresInspection, "value", answer)
+    monkeypatch.setattr(PostgresInspection, "host", host)
+    monkeypatch.setattr(PostgresInspection, "is_host_verified", verified)
+    one(found(url), "encryption", state, words)
 
 
 def run_all_readers(url: str) -> None:

@@ -8,7 +8,7 @@ import re
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -23,7 +23,7 @@ from tornado.ioloop import IOLoop
 from models.settings import SettingError
 from models.storage import DatabaseUnusable, StorageError, rows, submit_and_wait
 from models.storage.postgres import connection, transaction
-from models.storage.postgres.clock import DatabaseClock
+from models.storage.postgres.clock import LONGEST_SECONDS, DatabaseClock
 from models.storage.postgres.connection import database, use_database
 from models.storage.postgres.migrations.migrate import LOCK as MIGRATIONS
 from models.storage.postgres.writer import STALLED_SECONDS, PostgresWriter
@@ -286,6 +286,32 @@ def set_waits(patch: pytest.MonkeyPatch, lock: str, idle: str = "3s") -> None:
     prepare = connection._PREPARE.replace("'lock_timeout', '5s'", f"'lock_timeout', '{lock}'")
     prepare = prepare.replace("_session_timeout', '3s'", f"_session_timeout', '{idle}'")
     patch.setattr(connection, "_PREPARE", prepare)
+
+
+async def test_C32_readiness_names_no_host_and_the_log_the_reason(
+    start_harness: StartHarness,
+    cluster: Cluster,
+    url: str,
+    clock: SteppedClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    harness = await started(start_harness, url)
+    cluster.stop()
+    try:
+        bodies = set()
+        for _ in range(3):
+            assert await readiness(harness, clock) == 503
+            clock.step(5)
+            bodies.add((await harness.request("GET", "/readyz")).body.decode())
+        [body] = bodies
+        assert "the database can't be used; the server's log says why" in body
+        assert not re.search(r"127\.0\.0\.1|LEADS_|postgres|leads:|\d{4}", body, re.IGNORECASE)
+        reasons = [r.__dict__["reason"] for r in records(caplog, "no lead can be stored")]
+        assert len(reasons) == len(set(reasons)) and "LEADS_DATABASE_URL" in reasons[-1]
+    finally:
+        cluster.start()
+    await is_stored_again(harness)
+    assert await readiness(harness, clock) == 200
 
 
 async def test_C32_row_that_another_transaction_holds_is_503(
@@ -595,3 +621,19 @@ async def test_server_runs_by_the_clock_of_the_database(
         assert abs((database.clock.now() - datetime.now(UTC)).total_seconds()) < 3_600
     finally:
         connection.close_database()
+
+
+def test_clock_is_not_taken_from_a_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monotonic = 1_000.0
+    monkeypatch.setattr("models.storage.postgres.clock.time.monotonic", lambda: monotonic)
+    clock = DatabaseClock()
+    there = datetime(2020, 2, 2, tzinfo=UTC)
+    other = datetime(2021, 2, 2, tzinfo=UTC)
+    clock.measured(there.timestamp(), monotonic - 60, monotonic)  # slow, and the first one
+    assert clock.now() - there == timedelta(seconds=30)
+    clock.measured(other.timestamp(), monotonic - LONGEST_SECONDS, monotonic)
+    assert clock.now() - other == timedelta(seconds=0.5)
+    before = clock.now(), clock.measured_at
+    monotonic += 60
+    clock.measured(there.timestamp(), monotonic - LONGEST_SECONDS - 0.01, monotonic)
+    assert (clock.now() - timedelta(seconds=60), clock.measured_at) == before
