@@ -142,7 +142,8 @@ def test_server_that_waits_for_a_migration_elsewhere_can_be_stopped(cluster: Clu
 
 def with_patch(package: str, module: str, statement: str) -> list[str]:
     """Return the command line of the program with a statement about one of its modules run before it."""
-    code = f"import runpy; from {package} import {module}; {statement}; runpy.run_path('server.py', run_name='__main__')"
+    code = f"from {package} import {module}; {statement}; "
+    code += "import runpy; runpy.run_path('server.py', run_name='__main__')"
     return [sys.executable, "-c", code]
 
 

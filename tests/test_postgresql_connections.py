@@ -118,7 +118,7 @@ def test_certificates_of_the_system_need_no_sslmode(cluster: Cluster) -> None:
 def test_timeouts_of_the_role_cut_no_write(cluster: Cluster) -> None:
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     for name in names:
-        cluster.query(f"ALTER ROLE {ROLE} SET {name} = '20ms'")
+        cluster.query(f"ALTER ROLE {ROLE} SET {name} = '30s'")
     try:
         with command_storage(cluster.url("leads")) as storage:
             sql = f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}"

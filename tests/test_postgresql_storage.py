@@ -159,7 +159,7 @@ async def test_refused_row_is_not_in_its_error(
         submit_and_wait(writer, store, "b"),
         return_exceptions=True,
     )
-    assert shared[::2] == [1, 1] and words(url) == ["a", "b"]
+    assert list(shared[::2]) == [1, 1] and words(url) == ["a", "b"]
     for error in (alone[0], shared[1]):
         assert isinstance(error, REFUSED) and "null value" in str(error)
         assert "jane" not in "".join(traceback.format_exception(error))
