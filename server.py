@@ -102,9 +102,12 @@ class Server:
         self.storage.start()
         try:
             await self._prepare()
-        except StorageError as error:
-            if not self.storage.is_shared:
+        except Exception as error:
+            if not (self.storage.is_shared and isinstance(error, StorageError)):
+                for listener in sockets:
+                    listener.close()
                 raise
+            log.error("waiting for the database", extra={"reason": str(error)})
             self._secret.open()  # for the requests that are refused meanwhile
             self._preparing = asyncio.create_task(self._prepare_later(str(error)))
         self._http.add_sockets(sockets)
@@ -147,7 +150,6 @@ class Server:
 
     async def _prepare_later(self, reason: str) -> None:
         """Wait until the database can be used, and prepare it. Each new reason for the wait is logged."""
-        log.error("waiting for the database", extra={"reason": reason})
         while True:
             await asyncio.sleep(REOPEN_SECONDS)
             try:

@@ -1,12 +1,15 @@
 """Connections to PostgreSQL that break or hang: what is repeated, what is given up, what is never told."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from postgresql import NOT_FOUND, Cluster, binaries, database_url, forget, shared_cluster
 
@@ -16,7 +19,13 @@ if binaries() is None:
     pytest.skip(NOT_FOUND, allow_module_level=True)
 
 from models.storage.postgres import transaction, writer
-from models.storage.postgres.connection import database, usable_connection
+from models.storage.postgres.connection import (
+    Connection,
+    close_database,
+    database,
+    usable_connection,
+    use_database,
+)
 from models.storage.postgres.reader import PostgresReader
 from models.storage.postgres.storage import PostgresStorage
 
@@ -207,3 +216,88 @@ def test_connection_of_a_thread_alone_is_given_up(tmp_path: Path) -> None:
         execute("SELECT 1")
     storage.abandon()
     forget(tmp_path)
+
+
+# ---- the outcome of a commit after a crash
+
+
+@pytest.fixture
+def crashing() -> Iterator[Cluster]:
+    """A cluster with a database 'leads', which this thread uses; a crash loses what no commit has written."""
+    with Cluster(wal_writer_delay="10s", autovacuum="off") as cluster:
+        use_database(cluster.create_database("leads"), "leads test")
+        execute("CREATE TABLE noted (text text)")
+        yield cluster
+        close_database()
+
+
+def kill_all(cluster: Cluster) -> None:
+    cluster.kill()
+    cluster.start()
+
+
+def kill_one(cluster: Cluster) -> None:
+    """End one process by SIGKILL, for which PostgreSQL ends all others and recovers."""
+    [(pid,)] = cluster.query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+    before = cluster.query("SELECT pg_postmaster_start_time()")
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            [(new,)] = cluster.query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+            assert new != pid and cluster.query("SELECT pg_postmaster_start_time()") == before
+            return
+        except (psycopg.Error, ValueError):
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("crash", [kill_all, kill_one])
+def test_C32_id_given_out_again_after_a_crash_proves_nothing(
+    crashing: Cluster, crash: Callable[[Cluster], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, ids = transaction.commit, []
+
+    def crash_and_commit(connection: Connection, transaction_id: int | None) -> str | None:
+        crash(crashing)
+        with psycopg.connect(crashing.url("leads")) as other:
+            other.execute("INSERT INTO noted VALUES ('of another server')")
+            ids.extend([transaction_id, other.execute("SELECT pg_current_xact_id()").fetchall()[0][0]])
+        return commit(connection, transaction_id)
+
+    monkeypatch.setattr(transaction, "commit", crash_and_commit)
+    with pytest.raises(OutcomeUnknown):
+        transaction.transact(lambda: note("lost"))
+    assert ids[0] == ids[1]
+    assert crashing.query("SELECT text FROM noted", database="leads") == [("of another server",)]
+
+
+def test_clean_restart_keeps_the_history_and_a_crash_does_not(crashing: Cluster) -> None:
+    before = usable_connection().history
+    crashing.stop()
+    crashing.start()
+    assert usable_connection().history == before
+    kill_all(crashing)
+    assert usable_connection().history != before
+
+
+# ---- commits that may be lost
+
+
+async def test_C4_commits_turned_unsafe_meanwhile_store_nothing(
+    storage: PostgresStorage, cluster: Cluster
+) -> None:
+    async def turned(value: str) -> None:
+        cluster.query("SELECT pg_reload_conf()")
+        while await storage.write(execute, "SHOW synchronous_commit") != [(value,)]:
+            await asyncio.sleep(0.01)
+
+    await storage.write(note, "before")
+    cluster.query("ALTER SYSTEM SET synchronous_commit = off")
+    try:
+        await turned("off")
+        with pytest.raises(StorageError, match="synchronous_commit is off"):
+            await storage.write(note, "unsafe")
+    finally:
+        cluster.query("ALTER SYSTEM RESET synchronous_commit")
+    await turned("on")
+    await storage.write(note, "later")
+    assert await noted(storage) == ["before", "later"]

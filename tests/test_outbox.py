@@ -10,12 +10,13 @@ from command_line import ACTOR
 from conftest import ServerHarness, StartHarness, SteppedClock, until
 
 from jobs import clock_monitor, dispatcher
-from jobs.clock_monitor import ClockMonitor
+from jobs.clock_monitor import ClockMonitor, cap_all_due_times
 from models.building_actions import update_building
 from models.customer import flag_spam
 from models.erasure import erase_customer
 from models.errors import ActionError
-from models.outbox import actions, claims, destination, outcomes
+from models.outbox import actions, claims, clock_changes, destination, outcomes
+from models.outbox.clock_changes import cap_due_times
 from models.outbox.delivery import ERASED, Delivery, DeliveryAttempt
 from models.storage import StorageError
 
@@ -466,3 +467,28 @@ async def test_claim_that_the_disk_failed_is_retried(
         await harness.change(lambda: actions.resume(ACTOR, "email", harness.clock.now()))
         await until(lambda: asked)
     assert [(d["state"], d["attempts"]) for d in await harness.settled()] == [("delivered", 1)]
+
+
+async def test_deliveries_due_too_late_are_corrected_few_at_a_time(
+    harness: ServerHarness, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_changes, "CAPPED_AT_ONCE", 2)
+    harness.server.dispatcher._workers[0].wake = lambda: None  # type: ignore[method-assign]
+    for _ in range(5):
+        await harness.lead(token="maple")
+    storage, now = harness.server.storage, clock.now()
+
+    async def due_later() -> int:
+        later = Delivery.select().where(Delivery.due_at > now)
+        return await storage.read(later.count)
+
+    async def delay() -> None:
+        await harness.change(lambda: Delivery.update(due_at=now + timedelta(hours=1)).execute())
+
+    await delay()
+    assert await storage.write(cap_due_times, now) is True
+    assert await due_later() == 3
+    assert [await storage.write(cap_due_times, now) for _ in range(3)] == [True, False, False]
+    await delay()
+    await cap_all_due_times(storage, clock)
+    assert await due_later() == 0

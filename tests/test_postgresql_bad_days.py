@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -10,9 +12,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from postgresql import NOT_FOUND, PASSWORD, ROLE, Cluster, binaries
 from server_process import Program, run, started
+
+from models.storage.postgres.migrations.migrate import LOCK as MIGRATIONS
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason=NOT_FOUND)
 
@@ -82,15 +87,26 @@ def test_server_waits_for_a_database_that_is_down(tmp_path: Path) -> None:
             assert done.returncode == 1
             [line] = done.stderr.splitlines()
             assert "Connection refused; see that it runs and can be reached from here" in line
-            time.sleep(2.5)  # two more attempts, that are not logged
             cluster.start()
             until(lambda: is_ready(server))
             assert send(server).status == 201
             lines = said(server)
-        assert sum("waiting for the database" in line for line in lines) <= 2
+        # While it starts, PostgreSQL itself refuses connections: that is another reason.
+        assert sum("Connection refused" in line for line in lines) == 1
         assert not any("storage failed" in line for line in lines)
         assert any("the database can be used" in line for line in lines)
         assert PASSWORD not in str(lines)
+
+
+def test_server_says_in_which_database_its_leads_are(cluster: Cluster, tmp_path: Path) -> None:
+    url = cluster.create_database("leads") + "?sslpassword=hunter2"
+    try:
+        with started("serve", database_url=url, data_dir=str(tmp_path)) as server:
+            masked = url.replace(PASSWORD, "***").replace("hunter2", "***")
+            assert f"Website leads at {server.url} (data in {masked})\n" in server.output
+            assert not any(secret in line for line in said(server) for secret in (PASSWORD, "hunter2"))
+    finally:
+        cluster.drop_database("leads")
 
 
 def test_leads_are_refused_until_the_server_s_secret_is_that_of_the_others(tmp_path: Path) -> None:
@@ -106,6 +122,33 @@ def test_leads_are_refused_until_the_server_s_secret_is_that_of_the_others(tmp_p
             cluster.start()
             server.read_until("(the servers on this database have another secret)")
             assert_refused(server)
+
+
+def test_server_that_waits_for_a_migration_elsewhere_can_be_stopped(cluster: Cluster, tmp_path: Path) -> None:
+    url = cluster.create_database("leads")
+    short = "connection._PREPARE = connection._PREPARE.replace(\"'5s'\", \"'50ms'\")"
+    program = with_patch("models.storage.postgres", "connection", short)
+    try:
+        with psycopg.connect(url) as other:
+            other.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATIONS])
+            with started("serve", program, database_url=url, data_dir=str(tmp_path)) as server:
+                assert_refused(server, 1)
+                lines = said(server)
+                assert server.process.wait() == 0
+        assert sum("another server makes or upgrades the tables" in line for line in lines) == 1
+    finally:
+        cluster.drop_database("leads")
+
+
+def with_patch(package: str, module: str, statement: str) -> list[str]:
+    """Return the command line of the program with a statement about one of its modules run before it."""
+    code = f"from {package} import {module}; {statement}; "
+    code += "import runpy; runpy.run_path('server.py', run_name='__main__')"
+    return [sys.executable, "-c", code]
+
+
+# Each reason is logged once, however long the test takes.
+REASONS_ONCE = with_patch("models.storage", "failure_log", "failure_log.REPEAT_SECONDS = 1e9")
 
 
 DAYS = {
@@ -138,7 +181,9 @@ def test_server_goes_on_when_the_connection_is_mended(cluster: Cluster, tmp_path
         cluster.query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'leads'")
 
     try:
-        with started("serve", database_url=url, data_dir=str(tmp_path), rate_limit=FAST) as server:
+        with started(
+            "serve", REASONS_ONCE, database_url=url, data_dir=str(tmp_path), rate_limit=FAST
+        ) as server:
             assert send(server).status == 201
             change(broken)
             send(server)  # may still find a connection that breaks
@@ -147,7 +192,9 @@ def test_server_goes_on_when_the_connection_is_mended(cluster: Cluster, tmp_path
             until(lambda: is_ready(server))
             assert send(server).status == 201
             lines = said(server)
-        assert 1 <= sum("storage failed" in line for line in lines) <= 6  # of 20
+        reasons = [re.search("reason=(.*?) writes=", line) for line in lines if "storage failed" in line]
+        assert reasons and None not in reasons
+        assert len({reason[1] for reason in reasons if reason}) == len(reasons)
         assert PASSWORD not in str(lines)
     finally:
         cluster.drop_database("leads")

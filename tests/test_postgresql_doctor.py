@@ -1,13 +1,12 @@
 """The doctor on a PostgreSQL: it checks server, role, replication and content, and changes nothing."""
 
-import os
-import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,6 +21,7 @@ from models.check_result import OF_POSTGRESQL, OK, PROBLEM, TITLES, WARNING, Che
 from models.clock import Clock
 from models.database import command_storage
 from models.settings import load
+from models.storage.postgres.inspect import PostgresInspection
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason=NOT_FOUND)
 
@@ -217,6 +217,50 @@ def test_two_servers_are_told_to_share_by_source_address(url: str, tmp_path: Pat
             one(found(url), "servers", OK, "2 connected", "hash by source address: see deploy/")
 
 
+def test_servers_are_counted_and_not_their_connections(url: str) -> None:
+    def connected(*names: str) -> str:
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(closing(psycopg.connect(url, application_name=name)))
+            return found(url)["servers"][0].found
+
+    assert connected("leads server 1a", "leads server 2b").startswith("2 connected, from 127.0.0.1; each")
+    assert connected(*["leads server 1a"] * 4) == "1 connected, from 127.0.0.1"
+    assert connected("leads command", "psql") == "none connected"
+
+
+@pytest.mark.parametrize(
+    ("host", "encrypted", "verified", "state", "words"),
+    [
+        ("db.example", True, True, OK, "the connection to db.example has TLSv1.3"),
+        ("db.example", True, False, WARNING, "add sslmode=verify-full and sslrootcert"),
+        ("db.example", False, False, WARNING, "sslmode"),
+        ("192.0.2.7", True, False, WARNING, "any machine on the way may answer for it"),
+        ("127.0.0.1", False, False, OK, "stays on this machine"),
+        ("/run/postgresql", False, False, OK, "stays on this machine"),
+    ],
+)
+def test_encryption_to_another_machine_must_be_verified(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    encrypted: bool,
+    verified: bool,
+    state: str,
+    words: str,
+) -> None:
+    value = PostgresInspection.value
+
+    def answer(inspection: PostgresInspection, statement: str, *values: object) -> Any:
+        of_tls = (encrypted, "TLSv1.3" if encrypted else None)
+        return of_tls if "pg_stat_ssl" in statement else value(inspection, statement, *values)
+
+    monkeypatch.setattr(PostgresInspection, "value", answer)
+    monkeypatch.setattr(PostgresInspection, "host", host)
+    monkeypatch.setattr(PostgresInspection, "is_host_verified", verified)
+    one(found(url), "encryption", state, words)
+
+
 def run_all_readers(url: str) -> None:
     """Have a server open its connections."""
     subprocess.run(["curl", "-sS", "-o", "/dev/null", f"{url}/readyz", f"{url}/console"], check=True)
@@ -301,23 +345,7 @@ def send_lead(url: str, token: str, *options: str) -> None:
     )
 
 
-# ---- backups
-
-
-def test_backup_commands_name_postgresql_s_own_programs(url: str, tmp_path: Path) -> None:
-    for command, words in (
-        (["create"], f"run pg_dump --format=custom --file=leads.dump {url.replace(':' + PASSWORD, '')}"),
-        (["create", "--output", "my dump"], "--file='my dump'"),
-        (["list"], "pgbackrest info"),
-        (["verify", "leads.dump"], "run pg_restore --list leads.dump"),
-        (["restore", "leads.dump"], "pg_restore --exit-on-error --no-owner --dbname="),
-    ):
-        done = run("backup", *command, database_url=url, data_dir=str(tmp_path / "data"))
-        assert done.returncode == 1 and done.stdout == ""
-        [line] = done.stderr.splitlines()
-        assert line.startswith("leads: LEADS_DATABASE_URL names a PostgreSQL: ") and words in line, line
-        assert PASSWORD not in line
-    assert not (tmp_path / "data").exists()
+# ---- what a command says
 
 
 def test_erased_customer_is_told_what_remains(url: str, tmp_path: Path) -> None:
@@ -338,25 +366,3 @@ def test_secret_is_rotated_without_a_database_file(url: str, tmp_path: Path) -> 
         one(found(url, data_dir=data_dir), "servers", OK)
     done = run("secret", "rotate", database_url=url, data_dir=data_dir, secret="0123456789abcdef")
     assert done.returncode == 1 and ", on each server; after 24 hours" in done.stderr
-
-
-def test_dump_and_restore_as_the_commands_say(cluster: Cluster, url: str, tmp_path: Path) -> None:
-    def do(command: str, database_url: str) -> None:
-        """Run what a `backup` command says."""
-        [line] = run("backup", *command.split(), database_url=database_url).stderr.splitlines()
-        program = re.search(r"run (pg_\w+ .*?)([;,] |$)", line)
-        assert program is not None, line
-        variables = {"PATH": f"{binaries()}:{os.defpath}", "PGPASSWORD": PASSWORD}
-        subprocess.run(program[1], shell=True, check=True, cwd=tmp_path, env=variables)
-
-    do("create", url)
-    do("verify leads.dump", url)
-    restored = cluster.create_database("restored")
-    do("restore leads.dump", restored)
-    done = run("backup", "restored", database_url=restored)
-    assert done.returncode == 0, done.stderr
-    [(next_id,)] = cluster.query("SELECT nextval('lead_id_seq')", database="restored")
-    assert next_id > 1_000_000
-    done = run("building", "list", "--json", database_url=restored)
-    assert done.returncode == 0 and '"Maple Court"' in done.stdout
-    one(found(restored), "role", OK)

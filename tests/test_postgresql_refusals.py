@@ -10,10 +10,11 @@ import psycopg
 import pytest
 import trustme
 from postgresql import NOT_FOUND, PASSWORD, ROLE, Cluster, binaries
+from psycopg.conninfo import conninfo_to_dict
 from server_process import ROOT, environment, run
 
 from models.database import command_storage
-from models.database_url import PARAMETERS, SECRETS, masked_database_url, without_password
+from models.database_url import PARAMETERS, SECRETS, masked_database_url, with_database, without_password
 from models.settings import SettingError, load
 from models.storage import DatabaseUnusable, StorageError
 
@@ -82,6 +83,8 @@ WRONG_FORMS = {
     "postgresql://u:hunter2@::1/db": "its port is no number",
     "postgresql://u:hunter2@h/db?sslmod=require": "no parameter 'sslmod'; did you mean sslmode?",
     "postgresql://u:hunter2@h/db?schema=public": "libpq has no parameter 'schema'",
+    "postgresql://u:hunter2@h/db?ssl=true": "no parameter 'ssl'; write sslmode=require, or verify-full",
+    "postgresql://u@h/db?passwrd=hunter2": "no parameter 'passwrd'; did you mean password?",
 }
 
 
@@ -122,6 +125,26 @@ def test_url_is_shown_without_its_passwords(url: str, masked: str, bare: str) ->
     assert load({"database_url": url}, environment={}).database_url == url
     assert masked_database_url(url) == masked
     assert without_password(url) == bare
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://", "postgresql:///new"),
+        ("postgresql://h", "postgresql://h/new"),
+        ("postgresql://h/", "postgresql://h/new"),
+        ("postgres://u:p@h/db", "postgres://u:p@h/new"),
+        ("postgresql://u@h:1,i:2/db?sslmode=require", "postgresql://u@h:1,i:2/new?sslmode=require"),
+        ("postgresql://u:p@[::1]:5432/db", "postgresql://u:p@[::1]:5432/new"),
+        ("postgresql://h?dbname=db", "postgresql://h/new"),
+        ("postgresql:///?host=/run/p&dbname=db&user=u", "postgresql:///new?host=/run/p&user=u"),
+        ("postgresql://u@?service=office", "postgresql://u@/new?service=office"),
+    ],
+)
+def test_url_of_another_database_keeps_the_rest(url: str, named: str) -> None:
+    assert with_database(url, "new") == named
+    before, after = conninfo_to_dict(url), conninfo_to_dict(named)
+    assert {**before, "dbname": "new"} == after
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """Storing leads in PostgreSQL: batches, conflicts, an outage, a hang, and the outcome of a broken commit."""
 
 import asyncio
+import functools
 import json
+import logging
 import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -18,11 +21,13 @@ from postgresql import Cluster
 from tornado.ioloop import IOLoop
 
 from models.settings import SettingError
-from models.storage import DatabaseUnusable, rows, submit_and_wait
+from models.storage import DatabaseUnusable, StorageError, rows, submit_and_wait
 from models.storage.postgres import connection, transaction
-from models.storage.postgres.clock import DatabaseClock
+from models.storage.postgres.clock import LONGEST_SECONDS, DatabaseClock
 from models.storage.postgres.connection import database, use_database
-from models.storage.postgres.writer import PostgresWriter
+from models.storage.postgres.migrations.migrate import LOCK as MIGRATIONS
+from models.storage.postgres.writer import STALLED_SECONDS, PostgresWriter
+from models.storage.storage_check import StorageCheck
 
 pytestmark = [
     pytest.mark.database,
@@ -133,6 +138,32 @@ async def test_item_that_fails_takes_no_neighbour_down(writer: PostgresWriter, u
     with pytest.raises(REFUSED):
         await submit_and_wait(writer, store, None)
     assert await submit_and_wait(writer, store, "after it") == 8
+
+
+async def test_refused_row_is_not_in_its_error(
+    writer: PostgresWriter, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(url) as other:
+        other.execute("ALTER TABLE word ADD renter text")
+
+    def store_renter(items: Sequence[str]) -> Sequence[str]:
+        for renter in items:
+            rows.database.execute_sql("INSERT INTO word (text, renter) VALUES (NULL, %s)", (renter,))
+        return items
+
+    refused = functools.partial(submit_and_wait, writer, store_renter, "jane@renter.test")
+    alone = await asyncio.gather(refused(), return_exceptions=True)
+    shared = await asyncio.gather(
+        submit_and_wait(writer, store, "a"),
+        refused(),
+        submit_and_wait(writer, store, "b"),
+        return_exceptions=True,
+    )
+    assert list(shared[::2]) == [1, 1] and words(url) == ["a", "b"]
+    for error in (alone[0], shared[1]):
+        assert isinstance(error, REFUSED) and "null value" in str(error)
+        assert "jane" not in "".join(traceback.format_exception(error))
+    assert "jane" not in caplog.text
 
 
 def find_or_store(words: Sequence[str]) -> list[str]:
@@ -250,17 +281,178 @@ async def test_C32_database_that_is_down_at_the_start_is_waited_for(
     assert await readiness(harness, clock) == 200
 
 
+def set_waits(patch: pytest.MonkeyPatch, lock: str, idle: str = "3s") -> None:
+    """Let new connections wait so long for a lock, and be ended after so long in an idle transaction."""
+    prepare = connection._PREPARE.replace("'lock_timeout', '5s'", f"'lock_timeout', '{lock}'")
+    prepare = prepare.replace("_session_timeout', '3s'", f"_session_timeout', '{idle}'")
+    patch.setattr(connection, "_PREPARE", prepare)
+
+
+async def test_C32_readiness_names_no_host_and_the_log_the_reason(
+    start_harness: StartHarness,
+    cluster: Cluster,
+    url: str,
+    clock: SteppedClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    harness = await started(start_harness, url)
+    cluster.stop()
+    try:
+        bodies = set()
+        for _ in range(3):
+            assert await readiness(harness, clock) == 503
+            clock.step(5)
+            bodies.add((await harness.request("GET", "/readyz")).body.decode())
+        [body] = bodies
+        assert "the database can't be used; the server's log says why" in body
+        assert not re.search(r"127\.0\.0\.1|LEADS_|postgres|leads:|\d{4}", body, re.IGNORECASE)
+        reasons = [r.__dict__["reason"] for r in records(caplog, "no lead can be stored")]
+        assert len(reasons) == len(set(reasons)) and "LEADS_DATABASE_URL" in reasons[-1]
+    finally:
+        cluster.start()
+    await is_stored_again(harness)
+    assert await readiness(harness, clock) == 200
+
+
 async def test_C32_row_that_another_transaction_holds_is_503(
     start_harness: StartHarness, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = connection._PREPARE.replace("'lock_timeout', '5s'", "'lock_timeout', '50ms'")
-    monkeypatch.setattr(connection, "_PREPARE", prepare)
+    set_waits(monkeypatch, lock="50ms")
     harness = await started(start_harness, url)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE lead")
         assert await refusal(harness) == NOT_STORED
     assert (await harness.post(LEAD)).code == 201
     assert len(await harness.leads()) == 1
+
+
+def waits(name: str) -> float:
+    """Return a wait that connections set, in seconds."""
+    [text] = re.findall(rf"'{name}', '(\d+)s'", connection._PREPARE)
+    return float(text)
+
+
+async def test_C4_server_that_freezes_in_a_transaction_costs_no_lead(
+    start_harness: StartHarness, cluster: Cluster, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert waits("idle_in_transaction_session_timeout") < waits("lock_timeout") < STALLED_SECONDS
+    harness = await started(start_harness, url)
+    assert (await harness.post(LEAD)).code == 201
+    set_waits(monkeypatch, lock="60s", idle="300ms")
+    monkeypatch.setattr("models.storage.postgres.writer.STALLED_SECONDS", 60)
+    cluster.query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'leads'")
+    frozen = await asyncio.to_thread(freeze)
+    try:
+        post = asyncio.create_task(harness.post(LEAD))
+        await until(lambda: cluster.query("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+        assert (await post).code == 201
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            frozen.execute("SELECT 1")
+    finally:
+        frozen.close()
+
+
+def freeze() -> psycopg.Connection[Any]:
+    """Return a connection of a server that does nothing more in a transaction that has each lead's rows."""
+    frozen = connection.usable_connection()
+    frozen.execute("BEGIN")
+    frozen.execute("SELECT FROM customer FOR UPDATE")
+    frozen.execute("LOCK TABLE lead IN SHARE MODE")
+    return frozen
+
+
+async def test_C32_check_waits_for_no_check_of_another_server(
+    start_harness: StartHarness, url: str, clock: SteppedClock
+) -> None:
+    harness = await started(start_harness, url)
+    with psycopg.connect(url) as other:
+        for number in (1, 2, 3):
+            sql = "INSERT INTO storage_check (id, checked_at) VALUES (%s, '')"
+            other.execute(sql, [number])
+        assert await readiness(harness, clock) == 200
+        assert other.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    assert await harness.server.storage.read(StorageCheck.select().where(StorageCheck.id > 3).count) == 0
+
+
+async def test_C32_start_waits_for_another_that_makes_the_tables(
+    start_harness: StartHarness,
+    url: str,
+    clock: SteppedClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    set_waits(monkeypatch, lock="50ms")
+    with psycopg.connect(url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [MIGRATIONS])
+        harness = await start_harness(database_url=url)
+        assert await refusal(harness) == NOT_STORED
+        assert await readiness(harness, clock) == 503
+        [reason] = said(caplog)
+        assert "another server makes or upgrades the tables" in reason
+    while await readiness(harness, clock) != 200:
+        await asyncio.sleep(0.05)
+    await harness.building()
+    assert await harness.lead(token="maple") == 1
+
+
+def records(caplog: pytest.LogCaptureFixture, words: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if words in record.getMessage()]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the reasons for which the server has waited for the database."""
+    return [record.__dict__["reason"] for record in records(caplog, "waiting for the database")]
+
+
+async def test_C32_unforeseen_failure_of_the_start_is_tried_again(
+    start_harness: StartHarness,
+    cluster: Cluster,
+    url: str,
+    clock: SteppedClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[int] = []
+
+    def fail(keys: object) -> None:
+        tried.append(1)
+        raise ValueError("no secret")
+
+    monkeypatch.setattr("server.REOPEN_SECONDS", 0.01)
+    monkeypatch.setattr("server.check_secret", fail)
+    cluster.stop()
+    try:
+        harness = await start_harness(database_url=url)
+        await until(lambda: len(records(caplog, "waiting for the database")) == 1)
+    finally:
+        cluster.start()
+    await until(lambda: len(tried) > 3)
+    assert await refusal(harness) == NOT_STORED
+    unforeseen = [r for r in records(caplog, "still waiting") if r.exc_info is not None]
+    assert len(unforeseen) == 1 and "ValueError: no secret" in caplog.text
+    monkeypatch.undo()
+    while await readiness(harness, clock) != 200:
+        await asyncio.sleep(0.05)
+
+
+async def test_C32_same_reason_for_the_wait_is_logged_once(
+    start_harness: StartHarness,
+    cluster: Cluster,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[int] = []
+
+    def fail(connection: object) -> None:
+        tried.append(1)
+        raise StorageError("closed for today")
+
+    monkeypatch.setattr("server.REOPEN_SECONDS", 0.01)
+    monkeypatch.setattr("models.storage.postgres.storage.migrate", fail)
+    await start_harness(database_url=url)
+    await until(lambda: len(tried) > 5)
+    assert said(caplog) == ["closed for today"]
 
 
 async def test_C32_database_that_hangs_is_503_until_it_goes_on(
@@ -429,3 +621,19 @@ async def test_server_runs_by_the_clock_of_the_database(
         assert abs((database.clock.now() - datetime.now(UTC)).total_seconds()) < 3_600
     finally:
         connection.close_database()
+
+
+def test_clock_is_not_taken_from_a_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monotonic = 1_000.0
+    monkeypatch.setattr("models.storage.postgres.clock.time.monotonic", lambda: monotonic)
+    clock = DatabaseClock()
+    there = datetime(2020, 2, 2, tzinfo=UTC)
+    other = datetime(2021, 2, 2, tzinfo=UTC)
+    clock.measured(there.timestamp(), monotonic - 60, monotonic)  # slow, and the first one
+    assert clock.now() - there == timedelta(seconds=30)
+    clock.measured(other.timestamp(), monotonic - LONGEST_SECONDS, monotonic)
+    assert clock.now() - other == timedelta(seconds=0.5)
+    before = clock.now(), clock.measured_at
+    monotonic += 60
+    clock.measured(there.timestamp(), monotonic - LONGEST_SECONDS - 0.01, monotonic)
+    assert (clock.now() - timedelta(seconds=60), clock.measured_at) == before

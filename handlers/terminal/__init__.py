@@ -18,7 +18,7 @@ from handlers.terminal import (
     secret,
     token,
 )
-from handlers.terminal.arguments import CommandContext, Nouns, add_settings, flags_of, unix_user
+from handlers.terminal.arguments import OK, REFUSED, CommandContext, Nouns, add_settings, flags_of, unix_user
 from handlers.terminal.hints import with_hint
 from handlers.terminal.output import note, prepare_output
 from models.clock import Clock
@@ -27,7 +27,6 @@ from models.settings import SettingError, Settings, load, setting_names
 from models.storage import DatabaseUnusable, OutcomeUnknown, StorageError
 from models.version import VERSION
 
-OK, REFUSED = 0, 1
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 + the number of the signal, as in a shell
 
 Program = Callable[[Settings], int]

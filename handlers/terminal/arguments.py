@@ -46,6 +46,8 @@ class DatabaseContext(CommandContext):
     storage: BlockingStorage
 
 
+OK, REFUSED = 0, 1  # statuses that a command exits with
+
 Run = Callable[[CommandContext], int | None]
 DatabaseRun = Callable[[DatabaseContext], int | None]
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from handlers.terminal.arguments import CommandContext, DatabaseContext, Noun, Nouns, Run
+from handlers.terminal.arguments import REFUSED, CommandContext, DatabaseContext, Noun, Nouns, Run
 from handlers.terminal.output import Columns, list_rows, moment, note, print_result, progress
 from models.audit import Actor
 from models.clock import utc_text
@@ -58,47 +58,53 @@ def add_commands(nouns: Nouns) -> None:
 SETTINGS = ("data_dir", "backup_dir", "database_url")
 
 
-def _of_files(run: Callable[[CommandContext], None], instead: Callable[[CommandContext], str]) -> Run:
-    """Return the command, which is refused if the database is a PostgreSQL. instead: says what to do then."""
+def _of_files(run: Run, instead: Callable[[CommandContext], list[str]]) -> Run:
+    """Return the command, which is refused if the database is a PostgreSQL.
 
-    def run_on_files(context: CommandContext) -> None:
-        if context.settings.database_url:
-            raise Conflict(
-                f"{context.settings.origin('database_url')} names a PostgreSQL: {instead(context)}"
-            )
-        run(context)
+    instead: returns what to do then, in lines, so that a command can be copied.
+    """
+
+    def run_on_files(context: CommandContext) -> int | None:
+        if not context.settings.database_url:
+            return run(context)
+        reason, *others = instead(context)
+        note(f"leads: {context.settings.origin('database_url')} names a PostgreSQL: {reason}")
+        for line in others:
+            note(line)
+        return REFUSED
 
     return run_on_files
 
 
-def _pg_dump(context: CommandContext) -> str:
-    output = context.args.output or "leads.dump"
-    command = f"pg_dump --format=custom --file={shlex.quote(str(output))} {_quoted_url(context)}"
-    return (
-        "its own programs make its backups. pgBackRest makes those that restore any moment. Keep "
-        f"LEADS_SECRET elsewhere. For a dump, after 'umask 077', run {command}"
-    )
+def _pg_dump(context: CommandContext) -> list[str]:
+    output = shlex.quote(str(context.args.output or "leads.dump"))
+    return [
+        "its own programs make its backups. Run",
+        f"    pg_dump --format=custom --file={output} {_quoted_url(context)}",
+        "after 'umask 077', as it holds renters' data, and keep LEADS_SECRET elsewhere. "
+        "To be able to restore any moment, use pgBackRest.",
+    ]
 
 
-def _pgbackrest(context: CommandContext) -> str:
-    return "its backups are where pg_dump wrote them; those of pgBackRest are listed by pgbackrest info"
+def _pgbackrest(context: CommandContext) -> list[str]:
+    return ["its backups are where pg_dump wrote them; those of pgBackRest are listed by pgbackrest info"]
 
 
-def _pg_restore_list(context: CommandContext) -> str:
+def _pg_restore_list(context: CommandContext) -> list[str]:
     file = shlex.quote(str(context.args.file))
-    return f"run pg_restore --list {file}, or pgbackrest verify; to be sure, restore it into a new database"
+    return [f"run pg_restore --list {file}, or pgbackrest verify; to be sure, restore it into a new database"]
 
 
-def _pg_restore(context: CommandContext) -> str:
+def _pg_restore(context: CommandContext) -> list[str]:
     file = shlex.quote(str(context.args.file))
     if _is_of_folder(context.args.file):
-        return f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"
+        return [f"{file} is a backup of a data folder. Restore it without that setting, then 'move --to' it"]
     new = shlex.quote(with_database(without_password(context.settings.database_url), "restored"))
-    return (
-        "make a new, empty database, such as 'restored'. Once the command at the end has filled it, name it "
-        "in that setting, and run 'backup restored' before a server starts. To fill it, run "
-        f"pg_restore --exit-on-error --no-owner --dbname={new} {file}"
-    )
+    return [
+        "make a new, empty database, such as 'restored', and run",
+        f"    pg_restore --exit-on-error --no-owner --dbname={new} {file}",
+        "Then name it in that setting, and run 'backup restored' before a server starts.",
+    ]
 
 
 def _is_of_folder(file: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from peewee import PostgresqlDatabase
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn
 from psycopg.types.numeric import Int8Dumper
 
 from models.storage import DatabaseUnusable, StorageError, rows
@@ -94,7 +95,7 @@ class PostgresDatabase(PostgresqlDatabase):
         try:
             given = conninfo_to_dict(url)
             ours = {"application_name": name, "client_encoding": "UTF8"}
-            self._conninfo = make_conninfo("", **{**_defaults(given), **given, **ours})
+            self._conninfo = make_conninfo("", **{**_defaults(url, given), **given, **ours})
         except (psycopg.Error, UnicodeError):  # its message may quote the password
             raise DatabaseUnusable(f"{SETTING} is no URL that PostgreSQL takes; correct it") from None
         self._failed = 0.0, StorageError()
@@ -198,15 +199,29 @@ class PostgresDatabase(PostgresqlDatabase):
 database = PostgresDatabase()
 
 
-def _defaults(given: Mapping[str, object]) -> dict[str, str | int | None]:
+def _defaults(url: str, given: Mapping[str, object]) -> dict[str, str | int | None]:
     if "service" in given or "PGSERVICE" in os.environ:
-        return DEFAULTS
+        return {**DEFAULTS, "connect_timeout": _service_timeout(url)}
     unset = {
         name: value
         for name, (variable, value) in DEFAULTS_WITH_VARIABLE.items()
         if variable not in os.environ
     }
     return {**DEFAULTS, **unset}
+
+
+def _service_timeout(url: str) -> str | int:
+    """Return the `connect_timeout` of the service that is named, or else the default.
+
+    It is psycopg that waits, and it does not look for it there. libpq does, before it finds no such host.
+    """
+    connection = PGconn.connect_start(make_conninfo(url, host="/nonexistent", hostaddr="").encode())
+    try:
+        options = {option.keyword: option.val for option in connection.info}
+    finally:
+        connection.finish()
+    found = options.get(b"connect_timeout")
+    return found.decode() if found else DEFAULTS_WITH_VARIABLE["connect_timeout"][1]
 
 
 def use_database(url: str, name: str) -> None:
