@@ -201,7 +201,7 @@ async def fsync_forgotten(run: FaultRun) -> None:
             await clients.reach(60)
             give_order(folder, fail="sync EIO", times=1, **({"then_die": 0} if killed else {}))
             await clients.reach(300)  # or until the server has ended, as it must
-            status = await server.stop()
+            status = await server.exit_status()
             run.require(killed or status == 74, f"a failed commit ends the process with 74, not {status}")
             await clients.stop()
             give_order(folder)
