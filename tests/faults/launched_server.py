@@ -126,16 +126,17 @@ class LaunchedServer:
     async def exit_status(self, *, wait: bool = True) -> int | None:
         """Return the exit status of a process that ends by itself, or None if it goes on.
 
-        wait: for up to 30 seconds; else not at all.
+        wait: for up to 30 seconds, and kill it after that; else not at all.
         """
         process = self.process
         assert process
         timeout = 4.0 if self._mutant else 30.0  # a mutant may go on for ever
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), timeout if wait else 0.001)
-        if process.returncode is not None:
+        status = process.returncode
+        if wait or status is not None:
             await self._end(signal.SIGKILL)
-        return process.returncode
+        return status
 
     async def _end(self, number: signal.Signals) -> int:
         process, self.process = self.process, None
