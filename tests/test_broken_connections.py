@@ -256,7 +256,7 @@ def test_C32_id_given_out_again_after_a_crash_proves_nothing(
 ) -> None:
     commit, ids = transaction.commit, []
 
-    def crash_and_commit(connection: Connection, transaction_id: int | None) -> str | None:
+    def crash_and_commit(connection: Connection, transaction_id: str | None) -> str | None:
         crash(crashing)
         with psycopg.connect(crashing.url("leads")) as other:
             other.execute("INSERT INTO noted VALUES ('of another server')")

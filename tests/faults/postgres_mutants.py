@@ -43,7 +43,7 @@ def believes_another_timeline(patch: Patch) -> None:
 
         __hash__ = str.__hash__
 
-    def asked(transaction_id: int, history: str, error: Exception) -> Any:
+    def asked(transaction_id: str, history: str, error: Exception) -> Any:
         return ask(transaction_id, AnyHistory(history), error)
 
     patch.setattr(_transaction(), "_ask_outcome", asked)

@@ -19,7 +19,7 @@ from models.storage.postgres.connection import (
 from models.storage.postgres.migrations.migrate import migrate, schema_version
 from models.storage.postgres.migrations.steps import NEWEST
 from models.storage.postgres.storage import SERVER_NAME
-from models.storage.postgres.transaction import commit
+from models.storage.postgres.transaction import before_commit, commit
 
 NAME = "leads move"
 VERSION_TABLE = "schema_version"  # of the migrations: it is no data
@@ -109,9 +109,7 @@ class _PostgresPlace:
 
     def _commit(self) -> None:
         with storage_errors():
-            [(transaction_id,)] = self._connection.execute(
-                "SELECT pg_current_xact_id_if_assigned()"
-            ).fetchall()
+            transaction_id = before_commit(self._connection)
         commit(self._connection, transaction_id)
 
 

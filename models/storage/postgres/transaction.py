@@ -55,11 +55,7 @@ def transact(work: Callable[[], Result]) -> Result:
             connection.execute("BEGIN")
             _measure_clock(connection)
             result = work()
-            transaction_id, durability = connection.execute(_BEFORE_COMMIT).fetchall()[0]
-            if (
-                durability == "off" and transaction_id is not None
-            ):  # a reload changes it for this session, too
-                raise StorageError(NOT_DURABLE)
+            transaction_id = before_commit(connection)
         except BaseException as error:
             _roll_back(connection)
             has_broken = connection.closed and is_storage_failure(error) and time.monotonic() < repeat_until
@@ -99,7 +95,19 @@ def _measure_clock(connection: Connection) -> None:
     database.clock.measured(row[0], sent, time.monotonic())
 
 
-def commit(connection: Connection, transaction_id: int | None) -> None:
+def before_commit(connection: Connection) -> str | None:
+    """Return the transaction's id as `commit` takes it: None if it has written nothing.
+
+    Raises StorageError if its commit would not be durable, and psycopg's errors.
+    """
+    rows: list[tuple[str | None, str]] = connection.execute(_BEFORE_COMMIT).fetchall()
+    [(transaction_id, durability)] = rows
+    if durability == "off" and transaction_id is not None:  # a reload changes it for this session, too
+        raise StorageError(NOT_DURABLE)
+    return transaction_id
+
+
+def commit(connection: Connection, transaction_id: str | None) -> None:
     """Commit. transaction_id: None if the transaction has written nothing.
 
     Raises NotCommitted, StorageError and OutcomeUnknown.
@@ -129,7 +137,7 @@ def commit(connection: Connection, transaction_id: int | None) -> None:
         connection.remove_notice_handler(notices.append)
 
 
-def _ask_outcome(transaction_id: int, history: str, error: Exception) -> bool:
+def _ask_outcome(transaction_id: str, history: str, error: Exception) -> bool:
     """Return whether the transaction was committed. Raises OutcomeUnknown if that can't be told.
 
     In another history, after a crash or a promotion, the id may be another transaction's.
@@ -140,9 +148,7 @@ def _ask_outcome(transaction_id: int, history: str, error: Exception) -> bool:
             connection = usable_connection()
             if connection.history != history:
                 break
-            row = connection.execute(
-                "SELECT pg_xact_status(%s::text::xid8)", [str(transaction_id)]
-            ).fetchone()
+            row = connection.execute("SELECT pg_xact_status(%s::text::xid8)", [transaction_id]).fetchone()
             status = row[0] if row else None
             if status == "committed":
                 _wait_for_standby(connection)
